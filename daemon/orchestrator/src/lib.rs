@@ -1,0 +1,22 @@
+//! The hall: what a volume is, and how every wish about one is carried out.
+//!
+//! Two front doors and the admin door call [`Orchestrator`]; it records their wishes and waits. What comes
+//! next for a volume is decided in one pure function (`plan`), executed by one driver per volume (`drive`)
+//! through four ports, and picked up again after a crash by the same path (`reconcile`).
+//!
+//! This crate knows no transport, no store, no sandbox, no kernel and no wall clock. Read `model/volume.rs`,
+//! then `plan.rs`, then `drive.rs`.
+
+pub mod catalog;
+pub mod error;
+mod hall;
+pub mod model;
+pub mod ops;
+pub mod ports;
+pub mod records;
+
+pub use self::{
+    catalog::Catalog,
+    error::{Error, Finality, Kind, Outcome, Retry},
+    hall::{BackendView, Config, Finding, Gauges, Orchestrator, Ports},
+};

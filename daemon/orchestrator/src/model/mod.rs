@@ -1,0 +1,35 @@
+//! What the house talks about: ten types and the values they are made of. Nothing here does IO, knows a
+//! wire format or promises a stored form (`records.rs` owns that). Read `volume.rs` first.
+
+pub mod attachment;
+pub mod backend;
+pub mod class;
+pub mod connection;
+pub mod ids;
+pub mod intent;
+pub mod mount;
+pub mod node;
+pub mod publication;
+pub mod size;
+pub mod snapshot;
+pub mod time;
+pub mod volume;
+
+pub use self::{
+    attachment::{Attachment, AttachmentState},
+    backend::{BackendRecord, Fingerprint},
+    class::{Class, DataRoot, FsType},
+    connection::Connection,
+    ids::{
+        BackendName, ClassName, ClusterId, Handle, HolderId, NodeId, SnapshotId, SnapshotName, Token,
+        VolumeId, VolumeName,
+    },
+    intent::{Failure, Intent},
+    mount::{Mount, MountState},
+    node::{Node, NodeState},
+    publication::{Caller, Publication, PublicationState, Target},
+    size::{Bytes, CapacityRange},
+    snapshot::{Snapshot, SnapshotState},
+    time::Timestamp,
+    volume::{Dependant, Filesystem, FsState, Source, Tombstone, Volume, VolumeState, Wanted},
+};

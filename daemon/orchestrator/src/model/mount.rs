@@ -1,0 +1,42 @@
+//! A mount: a node has connected, formatted and mounted a volume once, at one staging path, for all its
+//! holders. Mounting → Mounted → Unmounting → (removed); a mount whose server died below it is Broken.
+
+use super::{Intent, NodeId, Timestamp, VolumeId};
+
+/// A node has a volume mounted, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Which node.
+    pub node: NodeId,
+    /// Where it is in its life.
+    pub state: MountState,
+    /// Which boot of the node it belongs to: after another boot it is gone, whatever its state.
+    pub boot_id: String,
+    /// Where it is mounted; made up by the node.
+    pub path: Option<String>,
+    /// What the node connected it as (`/dev/loop3`), for people and for taking it away.
+    pub device: Option<String>,
+    /// Whether it is mounted read-only.
+    pub read_only: bool,
+    /// Since when nobody holds it; it is taken down after a while.
+    pub idle_since: Option<Timestamp>,
+    /// Whether the filesystem is known to be smaller than its device: grown at the next chance.
+    pub fs_behind: bool,
+    /// The unfinished wish, if there is one.
+    pub intent: Option<Intent>,
+}
+
+/// Where a mount is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountState {
+    /// Wished for.
+    Mounting,
+    /// Holders can use it.
+    Mounted,
+    /// Cut off from its bytes; holders keep it until they leave. Says why.
+    Broken(String),
+    /// To be gone.
+    Unmounting,
+}

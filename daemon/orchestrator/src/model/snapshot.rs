@@ -1,0 +1,71 @@
+//! A snapshot is a volume's bytes at one moment. Creating → Cut → Ready → Deleting: from Cut on the moment
+//! is fixed and the volume may be written again, from Ready on volumes can be made from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    BackendName, Bytes, ClassName, ClusterId, Filesystem, Handle, Intent, SnapshotId, SnapshotName,
+    Timestamp, Token, VolumeId, VolumeName,
+};
+
+/// A volume's bytes at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Ours, for ever.
+    pub id: SnapshotId,
+    /// The caller's.
+    pub name: SnapshotName,
+    /// Whose bytes.
+    pub volume: VolumeId,
+    /// What that volume was called then; it may be gone.
+    pub volume_name: VolumeName,
+    /// What that volume was made by, for volumes made from the snapshot.
+    pub class: ClassName,
+    /// Where it lives.
+    pub backend: BackendName,
+    /// Which attempt at this name it is: part of the creation token.
+    pub generation: u32,
+    /// What the backend is told.
+    pub parameters: BTreeMap<String, String>,
+    /// How large a volume made from it is at least.
+    pub size: Bytes,
+    /// How the backend calls it, once heard.
+    pub handle: Option<Handle>,
+    /// Where it is in its life.
+    pub state: SnapshotState,
+    /// What is on it, so that a volume made from it is never formatted.
+    pub filesystem: Filesystem,
+    /// Volumes that are being made from it, or cannot live without it.
+    pub dependants: BTreeSet<VolumeId>,
+    /// When the moment was.
+    pub cut: Option<Timestamp>,
+    /// When it was wished for.
+    pub created: Timestamp,
+    /// What its owner wrote on it.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the source's filesystem is (or may be) held frozen for the cut.
+    pub freezing: bool,
+    /// The unfinished wish, if there is one.
+    pub intent: Option<Intent>,
+}
+
+/// Where a snapshot is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotState {
+    /// Wished for.
+    Creating,
+    /// The moment is fixed; the backend is still at work.
+    Cut,
+    /// Volumes can be made from it.
+    Ready,
+    /// To be gone.
+    Deleting,
+}
+
+impl Snapshot {
+    /// How the backend finds it without a handle.
+    #[must_use]
+    pub fn token(&self, cluster: ClusterId) -> Token {
+        Token::derive(cluster, "snapshot", self.name.as_str(), self.generation)
+    }
+}

@@ -1,0 +1,166 @@
+//! A volume is a named promise of storage.
+//!
+//! ```text
+//!            wish recorded             backend: made
+//! (nothing) ──────────────► Creating ────────────────► Ready   (grow, modify: wanted ≠ actual, still Ready)
+//!                              │ refused and absent:     │ delete: nothing depends on it
+//!                              │ record and name go      ▼
+//!                              └─ delete, or refused ► Deleting ──► (record removed)
+//!                                 but it may exist
+//! ```
+//!
+//! A Ready volume whose backend says that it is absent is *Lost*: reported, never made anew, removed only
+//! by a person. "In use" is no state: it is derived from [`Volume::dependants`], and whoever comes to depend
+//! on a volume rewrites its record, so that a delete that overlaps loses the race.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    BackendName, Bytes, CapacityRange, ClassName, ClusterId, Connection, DataRoot, FsType, Handle, Intent,
+    NodeId, SnapshotId, Timestamp, Token, VolumeId, VolumeName,
+};
+
+/// A named promise of storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Ours, for ever.
+    pub id: VolumeId,
+    /// The caller's.
+    pub name: VolumeName,
+    /// The recipe it was made by.
+    pub class: ClassName,
+    /// Where it lives.
+    pub backend: BackendName,
+    /// Which attempt at this name it is: part of the creation token.
+    pub generation: u32,
+    /// What the caller wants it to be.
+    pub wanted: Wanted,
+    /// What the backend says it is; nothing while it is not made.
+    pub actual: Option<Bytes>,
+    /// The backend's parameters that are in force; differs from `wanted.parameters` during a modify.
+    pub actual_parameters: BTreeMap<String, String>,
+    /// What it was copied from.
+    pub source: Option<Source>,
+    /// How the backend calls it, once heard.
+    pub handle: Option<Handle>,
+    /// How any node reaches it, where that needs no attaching.
+    pub connection: Option<Connection>,
+    /// Where it may be used, as key and value; empty means everywhere.
+    pub topology: BTreeMap<String, String>,
+    /// Where it is in its life.
+    pub state: VolumeState,
+    /// What is on it.
+    pub filesystem: Filesystem,
+    /// What depends on it.
+    pub dependants: BTreeSet<Dependant>,
+    /// What its owner wrote on it.
+    pub labels: BTreeMap<String, String>,
+    /// When it was wished for.
+    pub created: Timestamp,
+    /// The backend's part of the unfinished wish, if there is one.
+    pub intent: Option<Intent>,
+}
+
+/// What the caller wants a volume to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// How large.
+    pub size: CapacityRange,
+    /// The class's parameters with the caller's on top.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// Where a volume is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeState {
+    /// Wished for; the backend may or may not have it.
+    Creating,
+    /// The backend has it.
+    Ready,
+    /// To be gone; the backend may or may not have it.
+    Deleting,
+    /// The backend says that it is gone, and nobody here asked for that.
+    Lost,
+}
+
+/// What a volume was copied from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A snapshot.
+    Snapshot(SnapshotId),
+    /// Another volume.
+    Volume(VolumeId),
+}
+
+/// What is on a volume and what a container gets of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Which filesystem is made when it is blank. What is found there decides otherwise.
+    pub fs: FsType,
+    /// Whether one was made.
+    pub state: FsState,
+    /// Options of every mount.
+    pub mount_options: Vec<String>,
+    /// What a container gets.
+    pub root: DataRoot,
+}
+
+/// Whether a filesystem was made. Each step is flushed before the next, and none is ever taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsState {
+    /// We created the volume without a source and nobody has touched it.
+    Blank,
+    /// mkfs may be anywhere between its first and last write; nobody has mounted it yet.
+    Formatting,
+    /// There is something on it that is never to be formatted again. Copies and adopted volumes are born so.
+    Formatted,
+}
+
+/// What keeps a volume from being deleted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dependant {
+    /// A node that reaches it.
+    Attachment(NodeId),
+    /// A snapshot that is being cut, or that cannot live without it.
+    Snapshot(SnapshotId),
+    /// A volume that is being copied from it, or that cannot live without it.
+    Clone(VolumeId),
+}
+
+/// What is left of a thing whose create was never heard: until its backend has settled, its token is looked
+/// for and what it finds is deleted. It has no name, so the name is free at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The thing's id, for the record's key.
+    pub id: VolumeId,
+    /// Where it may exist.
+    pub backend: BackendName,
+    /// How it would be found.
+    pub token: Token,
+    /// How it is called, if that was ever heard.
+    pub handle: Option<Handle>,
+    /// Until then it is looked for.
+    pub until: Timestamp,
+    /// How the looking goes.
+    pub intent: Intent,
+}
+
+impl Volume {
+    /// How the backend finds it without a handle.
+    #[must_use]
+    pub fn token(&self, cluster: ClusterId) -> Token {
+        Token::derive(cluster, "volume", self.name.as_str(), self.generation)
+    }
+
+    /// Whether the backend still has to be told what is wanted.
+    #[must_use]
+    pub fn wants_growth(&self) -> bool {
+        self.actual.is_some_and(|actual| actual < self.wanted.size.required)
+    }
+
+    /// Whether parameters still have to be changed at the backend.
+    #[must_use]
+    pub fn wants_modify(&self) -> bool {
+        self.actual.is_some() && self.actual_parameters != self.wanted.parameters
+    }
+}

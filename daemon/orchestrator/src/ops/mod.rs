@@ -1,0 +1,235 @@
+//! What can be asked of the hall: one file per verb, one command struct per request. An op is *validate,
+//! record the wish, wait*; it never drives. Both doors and the admin door call these and nothing else.
+
+use std::collections::BTreeMap;
+
+use crate::model::{
+    Attachment, Bytes, Caller, CapacityRange, ClassName, DataRoot, FsType, HolderId, Mount, NodeId,
+    Publication, Snapshot, SnapshotName, Target, Timestamp, Volume, VolumeName,
+};
+
+/// Who asks and how long it waits. A request that is dropped drops nothing but its waiting.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// For the log.
+    pub request: String,
+    /// Through which door: `docker`, `csi`, `admin`.
+    pub door: &'static str,
+    /// Until then an answer is of use.
+    pub deadline: Timestamp,
+}
+
+/// Make a volume, or find the one that satisfies this.
+#[derive(Clone, Debug)]
+pub struct CreateVolume {
+    /// What it is called.
+    pub name: VolumeName,
+    /// The recipe; nothing for the default class.
+    pub class: Option<ClassName>,
+    /// How large.
+    pub size: CapacityRange,
+    /// On top of the class's parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// What it is to be a copy of.
+    pub source: Option<SourceName>,
+    /// Which filesystem, instead of the class's.
+    pub fs: Option<FsType>,
+    /// What a container gets, instead of the class's; each given part counts.
+    pub root: RootWish,
+    /// What its owner writes on it.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the caller's wish is complete: a repeat with other words is refused. Docker's implicit creates
+    /// carry no options and find whatever is there.
+    pub exact: bool,
+}
+
+impl CreateVolume {
+    /// A wish for nothing but the name.
+    #[must_use]
+    pub fn named(name: VolumeName) -> Self {
+        Self {
+            name,
+            class: None,
+            size: CapacityRange::ANY,
+            parameters: BTreeMap::new(),
+            source: None,
+            fs: None,
+            root: RootWish::default(),
+            labels: BTreeMap::new(),
+            exact: false,
+        }
+    }
+}
+
+/// What a volume is to be a copy of, by the caller's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceName {
+    /// A snapshot.
+    Snapshot(SnapshotName),
+    /// A volume.
+    Volume(VolumeName),
+}
+
+/// Parts of a [`DataRoot`] that a caller wishes differently.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RootWish {
+    /// The directory; an empty one is the mount itself.
+    pub directory: Option<String>,
+    /// The owner.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
+    /// The mode.
+    pub mode: Option<u32>,
+}
+
+impl RootWish {
+    /// The class's root with these parts on top.
+    #[must_use]
+    pub fn over(&self, class: &DataRoot) -> DataRoot {
+        DataRoot {
+            directory: match self.directory.as_deref() {
+                Some("" | "/") => None,
+                Some(directory) => Some(directory.to_owned()),
+                None => class.directory.clone(),
+            },
+            uid: self.uid.or(class.uid),
+            gid: self.gid.or(class.gid),
+            mode: self.mode.or(class.mode),
+        }
+    }
+}
+
+/// Delete a volume that nobody holds and nothing depends on.
+#[derive(Clone, Debug)]
+pub struct DeleteVolume {
+    /// Which.
+    pub name: VolumeName,
+    /// A person confirms that the backend's volume is gone or not ours to delete: forget the record alone.
+    pub forget: bool,
+}
+
+/// Give a holder a path into a volume on this node.
+#[derive(Clone, Debug)]
+pub struct MountVolume {
+    /// Which.
+    pub name: VolumeName,
+    /// Who holds it.
+    pub holder: HolderId,
+    /// Whether each further mount of the same holder counts, as Docker's do; holders without an id do not.
+    pub counts: bool,
+    /// Which process asks.
+    pub caller: Option<Caller>,
+    /// Where it wants the data.
+    pub target: Target,
+    /// Whether it may only read.
+    pub read_only: bool,
+    /// Make the volume if there is none.
+    pub implicit: Option<Box<CreateVolume>>,
+}
+
+/// Where a holder finds the data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountedVolume {
+    /// The path.
+    pub path: String,
+}
+
+/// Take a holder's path back. A holder or a volume that is unknown holds nothing: done.
+#[derive(Clone, Debug)]
+pub struct UnmountVolume {
+    /// Which.
+    pub name: VolumeName,
+    /// Who held it.
+    pub holder: HolderId,
+    /// Whether to take back all of the holder's counts at once.
+    pub all: bool,
+}
+
+/// Make a volume larger.
+#[derive(Clone, Debug)]
+pub struct GrowVolume {
+    /// Which.
+    pub name: VolumeName,
+    /// How large.
+    pub size: CapacityRange,
+}
+
+/// Cut a snapshot of a volume, or find the one that was.
+#[derive(Clone, Debug)]
+pub struct CreateSnapshot {
+    /// What it is called.
+    pub name: SnapshotName,
+    /// Whose bytes.
+    pub volume: VolumeName,
+    /// What the backend is told.
+    pub parameters: BTreeMap<String, String>,
+    /// What its owner writes on it.
+    pub labels: BTreeMap<String, String>,
+    /// Whether to wait until volumes can be made from it, or only until its moment is fixed.
+    pub until_ready: bool,
+}
+
+/// Delete a snapshot that nothing depends on.
+#[derive(Clone, Debug)]
+pub struct DeleteSnapshot {
+    /// Which.
+    pub name: SnapshotName,
+}
+
+/// Everything that the records say of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeView {
+    /// The volume.
+    pub volume: Volume,
+    /// The nodes that reach it.
+    pub attachments: Vec<Attachment>,
+    /// The nodes that have it mounted.
+    pub mounts: Vec<Mount>,
+    /// Who holds it.
+    pub publications: Vec<Publication>,
+}
+
+impl VolumeView {
+    /// How large it is, or is to be.
+    #[must_use]
+    pub fn size(&self) -> Bytes {
+        self.volume.actual.unwrap_or(self.volume.wanted.size.required)
+    }
+
+    /// Where its data is on this node, if it is mounted.
+    #[must_use]
+    pub fn path_on(&self, node: &NodeId) -> Option<String> {
+        let mount = self.mounts.iter().find(|mount| mount.node == *node)?;
+        let path = mount.path.as_deref()?;
+        Some(match &self.volume.filesystem.root.directory {
+            Some(directory) if !directory.is_empty() => format!("{path}/{directory}"),
+            _ => path.to_owned(),
+        })
+    }
+}
+
+/// What a volume waits for and who holds it, as facts for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// The volume.
+    pub view: VolumeView,
+    /// What it waits for, the most important first; empty when it waits for nothing.
+    pub waits: Vec<String>,
+    /// Who holds it; empty when nobody does.
+    pub holders: Vec<String>,
+    /// What keeps it from being deleted.
+    pub keeps: Vec<String>,
+}
+
+/// A page of a list in the order of names.
+#[derive(Clone, Debug, Default)]
+pub struct ListPage<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// Ask with this for the next; nothing at the end.
+    pub next: Option<String>,
+}
+
+/// A page of snapshots.
+pub type SnapshotPage = ListPage<Snapshot>;

@@ -1,0 +1,188 @@
+//! The machine under our feet: devices, filesystems, mounts. The hall names what it wants; the node looks
+//! before it acts, so repeating a step is free. Paths that the node makes up are its own affair.
+//!
+//! Three traits, because no trait here has more than ten methods: [`Connections`] brings the bytes to the
+//! node, [`Filesystems`] makes and mounts what is on them, [`Observations`] only looks.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    error::Error,
+    model::{Bytes, Caller, Connection, DataRoot, FsType, VolumeId},
+    ports::backend::Blankness,
+};
+
+/// The machine under our feet.
+pub trait Host: Connections + Filesystems + Observations + 'static {}
+
+impl<T: Connections + Filesystems + Observations + 'static> Host for T {}
+
+/// What a connection became on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// A block device such as `/dev/loop3`, or the directory itself.
+    pub path: String,
+    /// How large it is; nothing for directories.
+    pub size: Option<Bytes>,
+    /// Who this node is to the backend there, for fencing.
+    pub client: Option<String>,
+}
+
+/// How a filesystem is to be found or made on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepare {
+    /// Which filesystem is made.
+    pub fs: FsType,
+    /// What the backend says of new volumes.
+    pub blank: Blankness,
+    /// Whether a make was begun before and may have been cut short: what is found then is not data.
+    pub resumed: bool,
+}
+
+/// How a volume is to be mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountWish {
+    /// Which.
+    pub volume: VolumeId,
+    /// What it is called, where paths are to carry names.
+    pub name: String,
+    /// How it is reached.
+    pub connection: Connection,
+    /// Options of the filesystem.
+    pub options: Vec<String>,
+    /// Whether it may only be read.
+    pub read_only: bool,
+    /// What a container gets of it; made, owned and moded if it is not there and may be.
+    pub root: DataRoot,
+}
+
+/// A volume that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountedAt {
+    /// Where the filesystem is.
+    pub path: String,
+    /// Where the part is that a container gets.
+    pub data: String,
+    /// What it was connected as.
+    pub device: Device,
+    /// Whether the filesystem is smaller than its device.
+    pub fs_behind: bool,
+}
+
+/// How a filesystem came out of a grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grown {
+    /// As large as its device.
+    Done,
+    /// This kernel refuses while it is mounted; the next mount does it.
+    NeedsUnmount,
+}
+
+/// Bringing bytes to the node.
+#[async_trait]
+pub trait Connections: Send + Sync {
+    /// Connects, or finds what is connected already.
+    async fn connect(
+        &self,
+        volume: VolumeId,
+        connection: &Connection,
+        read_only: bool,
+    ) -> Result<Device, Error>;
+
+    /// Ends that, unless somebody still has it: then `InUse`, with the holder named. What is not connected is
+    /// disconnected.
+    async fn disconnect(&self, volume: VolumeId, connection: &Connection) -> Result<(), Error>;
+
+    /// Makes the device as large as its bytes have become.
+    async fn rescan(&self, volume: VolumeId, connection: &Connection, size: Bytes) -> Result<Bytes, Error>;
+}
+
+/// Making and mounting what is on the bytes.
+#[async_trait]
+pub trait Filesystems: Send + Sync {
+    /// Makes a filesystem on a connected volume that is blank. What is not blank is refused as
+    /// `Precondition`; an IO error is not blank.
+    async fn format(&self, volume: VolumeId, connection: &Connection, how: &Prepare) -> Result<(), Error>;
+
+    /// Connects, checks and repairs, grows offline where the filesystem is behind, and mounts; or finds it
+    /// mounted.
+    async fn mount(&self, wish: &MountWish) -> Result<MountedAt, Error>;
+
+    /// Unmounts and disconnects. What is not mounted is unmounted. While somebody else has the filesystem
+    /// mounted, it is unmounted here, left connected, and `InUse` names the holder.
+    async fn unmount(&self, volume: VolumeId, name: &str, connection: &Connection) -> Result<(), Error>;
+
+    /// Binds a mounted volume's data to a path of the caller's choice.
+    async fn bind(&self, volume: VolumeId, from: &str, to: &str, read_only: bool) -> Result<(), Error>;
+
+    /// Takes such a bind away, and the path where we made it.
+    async fn unbind(&self, volume: VolumeId, path: &str) -> Result<(), Error>;
+
+    /// Holds all writes, until [`Filesystems::thaw`] or at most this long.
+    async fn freeze(&self, volume: VolumeId, path: &str, at_most: Duration) -> Result<(), Error>;
+
+    /// Lets them go on. What is not frozen is thawed.
+    async fn thaw(&self, volume: VolumeId, path: &str) -> Result<(), Error>;
+
+    /// Makes a mounted filesystem as large as its device.
+    async fn grow(&self, volume: VolumeId, path: &str) -> Result<Grown, Error>;
+}
+
+/// What this node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+    /// The host's name.
+    pub hostname: String,
+    /// Ways of connecting that work here, and why the others do not.
+    pub connectors: Vec<(String, Result<(), String>)>,
+}
+
+/// What of ours is on this node, whatever the records say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Our staging mounts: whose, and where.
+    pub mounts: Vec<(Option<VolumeId>, String)>,
+    /// Our devices: whose, which, and over what.
+    pub devices: Vec<(Option<VolumeId>, String, String)>,
+}
+
+/// How full a mounted volume is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// In all.
+    pub total: Bytes,
+    /// In use.
+    pub used: Bytes,
+    /// For the unprivileged.
+    pub available: Bytes,
+    /// Inodes in all; zero where the filesystem has no fixed number.
+    pub inodes: u64,
+    /// Inodes in use.
+    pub inodes_used: u64,
+}
+
+/// Looking, without touching.
+#[async_trait]
+pub trait Observations: Send + Sync {
+    /// What this node is.
+    async fn facts(&self) -> Result<Facts, Error>;
+
+    /// What of ours is here.
+    async fn survey(&self) -> Result<Survey, Error>;
+
+    /// How full a mounted volume is. Only this filesystem can make it wait.
+    async fn usage(&self, path: &str) -> Result<Usage, Error>;
+
+    /// Whether a mounted volume still reaches its bytes; an error says why not.
+    async fn health(&self, volume: VolumeId, path: &str) -> Result<(), Error>;
+
+    /// Mount namespaces other than ours that have this mount, as `pid (program)`.
+    async fn holders(&self, volume: VolumeId, path: &str) -> Result<Vec<String>, Error>;
+
+    /// Whether this very process still runs. One whose pid cannot be seen is alive.
+    async fn alive(&self, caller: &Caller) -> bool;
+}

@@ -1,0 +1,14 @@
+//! The four ports through which the hall reaches the world. Each has real adapters outside and a fake in
+//! `testing/`, and every adapter of a port passes the same behaviour suite.
+
+pub mod backend;
+pub mod clock;
+pub mod host;
+pub mod store;
+
+pub use self::{
+    backend::Backend,
+    clock::{Clock, Ids},
+    host::Host,
+    store::Store,
+};

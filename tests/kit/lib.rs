@@ -1,0 +1,1 @@
+//! What the suites share: peers that are started for one test, and a daemon to test.
