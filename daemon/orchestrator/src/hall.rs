@@ -156,6 +156,11 @@ impl Orchestrator {
     pub fn host(&self) -> &Arc<dyn Host> {
         &self.ports.host
     }
+    /// The time that deadlines are counted in.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.ports.clock
+    }
     /// What is configured now.
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
