@@ -136,6 +136,9 @@ pub struct Error {
     pub message: String,
     /// When to ask again, if whoever refused said so.
     pub retry_after: Option<Duration>,
+    /// Whether the creation token can never be used again: the generation is raised, recorded, and the wish
+    /// asked with another token.
+    pub token_burnt: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -149,6 +152,7 @@ impl Error {
             subject: String::new(),
             message: message.into(),
             retry_after: None,
+            token_burnt: false,
             source: None,
         }
     }
@@ -171,6 +175,13 @@ impl Error {
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// The same error, of a create whose token can never be used again.
+    #[must_use]
+    pub fn token_burnt(mut self) -> Self {
+        self.token_burnt = true;
         self
     }
 
