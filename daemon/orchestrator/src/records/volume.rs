@@ -1,0 +1,111 @@
+//! The stored form of a volume and of what is left of one that was never heard of (its tombstone).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::form::{self, empty, mirror};
+use crate::model::{
+    BackendName, Bytes, CapacityRange, ClassName, Connection, Dependant, Filesystem, Handle, Intent, NodeId,
+    SnapshotId, Source, Timestamp, Token, Tombstone, Volume, VolumeId, VolumeName, VolumeState, Wanted,
+};
+
+mirror! {
+    Volume => VolumeForm,
+    Wanted => WantedForm,
+    VolumeState => VolumeStateForm,
+    Source => SourceForm,
+    Dependant => DependantForm,
+    Tombstone => TombstoneForm,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Volume", rename_all = "kebab-case")]
+struct VolumeForm {
+    #[serde(with = "form")]
+    id: VolumeId,
+    #[serde(with = "form")]
+    name: VolumeName,
+    #[serde(with = "form")]
+    class: ClassName,
+    #[serde(with = "form")]
+    backend: BackendName,
+    #[serde(default, skip_serializing_if = "empty")]
+    generation: u32,
+    #[serde(with = "form")]
+    wanted: Wanted,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    actual: Option<Bytes>,
+    #[serde(default, skip_serializing_if = "empty")]
+    actual_parameters: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    source: Option<Source>,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    handle: Option<Handle>,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    connection: Option<Connection>,
+    #[serde(default, skip_serializing_if = "empty")]
+    topology: BTreeMap<String, String>,
+    #[serde(with = "form")]
+    state: VolumeState,
+    #[serde(with = "form")]
+    filesystem: Filesystem,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    dependants: BTreeSet<Dependant>,
+    #[serde(default, skip_serializing_if = "empty")]
+    labels: BTreeMap<String, String>,
+    #[serde(with = "form")]
+    created: Timestamp,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    intent: Option<Intent>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Wanted", rename_all = "kebab-case")]
+struct WantedForm {
+    #[serde(with = "form")]
+    size: CapacityRange,
+    #[serde(default, skip_serializing_if = "empty")]
+    parameters: BTreeMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "VolumeState", rename_all = "kebab-case")]
+enum VolumeStateForm {
+    Creating,
+    Ready,
+    Deleting,
+    Lost,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Source", rename_all = "kebab-case")]
+enum SourceForm {
+    Snapshot(#[serde(with = "form")] SnapshotId),
+    Volume(#[serde(with = "form")] VolumeId),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Dependant", rename_all = "kebab-case")]
+enum DependantForm {
+    Attachment(#[serde(with = "form")] NodeId),
+    Snapshot(#[serde(with = "form")] SnapshotId),
+    Clone(#[serde(with = "form")] VolumeId),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Tombstone", rename_all = "kebab-case")]
+struct TombstoneForm {
+    #[serde(with = "form")]
+    id: VolumeId,
+    #[serde(with = "form")]
+    backend: BackendName,
+    #[serde(with = "form")]
+    token: Token,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    handle: Option<Handle>,
+    #[serde(with = "form")]
+    until: Timestamp,
+    #[serde(with = "form")]
+    intent: Intent,
+}
