@@ -1,0 +1,42 @@
+//! `cargo xtask bench`: builds the daemon and the measuring program (`tests/bench`) and runs it. Every row is
+//! printed beside a yardstick that was taken in the same run, because figures of another hour or another
+//! machine say nothing.
+
+use clap::Args;
+
+use crate::{
+    peers,
+    shell::{Fallible, Shell, run},
+};
+
+/// The arguments of `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Build with the release profile instead of the one that is shared with the tests
+    #[arg(long)]
+    release: bool,
+    /// Rows to measure: raw, docker, plugin, scale, data; all of them when none is named
+    #[arg(value_name = "ROWS")]
+    rows: Vec<String>,
+}
+
+impl Bench {
+    pub(crate) fn run(&self, shell: &Shell) -> Fallible {
+        shell.ensure_guest_target()?;
+        peers::ensure_for(shell, &["bench"])?;
+        let profile = if self.release { "release" } else { "dev" };
+        let rows: Vec<&str> = self.rows.iter().map(String::as_str).collect();
+        measure(shell, profile, &rows)
+    }
+}
+
+/// Every row with the smallest numbers: that the bench works, not how fast the house is.
+pub(crate) fn smoke(shell: &Shell) -> Fallible {
+    measure(shell, "dev", &["--smoke"])
+}
+
+fn measure(shell: &Shell, profile: &str, arguments: &[&str]) -> Fallible {
+    run(&mut shell.cargo(&["build", "--locked", "--workspace", "--profile", profile]))?;
+    let mut bench = shell.cargo(&["bench", "--quiet", "--locked", "--workspace", "--profile", profile]);
+    run(bench.args(["--bench", "volumes", "--"]).args(arguments))
+}

@@ -1,0 +1,166 @@
+//! What `cargo xtask test` is made of: its parts, in the order in which they run, with the minutes that each
+//! may take on two quiet cores from a cold start. A part is either a stage (a cargo command or two) or a
+//! module of the suite; stages run first, all chosen suites run last and together, so that the runner's
+//! summary is the last word.
+
+use crate::{
+    bench,
+    shell::{Failure, Fallible, GUEST_TARGET, Shell, run},
+};
+
+/// A piece of the tests that can be asked for by name.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// What to type.
+    pub(crate) name: &'static str,
+    /// How long it may take, in minutes.
+    pub(crate) budget: f64,
+    /// What it tells.
+    pub(crate) tells: &'static str,
+    /// How it runs.
+    pub(crate) kind: Kind,
+}
+
+/// How a part runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// As commands of its own, before the suites.
+    Stage(fn(&Shell) -> Fallible),
+    /// The tests beside the code, in the runner's one run.
+    Unit,
+    /// The suite's module of this name, in the runner's one run.
+    Suite,
+}
+
+/// All parts.
+pub(crate) const PARTS: &[Part] = &[
+    Part { name: "check", budget: 6.0, tells: "format and lints, host and guests", kind: Kind::Stage(check) },
+    Part {
+        name: "build",
+        budget: 7.0,
+        tells: "the daemon, the guests, the test binaries",
+        kind: Kind::Stage(build),
+    },
+    Part {
+        name: "guests",
+        budget: 0.5,
+        tells: "the guests' own tests, on the host",
+        kind: Kind::Stage(guests),
+    },
+    Part { name: "doc", budget: 0.5, tells: "examples of the published faces", kind: Kind::Stage(doc) },
+    Part {
+        name: "bench-smoke",
+        budget: 0.5,
+        tells: "every row of the bench once",
+        kind: Kind::Stage(bench::smoke),
+    },
+    Part { name: "unit", budget: 0.5, tells: "tests beside the code", kind: Kind::Unit },
+    Part { name: "hall", budget: 0.5, tells: "the operations over fakes", kind: Kind::Suite },
+    Part { name: "store", budget: 1.0, tells: "one suite for every store, power cuts", kind: Kind::Suite },
+    Part { name: "host", budget: 1.0, tells: "real devices, filesystems and mounts", kind: Kind::Suite },
+    Part { name: "backend", budget: 0.5, tells: "one suite for every backend", kind: Kind::Suite },
+    Part { name: "sandbox", budget: 0.5, tells: "hostile guests", kind: Kind::Suite },
+    Part { name: "docker", budget: 1.5, tells: "a real dockerd", kind: Kind::Suite },
+    Part { name: "crash", budget: 1.0, tells: "kills at every port call", kind: Kind::Suite },
+    Part { name: "cli", budget: 0.5, tells: "the command line against a daemon", kind: Kind::Suite },
+    Part { name: "tidy", budget: 0.25, tells: "the project's rules", kind: Kind::Suite },
+];
+
+/// The parts of these names, in the order of the table; all of them when nothing is named.
+pub(crate) fn chosen(names: &[String]) -> Fallible<Vec<&'static Part>> {
+    if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != name.as_str())) {
+        let known: Vec<_> = PARTS.iter().map(|part| part.name).collect();
+        return Err(Failure::because(format!(
+            "there is no part called {unknown:?}: the parts are {}",
+            known.join(", ")
+        )));
+    }
+    Ok(PARTS.iter().filter(|part| names.is_empty() || names.iter().any(|name| name == part.name)).collect())
+}
+
+/// Format and lints. One selection of packages everywhere, so that features are resolved once and
+/// dependencies are built once.
+pub(crate) fn check(shell: &Shell) -> Fallible {
+    run(&mut shell.cargo(&["fmt", "--all", "--check"]))?;
+    for manifest in shell.guest_manifests() {
+        run(&mut shell.cargo(&["fmt", "--all", "--check", "--manifest-path", &manifest]))?;
+    }
+    run(&mut shell.cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    for manifest in shell.guest_manifests() {
+        run(&mut shell.cargo(&[
+            "clippy",
+            "--locked",
+            "--workspace",
+            "--manifest-path",
+            &manifest,
+            "--target",
+            "wasm32-wasip2",
+            "--target-dir",
+            GUEST_TARGET,
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+    }
+    if crate::shell::find_program("cargo-deny").is_some() {
+        run(&mut shell.cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+    }
+    Ok(())
+}
+
+/// The daemon (the suites start it), with the guests embedded, and the test binaries.
+pub(crate) fn build(shell: &Shell) -> Fallible {
+    run(&mut shell.cargo(&["build", "--locked", "--workspace"]))?;
+    run(&mut shell.cargo(&["test", "--quiet", "--locked", "--workspace", "--no-run"]))
+}
+
+/// The guests' conversions and clients are plain Rust: their tests run on the host.
+fn guests(shell: &Shell) -> Fallible {
+    for manifest in shell.guest_manifests() {
+        run(&mut shell.cargo(&[
+            "test",
+            "--quiet",
+            "--locked",
+            "--workspace",
+            "--lib",
+            "--manifest-path",
+            &manifest,
+            "--target-dir",
+            GUEST_TARGET,
+        ]))?;
+    }
+    Ok(())
+}
+
+/// Doc tests exist on the two published faces only.
+fn doc(shell: &Shell) -> Fallible {
+    run(&mut shell.cargo(&["test", "--quiet", "--locked", "--doc", "--package", "kato-orchestrator"]))?;
+    run(&mut shell.cargo(&[
+        "test",
+        "--quiet",
+        "--locked",
+        "--doc",
+        "--package",
+        "kato-sdk",
+        "--manifest-path",
+        "plugins/Cargo.toml",
+        "--target-dir",
+        GUEST_TARGET,
+    ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_named_is_everything_and_names_keep_the_order_of_the_table() {
+        let all = chosen(&[]).map(|parts| parts.len()).unwrap_or(0);
+        assert_eq!(all, PARTS.len());
+        let some = chosen(&["tidy".to_owned(), "hall".to_owned()]).unwrap_or_default();
+        assert_eq!(some.iter().map(|part| part.name).collect::<Vec<_>>(), ["hall", "tidy"]);
+        assert!(
+            matches!(chosen(&["hal".to_owned()]), Err(Failure::Because(reason)) if reason.contains("hall"))
+        );
+    }
+}
