@@ -1,10 +1,19 @@
 //! The behaviour suites, one binary. `cargo xtask test NAME` runs the modules of a part.
+//! Each module is compiled for tests alone, which is where unwrap and panic are allowed.
 
+#[cfg(test)]
 mod backend;
+#[cfg(test)]
 mod crash;
+#[cfg(test)]
 mod docker;
+#[cfg(test)]
 mod hall;
+#[cfg(test)]
 mod host;
+#[cfg(test)]
 mod sandbox;
+#[cfg(test)]
 mod store;
+#[cfg(test)]
 mod tidy;
