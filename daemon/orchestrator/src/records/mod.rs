@@ -13,12 +13,12 @@ pub mod keys;
 mod envelope;
 mod json;
 
-mod volume;
-mod snapshot;
-mod mount;
 mod cluster;
-mod values;
 mod form;
+mod mount;
+mod snapshot;
+mod values;
+mod volume;
 
 use self::form::Stored;
 pub use self::json::{from_json, to_json};

@@ -1,0 +1,183 @@
+//! The one order of all commits of a store, whatever keeps the bytes.
+//!
+//! All batches that wait at one moment are a group: each one's guards are checked against the newest revisions
+//! (those of the group and lazy ones included), it is written, and when one of the group asked for it the
+//! whole group is made durable with one flush. Only then does any reader see it: a reader that acted on a
+//! record which a power cut then takes back would have acted without a record. Answers come last.
+//!
+//! This file knows no disk: [`Engine`] is implemented by `memory.rs` and `sled.rs`.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use kato_orchestrator::{
+    Error,
+    ports::store::{Batch, Durability, Entry, Guard, Key, Revision},
+};
+use tokio::sync::oneshot;
+
+/// The longest key.
+const KEY_LIMIT: usize = 2048;
+/// The longest value.
+const VALUE_LIMIT: usize = 128 << 10;
+/// The largest batch: see `sled.rs` for what depends on it.
+pub(crate) const BATCH_LIMIT: usize = 256 << 10;
+/// A store that is opened for the n-th time counts its revisions from n times this, so that none is ever given
+/// twice, not even for a lazy commit that a crash took back.
+pub(crate) const REVISIONS_PER_EPOCH: Revision = 1 << 40;
+
+/// A commit that waits.
+pub(crate) struct Asked {
+    pub(crate) batch: Batch,
+    pub(crate) durability: Durability,
+    pub(crate) answer: oneshot::Sender<Result<Revision, Error>>,
+}
+
+/// What one commit did, as watchers see it.
+pub(crate) struct Applied {
+    pub(crate) revision: Revision,
+    pub(crate) events: Vec<(Key, Option<Entry>)>,
+}
+
+/// Where the bytes go.
+pub(crate) trait Engine {
+    /// The newest revision of a key, seen by readers or not.
+    fn revision_of(&self, key: &str) -> Result<Option<Revision>, Error>;
+
+    /// Refuses a batch for which there is no room.
+    fn admit(&mut self, batch: &Batch) -> Result<(), Error>;
+
+    /// Writes a batch, unseen by readers: its deletes, then its puts.
+    fn write(&mut self, revision: Revision, batch: &Batch) -> Result<(), Error>;
+
+    /// Makes everything durable that was written.
+    fn sync(&mut self) -> Result<(), Error>;
+
+    /// Shows readers and watchers, in one moment, all that was written.
+    fn publish(&mut self, applied: Vec<Applied>);
+}
+
+/// Counts what the store did, for tests and metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) commits: AtomicU64,
+    pub(crate) flushes: AtomicU64,
+}
+
+/// Gives revisions and carries out groups.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    last: Revision,
+    counters: Arc<Counters>,
+}
+
+impl Committer {
+    pub(crate) fn new(last: Revision, counters: Arc<Counters>) -> Self {
+        Self { last, counters }
+    }
+
+    /// The newest revision.
+    pub(crate) fn last(&self) -> Revision {
+        self.last
+    }
+
+    /// Carries out a group.
+    pub(crate) fn serve(&mut self, engine: &mut impl Engine, group: Vec<Asked>) {
+        metrics::histogram!("kato_journal_batch_size").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
+        let mut written = Vec::with_capacity(group.len());
+        let mut applied = Vec::with_capacity(group.len());
+        let mut durable = false;
+        for asked in group {
+            match self.write(engine, &asked.batch) {
+                Ok(revision) => {
+                    durable |= asked.durability == Durability::Durable;
+                    let events = events(asked.batch, revision);
+                    if !events.is_empty() {
+                        applied.push(Applied { revision, events });
+                    }
+                    written.push((revision, asked.answer));
+                }
+                Err(error) => drop(asked.answer.send(Err(error))),
+            }
+        }
+        let outcome = if durable { self.sync(engine) } else { Ok(()) };
+        if outcome.is_ok() {
+            engine.publish(applied);
+        }
+        for (revision, answer) in written {
+            // Whoever does not wait any more does not hear it.
+            drop(answer.send(outcome.clone().map(|()| revision)));
+        }
+    }
+
+    fn write(&mut self, engine: &mut impl Engine, batch: &Batch) -> Result<Revision, Error> {
+        check(batch)?;
+        engine.admit(batch)?;
+        for guard in &batch.guards {
+            let (key, wanted) = match guard {
+                Guard::At(key, revision) => (key, Some(*revision)),
+                Guard::Absent(key) => (key, None),
+            };
+            if engine.revision_of(key)? != wanted {
+                return Err(Error::busy(format!(
+                    "the record {key} was changed by another request in the meantime: try again"
+                )));
+            }
+        }
+        let revision = self.last + 1;
+        engine.write(revision, batch)?;
+        self.last = revision;
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(revision)
+    }
+
+    fn sync(&self, engine: &mut impl Engine) -> Result<(), Error> {
+        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        engine.sync()
+    }
+}
+
+/// What cannot be kept is refused before anything happens.
+fn check(batch: &Batch) -> Result<(), Error> {
+    let keys = batch.puts.iter().map(|(key, _)| key).chain(&batch.deletes);
+    for key in keys {
+        if key.is_empty() || key.len() > KEY_LIMIT || !key.is_ascii() {
+            return Err(Error::internal(format!(
+                "the key {key:?} is not one to {KEY_LIMIT} bytes of plain ASCII: this is a bug, please report it"
+            )));
+        }
+    }
+    if let Some((key, value)) = batch.puts.iter().find(|(_, value)| value.len() > VALUE_LIMIT) {
+        return Err(Error::out_of_range(format!(
+            "the record {key} would take {} bytes and at most {VALUE_LIMIT} are allowed: use fewer or shorter \
+             labels and parameters",
+            value.len()
+        )));
+    }
+    if weight(batch) > BATCH_LIMIT {
+        return Err(Error::out_of_range(format!(
+            "{} records of one change take more than {BATCH_LIMIT} bytes: change fewer at a time",
+            batch.puts.len()
+        )));
+    }
+    Ok(())
+}
+
+/// About how many bytes a batch adds to a journal.
+pub(crate) fn weight(batch: &Batch) -> usize {
+    let puts: usize = batch.puts.iter().map(|(key, value)| key.len() + value.len() + 64).sum();
+    let deletes: usize = batch.deletes.iter().map(|key| key.len() + 64).sum();
+    puts + deletes
+}
+
+/// What a batch does to each of its keys in the end: deletes come before puts, and the last put counts.
+fn events(batch: Batch, revision: Revision) -> Vec<(Key, Option<Entry>)> {
+    let mut events: std::collections::BTreeMap<Key, Option<Entry>> =
+        batch.deletes.into_iter().map(|key| (key, None)).collect();
+    for (key, value) in batch.puts {
+        events.insert(key.clone(), Some(Entry { key, value, revision }));
+    }
+    events.into_iter().collect()
+}
