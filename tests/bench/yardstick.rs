@@ -1,0 +1,106 @@
+//! What the same work costs when nobody but the kernel is asked: the fewest system calls that make a
+//! directory, show it at a second place, take that away and remove it, each durable where the daemon's answer
+//! promises durability; and the flushes of a journal that N writers share.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::{Condvar, Mutex, PoisonError},
+};
+
+use rustix::{
+    fs::CWD,
+    mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
+};
+
+use crate::Fallible;
+
+/// One cycle of a plain directory: make, show, take away, remove.
+pub(crate) fn directory_cycle(volumes: &Path, mounts: &Path, name: &str) -> Fallible {
+    let (volume, target) = (volumes.join(name), mounts.join(name));
+    fs::create_dir(&volume)?;
+    File::open(volumes)?.sync_all()?;
+    fs::create_dir(&target)?;
+    show(&volume, &target)?;
+    unmount(&target, UnmountFlags::NOFOLLOW)?;
+    fs::remove_dir(&target)?;
+    fs::remove_dir(&volume)?;
+    File::open(volumes)?.sync_all()?;
+    Ok(())
+}
+
+fn show(from: &Path, to: &Path) -> Fallible {
+    let tree = open_tree(CWD, from, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    move_mount(tree, "", CWD, to, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(())
+}
+
+/// A file to which many append: whoever comes first flushes for all who wait.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    file: File,
+    state: Mutex<State>,
+    flushed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Appends so far.
+    written: u64,
+    /// Appends that a flush covers.
+    durable: u64,
+    /// Whether somebody is flushing.
+    flushing: bool,
+}
+
+impl Appender {
+    pub(crate) fn make(path: &Path) -> Fallible<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self { file, state: Mutex::default(), flushed: Condvar::new() })
+    }
+
+    /// Appends and returns when it would survive a power cut.
+    pub(crate) fn append(&self, bytes: &[u8]) -> Fallible {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (&self.file).write_all(bytes)?;
+        state.written += 1;
+        let mine = state.written;
+        while state.durable < mine {
+            if state.flushing {
+                state = self.flushed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.flushing = true;
+            let covers = state.written;
+            drop(state);
+            let flushed = self.file.sync_data();
+            state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.flushing = false;
+            state.durable = state.durable.max(if flushed.is_ok() { covers } else { 0 });
+            self.flushed.notify_all();
+            flushed?;
+        }
+        Ok(())
+    }
+}
+
+/// Folders on the disk that is measured, removed at the end.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    folder: tempfile::TempDir,
+}
+
+impl Ground {
+    /// Beside the build, not in /tmp: that may be memory.
+    pub(crate) fn make() -> Fallible<Self> {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+        Ok(Self { folder: tempfile::Builder::new().prefix("bench-").tempdir_in(target.canonicalize()?)? })
+    }
+
+    pub(crate) fn folder(&self, name: &str) -> Fallible<PathBuf> {
+        let folder = self.folder.path().join(name);
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+}
