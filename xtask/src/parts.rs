@@ -141,7 +141,7 @@ fn doc(shell: &Shell) -> Fallible {
         "--locked",
         "--doc",
         "--package",
-        "kato-sdk",
+        "kato-plugin-sdk",
         "--manifest-path",
         "plugins/Cargo.toml",
         "--target-dir",
