@@ -1,1 +1,4 @@
 //! What the suites share: peers that are started for one test, and a daemon to test.
+
+pub mod dockerd;
+pub mod machine;

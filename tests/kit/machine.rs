@@ -1,0 +1,227 @@
+//! A machine for one test: namespaces of its own for processes, mounts and the network, with an empty `/run`
+//! and shared propagation as systemd leaves it. What runs in it sees the real kernel, the real disks and the
+//! programs that are installed here, but no daemon of the host.
+//!
+//! When it is dropped its first process is killed, and the kernel ends every process and every mount that is
+//! left in it, whatever the test did to them. Loop devices over its folder and control groups of its name are
+//! taken away afterwards.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a peer that does not start ends the test, in words"
+)]
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// What the first process of a machine does: it furnishes it, says so, and then reaps what is orphaned.
+const INIT: &str = "mount --make-rshared / && mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/lock \
+                    && ip link set lo up && : > \"$1\" && while :; do sleep 3600 & wait $!; done";
+
+/// A machine of one test's own.
+#[derive(Debug)]
+pub struct Machine {
+    folder: TempDir,
+    first: Child,
+    pid: u32,
+}
+
+impl Machine {
+    /// Starts one.
+    #[must_use]
+    pub fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("kato-machine-").tempdir().expect("a folder");
+        let ready = folder.path().join("ready");
+        let mut first = Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--net"])
+            .args(["--propagation", "private", "--", "sh", "-c", INIT, "sh"])
+            .arg(&ready)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(folder.path().join("machine.log")).unwrap())
+            .spawn()
+            .expect("unshare starts: it is part of util-linux, and needs root");
+        until("the machine to be furnished", || {
+            assert!(
+                first.try_wait().unwrap().is_none(),
+                "the machine ended while it was furnished: is this root?"
+            );
+            ready.exists().then_some(())
+        });
+        let pid = child_of(first.id()).expect("the machine's first process");
+        Self { folder, first, pid }
+    }
+
+    /// A folder that has the same path inside and outside. What is mounted in it is seen inside only.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What the machine is called, among those of other tests.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.folder.path().file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    /// How a path of the inside is reached from the outside.
+    #[must_use]
+    pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
+        let inside = inside.as_ref();
+        Path::new(&format!("/proc/{}/root", self.pid)).join(inside.strip_prefix("/").unwrap_or(inside))
+    }
+
+    /// A command that runs inside.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.pid.to_string(), "--pid", "--mount", "--net", "--"])
+            .arg(program.as_ref())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a shell line inside, to its end.
+    #[must_use]
+    pub fn shell(&self, line: &str) -> Output {
+        self.command("sh").args(["-c", line]).output().expect("a shell")
+    }
+
+    /// Starts a program inside that goes on, with a log of its own. `dress` gives it arguments.
+    #[must_use]
+    pub fn spawn(&self, program: impl AsRef<Path>, log: &str, dress: impl FnOnce(&mut Command)) -> Process {
+        let log = self.folder().join(log);
+        let file = File::options().create(true).append(true).open(&log).expect("a log");
+        let mut command = self.command(program.as_ref());
+        dress(&mut command);
+        let mut entry =
+            command.stdout(file.try_clone().unwrap()).stderr(file).spawn().expect("nsenter starts");
+        let pid = until("a program to start", || match entry.try_wait().unwrap() {
+            None => child_of(entry.id()),
+            Some(status) => panic!(
+                "{} ended at once ({status}): {}",
+                program.as_ref().display(),
+                fs::read_to_string(&log).unwrap_or_default()
+            ),
+        });
+        Process { entry, pid, log }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // The kernel ends all others with the first.
+        signal(self.pid, Signal::KILL);
+        self.first.wait().ok();
+        for device in loops_over(self.folder.path()) {
+            Command::new("losetup").arg("-d").arg(device).output().ok();
+        }
+        remove_groups(Path::new("/sys/fs/cgroup"), &self.name());
+    }
+}
+
+/// A program that runs inside of a machine.
+#[derive(Debug)]
+pub struct Process {
+    entry: Child,
+    pid: u32,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Its number as it is seen from outside.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.entry.try_wait().unwrap().is_none()
+    }
+
+    /// Ends it at once, and waits until it is gone.
+    pub fn kill(&mut self) {
+        signal(self.pid, Signal::KILL);
+        self.entry.wait().ok();
+    }
+
+    /// Asks it to end, and waits until it did.
+    pub fn stop(&mut self) -> ExitStatus {
+        signal(self.pid, Signal::TERM);
+        until("a program to stop", || self.entry.try_wait().unwrap())
+    }
+}
+
+/// Waits for something that has to come, for a minute and a half at most.
+pub fn until<T>(what: &str, mut come: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = come() {
+            return value;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(90), "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // One that is gone already is what was wanted.
+        kill_process(pid, signal).ok();
+    }
+}
+
+fn child_of(pid: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Loop devices whose files are in this folder.
+fn loops_over(folder: &Path) -> Vec<PathBuf> {
+    let blocks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    blocks
+        .filter(|block| {
+            fs::read_to_string(block.path().join("loop/backing_file"))
+                .is_ok_and(|file| Path::new(file.trim_end()).starts_with(folder))
+        })
+        .map(|block| Path::new("/dev").join(block.file_name()))
+        .collect()
+}
+
+/// Control groups of this name: directly beneath the root, or beneath each controller of version 1.
+fn remove_groups(root: &Path, name: &str) {
+    let controllers = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    for group in controllers.chain([root.to_owned()]).map(|controller| controller.join(name)) {
+        remove_group(&group).ok();
+    }
+}
+
+fn remove_group(group: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_group(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group)
+}
