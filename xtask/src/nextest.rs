@@ -28,7 +28,7 @@ pub(crate) fn run(shell: &Shell, parts: &[&Part], took: &mut Vec<Took>, table: i
         "--workspace",
         "--no-fail-fast",
         "--no-tests",
-        "warn",
+        "fail",
         "--color",
         colour,
         "-E",
@@ -60,10 +60,15 @@ pub(crate) fn run(shell: &Shell, parts: &[&Part], took: &mut Vec<Took>, table: i
     let report = fs::read_to_string(&report).unwrap_or_default();
     took.extend(parts.iter().filter_map(|part| took_of(part, &report)));
     table(took);
+    let empty = parts.iter().filter(|part| took.iter().all(|took| took.part != part.name));
+    let empty: Vec<_> = empty.map(|part| part.name).collect();
+    if !empty.is_empty() {
+        println!("without a single test, which is no success: {}\n", empty.join(", "));
+    }
     for line in last_words {
         println!("{line}");
     }
-    if status.success() { Ok(()) } else { Err(Failure::Told) }
+    if status.success() && empty.is_empty() { Ok(()) } else { Err(Failure::Told) }
 }
 
 /// Nextest's expression for a part.

@@ -125,7 +125,8 @@ pub(crate) fn run(command: &mut Command) -> Fallible {
 /// The command as a person would type it.
 pub(crate) fn spelled(command: &Command) -> String {
     let program = Path::new(command.get_program());
-    let mut line = program.file_name().unwrap_or_else(|| command.get_program()).to_string_lossy().into_owned();
+    let mut line =
+        program.file_name().unwrap_or_else(|| command.get_program()).to_string_lossy().into_owned();
     for argument in command.get_args() {
         let argument = argument.to_string_lossy();
         line.push(' ');
