@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     Fallible,
     clock::once,
-    door::{Door, get},
+    door::{Door, Line},
 };
 
 /// A running daemon; it is asked to end when this is dropped.
@@ -29,22 +29,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts one on this folder and waits for its first answer.
     pub(crate) fn start(folder: &Path) -> Fallible<Self> {
-        let binary = binary()?;
-        let run = folder.join("run");
-        fs::create_dir_all(&run)?;
-        let config = folder.join("config.toml");
-        fs::write(
-            &config,
-            format!(
-                "[folders]\ndata = {:?}\nrun = {run:?}\n[docker]\nsocket = {:?}\n[node]\nid = \"bench\"\n\
-                 idle-grace = \"0s\"\n[log]\nlevel = \"warn\"\n",
-                data_of(folder),
-                socket_of(folder)
-            ),
-        )?;
+        let config = configure(folder, &socket_of(folder))?;
         let log = fs::File::create(folder.join("log"))?;
-        let mut child =
-            spawn(program(&binary.to_string_lossy()).arg("serve").arg("--config").arg(&config).stderr(log))?;
+        let mut child = spawn(
+            program(&binary()?.to_string_lossy()).arg("serve").arg("--config").arg(&config).stderr(log),
+        )?;
         let (answered, start_up) = once(|| {
             for _ in 0..60_000 {
                 if Door::open(&socket_of(folder)).and_then(|mut door| door.list()).is_ok() {
@@ -72,7 +61,8 @@ impl Daemon {
 
     /// How often the journal was flushed so far, from the metrics page.
     pub(crate) fn flushes(&self) -> Fallible<f64> {
-        let page = get(&self.folder.join("run/admin.sock"), "/metrics")?;
+        let page = Line::open(&self.folder.join("run/admin.sock"))?.ask("GET", "/metrics", "")?;
+        let page = String::from_utf8_lossy(&page);
         let line = page.lines().find(|line| line.starts_with("kato_journal_fsync_seconds_count"));
         let value =
             line.and_then(|line| line.rsplit(' ').next()).ok_or("no flush is counted in the metrics")?;
@@ -105,6 +95,22 @@ impl Drop for Daemon {
     }
 }
 
+/// Writes a configuration with everything in this folder, and answers where it is.
+pub(crate) fn configure(folder: &Path, socket: &Path) -> Fallible<PathBuf> {
+    let run = folder.join("run");
+    fs::create_dir_all(&run)?;
+    let config = folder.join("config.toml");
+    fs::write(
+        &config,
+        format!(
+            "[folders]\ndata = {:?}\nrun = {run:?}\n[docker]\nsocket = {socket:?}\n[node]\nid = \"bench\"\n\
+             idle-grace = \"0s\"\n[log]\nlevel = \"warn\"\n",
+            data_of(folder),
+        ),
+    )?;
+    Ok(config)
+}
+
 /// The folder of the daemon's journal and volumes.
 pub(crate) fn data_of(folder: &Path) -> PathBuf {
     folder.join("data")
@@ -115,7 +121,7 @@ fn socket_of(folder: &Path) -> PathBuf {
 }
 
 /// `kato` lies beside the folder of test binaries that we run from.
-fn binary() -> Fallible<PathBuf> {
+pub(crate) fn binary() -> Fallible<PathBuf> {
     let us = std::env::current_exe()?;
     let binary = us.ancestors().nth(2).ok_or("we are nowhere")?.join("kato");
     if binary.is_file() { Ok(binary) } else { Err(format!("{} is not built", binary.display()).into()) }

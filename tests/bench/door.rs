@@ -1,6 +1,6 @@
-//! The Docker volume plugin's protocol, as plainly as it can be spoken: a blocking unix socket, one request
-//! after another on a connection that stays open, no library between us and the daemon. So what is measured
-//! is the daemon and not its client.
+//! HTTP as plainly as it can be spoken: a blocking unix socket, one request after another on a connection that
+//! stays open, no library between us and the other side. So what is measured is the daemon and not its client.
+//! On top of it the Docker volume plugin's protocol.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -13,17 +13,81 @@ use serde_json::{Value, json};
 
 use crate::Fallible;
 
-/// A connection to the Docker door.
+/// A connection over which one asks and is answered.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct Line {
     stream: BufReader<UnixStream>,
 }
 
-impl Door {
+impl Line {
     pub(crate) fn open(socket: &Path) -> Fallible<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Asks, and answers the body of a success.
+    pub(crate) fn ask(&mut self, method: &str, path: &str, body: &str) -> Fallible<Vec<u8>> {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let (status, body) = read_answer(&mut self.stream)?;
+        if (200..300).contains(&status) {
+            return Ok(body);
+        }
+        Err(format!("{method} {path} was answered {status}: {}", String::from_utf8_lossy(&body)).into())
+    }
+}
+
+/// Status and body of an answer, of known length or in chunks.
+fn read_answer(stream: &mut BufReader<UnixStream>) -> Fallible<(u16, Vec<u8>)> {
+    let mut line = String::new();
+    if stream.read_line(&mut line)? == 0 {
+        return Err("the connection ended before an answer".into());
+    }
+    let status = line.split(' ').nth(1).ok_or("no status")?.parse()?;
+    let (mut length, mut chunked) = (0, false);
+    loop {
+        line.clear();
+        stream.read_line(&mut line)?;
+        let header = line.trim_end().to_ascii_lowercase();
+        if header.is_empty() {
+            break;
+        }
+        if let Some(value) = header.strip_prefix("content-length:") {
+            length = value.trim().parse::<usize>()?;
+        }
+        chunked |= header.starts_with("transfer-encoding:") && header.ends_with("chunked");
+    }
+    let mut body = Vec::new();
+    while chunked {
+        line.clear();
+        stream.read_line(&mut line)?;
+        let size = usize::from_str_radix(line.trim(), 16)?;
+        let mut chunk = vec![0; size + 2];
+        stream.read_exact(&mut chunk)?;
+        chunk.truncate(size);
+        if size == 0 {
+            return Ok((status, body));
+        }
+        body.append(&mut chunk);
+    }
+    body.resize(length, 0);
+    stream.read_exact(&mut body)?;
+    Ok((status, body))
+}
+
+/// A connection to the Docker door.
+#[derive(Debug)]
+pub(crate) struct Door {
+    line: Line,
+}
+
+impl Door {
+    pub(crate) fn open(socket: &Path) -> Fallible<Self> {
+        Ok(Self { line: Line::open(socket)? })
     }
 
     pub(crate) fn create(&mut self, name: &str, options: &Value) -> Fallible {
@@ -56,65 +120,11 @@ impl Door {
     }
 
     fn call(&mut self, verb: &str, body: &Value) -> Fallible<Value> {
-        let body = body.to_string();
-        let request = format!(
-            "POST /VolumeDriver.{verb} HTTP/1.1\r\nHost: \r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.stream.get_mut().write_all(request.as_bytes())?;
-        let answer: Value = serde_json::from_slice(&read_answer(&mut self.stream)?)?;
+        let answer = self.line.ask("POST", &format!("/VolumeDriver.{verb}"), &body.to_string())?;
+        let answer: Value = serde_json::from_slice(&answer)?;
         match answer.get("Err").and_then(Value::as_str) {
             None | Some("") => Ok(answer),
             Some(error) => Err(format!("{verb} was refused: {error}").into()),
         }
     }
-}
-
-/// The body of an HTTP answer, of known length or in chunks.
-pub(crate) fn read_answer(stream: &mut BufReader<UnixStream>) -> Fallible<Vec<u8>> {
-    let mut length = None;
-    let mut chunked = false;
-    let mut line = String::new();
-    loop {
-        line.clear();
-        if stream.read_line(&mut line)? == 0 {
-            return Err("the connection ended before an answer".into());
-        }
-        let header = line.trim_end().to_ascii_lowercase();
-        if header.is_empty() {
-            break;
-        }
-        if let Some(value) = header.strip_prefix("content-length:") {
-            length = Some(value.trim().parse::<usize>()?);
-        }
-        chunked |= header.starts_with("transfer-encoding:") && header.ends_with("chunked");
-    }
-    let mut body = Vec::new();
-    if chunked {
-        loop {
-            line.clear();
-            stream.read_line(&mut line)?;
-            let size = usize::from_str_radix(line.trim(), 16)?;
-            let mut chunk = vec![0; size + 2];
-            stream.read_exact(&mut chunk)?;
-            chunk.truncate(size);
-            if size == 0 {
-                return Ok(body);
-            }
-            body.append(&mut chunk);
-        }
-    }
-    body.resize(length.unwrap_or(0), 0);
-    stream.read_exact(&mut body)?;
-    Ok(body)
-}
-
-/// Asks for a page over a unix socket.
-pub(crate) fn get(socket: &Path, path: &str) -> Fallible<String> {
-    let mut stream = BufReader::new(UnixStream::connect(socket)?);
-    stream.get_mut().write_all(
-        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
-    )?;
-    Ok(String::from_utf8_lossy(&read_answer(&mut stream)?).into_owned())
 }
