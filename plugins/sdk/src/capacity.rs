@@ -145,7 +145,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_and_spelt() {
-        for (text, bytes) in [("4096", 4096), ("1 GiB", 1 << 30), ("2t", 2 << 40), ("3MB", 3_000_000), ("0", 0)] {
+        for (text, bytes) in
+            [("4096", 4096), ("1 GiB", 1 << 30), ("2t", 2 << 40), ("3MB", 3_000_000), ("0", 0)]
+        {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
         for text in ["", "-1", "1.5G", "G", "1EiB", "99999999999999999999"] {

@@ -1,0 +1,1 @@
+//! Every operation against a folder in memory, cut off at every call.

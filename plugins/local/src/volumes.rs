@@ -1,0 +1,254 @@
+//! The operations on volumes. Each begins by looking what is there, because each may be a repetition.
+
+use kato_plugin_sdk::{
+    capacity::spell,
+    files::Files,
+    grow::Grown,
+    health::Condition,
+    room::Room,
+    types::{CapacityRange, Cutting, Error, Pair, Volume, VolumePage, Which},
+    volumes::{Created, Deleted, Origin, Wish},
+};
+
+use crate::{
+    api::{Folder, Thing},
+    config::{Config, Parameters},
+    convert::{self, STEP},
+    error,
+    layout::{Kind, Meta, Place, Shelf},
+    make::{self, New, Progress, Source},
+};
+
+/// Makes a volume.
+pub(crate) fn create<F: Files>(
+    folder: &Folder<F>,
+    config: &Config,
+    wish: &Wish,
+    resume: Option<&[u8]>,
+) -> Result<Created, Error> {
+    let place = Place::new(Shelf::Volumes, &wish.token)?;
+    convert::mark(&place, &wish.mark)?;
+    let parameters = Parameters::read(&wish.parameters)?;
+    let origin = match &wish.source {
+        None => None,
+        Some(Origin::Snapshot(which)) => Some((Shelf::Snapshots, which)),
+        Some(Origin::Volume(which)) => Some((Shelf::Volumes, which)),
+    };
+    let from = origin
+        .map(|(shelf, which)| Place::of(shelf, which).map(|place| format!("{}/{}", shelf.one(), place.token)))
+        .transpose()?;
+
+    folder.known()?;
+    if let Some(thing) = folder.find(&place)? {
+        convert::satisfies(&thing, parameters, &wish.size, from.as_deref())?;
+        return Ok(Created::Done(convert::volume(&thing)));
+    }
+    let source = origin.map(|(shelf, which)| folder.get(shelf, which)).transpose()?;
+    if let Some(source) = &source {
+        source.whole()?;
+    }
+    let shape = convert::shape(config, parameters, &wish.size, source.as_ref())?;
+    if shape.kind == Kind::Directory && shape.size > 0 {
+        limitable(folder)?;
+    }
+    if shape.kind == Kind::Image {
+        let extra = shape.size.saturating_sub(source.as_ref().map_or(0, Thing::size));
+        fits(folder, config, extra, shape.thin)?;
+    }
+    // A snapshot is copied whatever it takes: whoever could cut it must be able to use it.
+    let may_copy =
+        |source: &Thing| source.place.shelf == Shelf::Snapshots || source.size() <= config.copy_limit;
+    let meta =
+        Meta { kind: shape.kind, size: shape.size, thin: shape.thin, source: from, name: wish.name.clone() };
+    let new = New {
+        place: &place,
+        meta: &meta,
+        mark: &wish.mark,
+        source: source.as_ref().map(|thing| Source { thing, may_copy: may_copy(thing) }),
+        allocated: !shape.thin,
+    };
+    match make::make(folder, &new, resume)? {
+        Progress::Pending(pending) => Ok(Created::Pending(pending)),
+        Progress::Done => {
+            let thing = folder
+                .find(&place)?
+                .ok_or_else(|| Error::busy("the volume was deleted while it was made"))?;
+            convert::satisfies(&thing, parameters, &wish.size, new.meta.source.as_deref())?;
+            Ok(Created::Done(convert::volume(&thing)))
+        }
+    }
+}
+
+/// Deletes a volume, and whatever was half-made under its token.
+pub(crate) fn delete<F: Files>(folder: &Folder<F>, which: &Which) -> Result<Deleted, Error> {
+    let place = Place::of(Shelf::Volumes, which)?;
+    folder.known()?;
+    match make::remove(folder, &place)? {
+        Progress::Done => Ok(Deleted::Done),
+        Progress::Pending(pending) => Ok(Deleted::Pending(pending)),
+    }
+}
+
+/// Looks at volumes.
+pub(crate) fn inspect<F: Files>(folder: &Folder<F>, which: &[Which]) -> Result<Vec<Option<Volume>>, Error> {
+    let things = folder.inspect(Shelf::Volumes, which)?;
+    Ok(things.iter().map(|thing| thing.as_ref().map(convert::volume)).collect())
+}
+
+/// A page of all volumes.
+pub(crate) fn list<F: Files>(folder: &Folder<F>, page: Option<&str>) -> Result<VolumePage, Error> {
+    let (things, next) = folder.list(Shelf::Volumes, page)?;
+    Ok(VolumePage { items: things.iter().map(convert::volume).collect(), next })
+}
+
+/// Writes a new mark.
+pub(crate) fn remark<F: Files>(folder: &Folder<F>, which: &Which, mark: &str) -> Result<(), Error> {
+    let place = Place::of(Shelf::Volumes, which)?;
+    convert::mark(&place, mark)?;
+    let thing = folder.get(Shelf::Volumes, which)?;
+    if thing.mark == mark {
+        return Ok(());
+    }
+    folder.0.write(&place.mark(), mark.as_bytes()).map_err(error::at("marking the volume"))
+}
+
+/// Makes a volume larger; the answer is its size then.
+pub(crate) fn grow<F: Files>(
+    folder: &Folder<F>,
+    config: &Config,
+    which: &Which,
+    asked: &CapacityRange,
+) -> Result<Grown, Error> {
+    let thing = folder.get(Shelf::Volumes, which)?;
+    let (place, old) = (&thing.place, thing.size());
+    thing.whole()?;
+    if thing.damaged {
+        return Err(error::broken(place, "its description (meta) cannot be read"));
+    }
+    if old == 0 {
+        return Err(Error::precondition(format!(
+            "the volume {} is a directory without a size: there is nothing to grow",
+            place.token
+        )));
+    }
+    let size = if asked.required_bytes <= old {
+        old
+    } else {
+        asked.required_bytes.checked_next_multiple_of(STEP).unwrap_or(u64::MAX)
+    };
+    if let Some(limit) = asked.limit_bytes.filter(|limit| size > *limit) {
+        return Err(Error::out_of_range(format!(
+            "the volume {} would be {} large, and {} is the limit that was given",
+            place.token,
+            spell(size),
+            spell(limit)
+        )));
+    }
+    if size > old {
+        match thing.meta.kind {
+            Kind::Image => {
+                fits(folder, config, size - old, thing.meta.thin)?;
+                let image = place.content(Kind::Image);
+                folder.0.allocate(&image, size, thing.meta.thin).map_err(error::at("growing the image"))?;
+            }
+            Kind::Directory => {
+                limitable(folder)?;
+                let tree = place.content(Kind::Directory);
+                folder.0.set_quota(&tree, size).map_err(error::at("growing the directory"))?;
+            }
+        }
+    }
+    // Also where the image grew in an earlier call that was cut off before it came to this.
+    if size > thing.meta.size {
+        let meta = Meta { size, ..thing.meta.clone() };
+        folder.0.write(&place.meta(), &meta.encode()).map_err(error::at("noting the new size"))?;
+    }
+    Ok(Grown::Done(size))
+}
+
+/// How a volume has to be held while it is copied.
+pub(crate) fn how<F: Files>(folder: &Folder<F>, config: &Config, which: &Which) -> Result<Cutting, Error> {
+    let thing = folder.get(Shelf::Volumes, which)?;
+    thing.whole()?;
+    if thing.meta.kind == Kind::Directory {
+        return Ok(Cutting::Unmounted);
+    }
+    let filesystem = folder.0.traits().map_err(error::at("looking at the data folder"))?;
+    if filesystem.reflink {
+        return Ok(Cutting::Instant);
+    }
+    if thing.size() <= config.copy_limit {
+        return Ok(Cutting::Copy);
+    }
+    Err(Error::precondition(format!(
+        "the volume {} is {} large, and the data folder lies on {}, which cannot share blocks: up to {} are copied; \
+         raise copy-limit, or use a data folder on xfs or btrfs",
+        thing.place.token,
+        spell(thing.size()),
+        filesystem.kind,
+        spell(config.copy_limit)
+    )))
+}
+
+/// How volumes feel.
+pub(crate) fn health<F: Files>(folder: &Folder<F>, which: &[Which]) -> Result<Vec<Condition>, Error> {
+    let things = folder.inspect(Shelf::Volumes, which)?;
+    let room = folder.0.capacity().map_err(error::at("asking how full the data folder is"))?;
+    things
+        .iter()
+        .map(|thing| {
+            let names = match thing {
+                Some(thing) => {
+                    folder.0.names(&thing.place.path(), None, 10).map_err(error::at("looking at a volume"))?
+                }
+                None => Vec::new(),
+            };
+            Ok(convert::condition(thing.as_ref(), &names, room.available_bytes))
+        })
+        .collect()
+}
+
+/// How much room there is for volumes with these parameters.
+pub(crate) fn room<F: Files>(
+    folder: &Folder<F>,
+    config: &Config,
+    parameters: &[Pair],
+) -> Result<Room, Error> {
+    let parameters = Parameters::read(parameters)?;
+    folder.known()?;
+    let room = folder.room()?;
+    let total_bytes = Some(room.0.total_bytes);
+    let available_bytes = convert::available(config, room, parameters.thin);
+    Ok(Room { available_bytes, total_bytes })
+}
+
+/// Refuses an image for which there is no room, or for which others were promised the room.
+fn fits<F: Files>(folder: &Folder<F>, config: &Config, extra: u64, thin: bool) -> Result<(), Error> {
+    let room = folder.room()?;
+    let promised = room.1;
+    let available = convert::available(config, room, thin);
+    if extra <= available {
+        return Ok(());
+    }
+    Err(Error::exhausted(format!(
+        "{} more are asked for, and the data folder has room for {} ({} of it are promised to thin volumes): delete \
+         something, enlarge it{}",
+        spell(extra),
+        spell(available),
+        spell(promised),
+        if thin { ", or raise overcommit" } else { ", or ask for thin=true" }
+    )))
+}
+
+/// Refuses a size for a directory where directories cannot be limited.
+fn limitable<F: Files>(folder: &Folder<F>) -> Result<(), Error> {
+    let filesystem = folder.0.traits().map_err(error::at("looking at the data folder"))?;
+    if filesystem.quota {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "a directory cannot be limited to a size here: the data folder lies on {} without project quotas; ask for \
+         kind=image, leave the size out, or mount the data folder with prjquota",
+        filesystem.kind
+    )))
+}
