@@ -14,8 +14,6 @@ pub struct Config {
     pub scope: Scope,
     /// Whether mounting an unknown volume makes it, as `docker run -v` and dvdcli expect.
     pub implicit: bool,
-    /// What becomes of volumes that nobody named: those of `VOLUME` lines and of `-v /path`.
-    pub anonymous: Anonymous,
     /// How long Create and Mount may take, in seconds. dockerd gives up after 120 and undoes nothing.
     pub mount_seconds: u64,
     /// How long everything else may take, in seconds. dockerd gives up after 60.
@@ -35,24 +33,12 @@ pub enum Scope {
     Global,
 }
 
-/// What becomes of volumes that nobody named. Docker gives them 64 hex digits and mostly forgets them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Anonymous {
-    /// They are refused.
-    Deny,
-    /// They are made by the class that is meant for them, and refused while there is none.
-    #[default]
-    Class,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
             socket: PathBuf::from("/run/docker/plugins/kato.sock"),
             scope: Scope::default(),
             implicit: true,
-            anonymous: Anonymous::default(),
             mount_seconds: 110,
             call_seconds: 50,
             request_seconds: 10,

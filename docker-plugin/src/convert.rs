@@ -14,7 +14,7 @@ use kato_orchestrator::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    config::{Anonymous, Config},
+    config::Config,
     options,
     protocol::{CreateRequest, HolderRequest, VolumeEntry},
     socket::Peer,
@@ -55,27 +55,20 @@ fn is_anonymous(name: &VolumeName) -> bool {
 }
 
 /// The wish of a Create.
-pub(crate) fn create_from_wire(
-    request: &CreateRequest,
-    config: &Config,
-    catalog: &Catalog,
-) -> Result<CreateVolume, Error> {
+pub(crate) fn create_from_wire(request: &CreateRequest, catalog: &Catalog) -> Result<CreateVolume, Error> {
     let name = name_from_wire(&request.name)?;
     match &request.options {
         Some(options) if !options.is_empty() => options::read(name, options, catalog),
-        _ => unsaid(name, config, catalog),
+        _ => unsaid(name, catalog),
     }
 }
 
 /// The wish of somebody who said nothing but a name.
-fn unsaid(name: VolumeName, config: &Config, catalog: &Catalog) -> Result<CreateVolume, Error> {
+fn unsaid(name: VolumeName, catalog: &Catalog) -> Result<CreateVolume, Error> {
     let mut wish = CreateVolume::named(name);
     if is_anonymous(&wish.name) {
-        let class = match config.anonymous {
-            Anonymous::Class => catalog.anonymous_class.clone(),
-            Anonymous::Deny => None,
-        };
-        wish.class = Some(class.ok_or_else(|| {
+        // Docker mostly forgets those that it made up, and each of them may be a disk that costs money.
+        wish.class = Some(catalog.anonymous_class.clone().ok_or_else(|| {
             Error::precondition(
                 "nobody gave this volume a name, so nobody would find it again, and this host makes none of \
                  those: write -v NAME:/path for each VOLUME of the image, or name a class for anonymous volumes \
@@ -97,8 +90,7 @@ pub(crate) fn mount_from_wire(
     let name = name_from_wire(&request.name)?;
     let (holder, counts) = holder_from_wire(request)?;
     // An anonymous volume that exists may be mounted even where no more of them are made.
-    let implicit =
-        if config.implicit { unsaid(name.clone(), config, catalog).ok().map(Box::new) } else { None };
+    let implicit = if config.implicit { unsaid(name.clone(), catalog).ok().map(Box::new) } else { None };
     Ok(MountVolume {
         name,
         holder,
@@ -346,26 +338,28 @@ mod tests {
     fn anonymous_volumes_are_refused_unless_a_class_is_meant_for_them() {
         let class = ClassName::parse("scratch").unwrap();
         let meant = Catalog { anonymous_class: Some(class.clone()), ..Catalog::default() };
-        let deny = Config { anonymous: Anonymous::Deny, ..Config::default() };
+        let none = Catalog::default();
 
-        for (config, catalog) in [(&Config::default(), &Catalog::default()), (&deny, &meant)] {
-            let error = create_from_wire(&named(ANONYMOUS), config, catalog).unwrap_err();
-            assert_eq!(error.kind, Kind::Precondition);
-            assert!(error.message.contains("-v NAME:/path"), "{error}");
-            let mount = mount_from_wire(&held(ANONYMOUS, Some("1")), &PEER, config, catalog).unwrap();
-            assert!(mount.implicit.is_none());
-        }
-        let wish = create_from_wire(&named(ANONYMOUS), &Config::default(), &meant).unwrap();
-        assert_eq!(wish.class, Some(class.clone()));
+        let error = create_from_wire(&named(ANONYMOUS), &none).unwrap_err();
+        assert_eq!(error.kind, Kind::Precondition);
+        assert!(error.message.contains("-v NAME:/path"), "{error}");
+        let mount = mount_from_wire(&held(ANONYMOUS, Some("1")), &PEER, &Config::default(), &none).unwrap();
+        assert!(mount.implicit.is_none());
+
+        assert_eq!(create_from_wire(&named(ANONYMOUS), &meant).unwrap().class, Some(class.clone()));
         let mount = mount_from_wire(&held(ANONYMOUS, Some("1")), &PEER, &Config::default(), &meant).unwrap();
         assert_eq!(mount.implicit.unwrap().class, Some(class));
-        assert_eq!(create_from_wire(&named("db"), &deny, &meant).unwrap().class, None);
+        assert_eq!(create_from_wire(&named("db"), &meant).unwrap().class, None);
+
+        let options = BTreeMap::from([("size".to_owned(), "1".to_owned())]);
+        let deliberate = CreateRequest { name: ANONYMOUS.into(), options: Some(options) };
+        assert!(create_from_wire(&deliberate, &none).is_ok());
     }
 
     #[test]
     fn an_empty_map_of_options_says_nothing() {
         let request = CreateRequest { name: "db".into(), options: Some(BTreeMap::new()) };
-        assert!(!create_from_wire(&request, &Config::default(), &Catalog::default()).unwrap().exact);
+        assert!(!create_from_wire(&request, &Catalog::default()).unwrap().exact);
     }
 
     fn view() -> VolumeView {

@@ -139,7 +139,7 @@ fn capabilities(door: &Door) -> Answer {
 
 async fn create(door: &Door, ctx: &Context, body: &[u8]) -> Result<Answer, Refusal> {
     let request: CreateRequest = read(body)?;
-    let wish = convert::create_from_wire(&request, &door.config, &door.orchestrator.catalog())?;
+    let wish = convert::create_from_wire(&request, &door.orchestrator.catalog())?;
     note(wish.name.as_str());
     let outcome = door.orchestrator.create(ctx, wish).await?;
     if matches!(outcome, Outcome::Changed(_)) {

@@ -16,7 +16,7 @@ mod server;
 mod socket;
 
 pub use self::{
-    config::{Anonymous, Config, Scope},
+    config::{Config, Scope},
     server::serve,
     socket::{Passed, listen},
 };

@@ -1,11 +1,5 @@
-//! The Docker door before a real dockerd.
+//! The Docker door: what dockerd is like (`peer`), what the door answers to bytes (`door`), and the two
+//! together, from `docker volume create` to a crash of either (`volumes`, `restarts`, `managed`).
 
-use kato_tests::{dockerd::Dockerd, machine::Machine};
-
-#[test]
-fn a_container_runs_in_the_kit() {
-    let machine = Machine::start();
-    let dockerd = Dockerd::start(&machine);
-    let said = dockerd.docker(&["run", "--rm", "--network", "none", Dockerd::IMAGE, "echo", "hello"]);
-    assert_eq!(said.as_deref(), Ok("hello"));
-}
+mod peer;
+mod wire;

@@ -1,0 +1,188 @@
+//! Both ends of the plugin protocol, without anything of ours in between: a client that says exactly the bytes
+//! it is given, and a plugin that answers what its test wants.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+/// What one side said to the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    /// The first line.
+    pub(super) line: String,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Message {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The second word of the first line: a request's path or an answer's status.
+    pub(super) fn word(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or_default()
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+}
+
+/// Reads one message; nothing when the other side closed instead.
+pub(super) fn read(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Message>> {
+    let mut line = String::new();
+    if stream.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut headers = Vec::new();
+    loop {
+        let mut header = String::new();
+        if stream.read_line(&mut header)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let Some((key, value)) = header.trim_end().split_once(':') else { break };
+        headers.push((key.to_owned(), value.trim().to_owned()));
+    }
+    let mut message = Message { line: line.trim_end().to_owned(), headers, body: Vec::new() };
+    let length = message.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    message.body.resize(length, 0);
+    stream.read_exact(&mut message.body)?;
+    Ok(Some(message))
+}
+
+/// A plugin's socket, as a client sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Wire(pub(super) PathBuf);
+
+impl Wire {
+    /// Asks as dockerd does, on a connection of its own.
+    pub(super) fn ask(&self, path: &str, body: &str) -> io::Result<Option<Message>> {
+        self.say(request(path, body).as_bytes())
+    }
+
+    /// Asks and answers the JSON of a 200.
+    pub(super) fn call(&self, operation: &str, body: Value) -> Value {
+        let answer = self.ask(&format!("/VolumeDriver.{operation}"), &format!("{body}\n")).unwrap().unwrap();
+        assert_eq!(answer.word(), "200", "{operation} {body}: {answer:?}");
+        answer.json()
+    }
+
+    /// Asks what has to succeed.
+    pub(super) fn done(&self, operation: &str, body: Value) -> Value {
+        let answer = self.call(operation, body.clone());
+        assert_eq!(answer["Err"], "", "{operation} {body}");
+        answer
+    }
+
+    /// Says these bytes and reads one answer.
+    pub(super) fn say(&self, bytes: &[u8]) -> io::Result<Option<Message>> {
+        let mut stream = self.connect()?;
+        stream.write_all(bytes)?;
+        read(&mut BufReader::new(stream))
+    }
+
+    pub(super) fn connect(&self) -> io::Result<UnixStream> {
+        let stream = UnixStream::connect(&self.0)?;
+        stream.set_read_timeout(Some(Duration::from_secs(130)))?;
+        Ok(stream)
+    }
+}
+
+/// A request as dockerd 20.10 writes it: an empty Host and no Content-Type.
+pub(super) fn request(path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {}\r\n\
+         Accept: application/vnd.docker.plugins.v1.2+json\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// What a plugin does with a request.
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    /// Answers with this status and body.
+    Body(u16, String),
+    /// Closes the connection instead.
+    Close,
+}
+
+impl From<Value> for Reply {
+    fn from(value: Value) -> Self {
+        Self::Body(200, value.to_string())
+    }
+}
+
+/// A plugin that answers what its test wants, and remembers what it was asked.
+#[derive(Clone, Debug)]
+pub(super) struct Plugin {
+    heard: Arc<Mutex<Vec<Message>>>,
+}
+
+impl Plugin {
+    /// Serves at this path until the test ends. Activate and Capabilities answer themselves.
+    pub(super) fn serve(path: &Path, answer: impl Fn(&str, &Value) -> Reply + Send + Sync + 'static) -> Self {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let listener = UnixListener::bind(path).unwrap();
+        let plugin = Self { heard: Arc::default() };
+        let (heard, answer) = (Arc::clone(&plugin.heard), Arc::new(answer));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (heard, answer) = (Arc::clone(&heard), Arc::clone(&answer));
+                thread::spawn(move || drop(converse(stream, &heard, &*answer)));
+            }
+        });
+        plugin
+    }
+
+    /// What it was asked so far, without the questions that answer themselves.
+    pub(super) fn heard(&self) -> Vec<Message> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    /// The operations that it was asked for, in order, about the volume of this name or of none.
+    pub(super) fn operations(&self, name: &str) -> Vec<String> {
+        let about = |message: &Message| message.json().get("Name").is_none_or(|asked| asked == name);
+        self.heard()
+            .iter()
+            .filter(|message| about(message))
+            .map(|message| message.word().trim_start_matches("/VolumeDriver.").to_owned())
+            .collect()
+    }
+}
+
+fn converse(
+    stream: UnixStream,
+    heard: &Mutex<Vec<Message>>,
+    answer: &dyn Fn(&str, &Value) -> Reply,
+) -> io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    while let Some(message) = read(&mut reader)? {
+        let operation = message.word().trim_start_matches('/').to_owned();
+        let reply = match operation.as_str() {
+            "Plugin.Activate" => json!({"Implements": ["VolumeDriver"]}).into(),
+            "VolumeDriver.Capabilities" => json!({"Capabilities": {"Scope": "local"}}).into(),
+            _ => {
+                heard.lock().unwrap().push(message.clone());
+                answer(operation.trim_start_matches("VolumeDriver."), &message.json())
+            }
+        };
+        match reply {
+            Reply::Body(status, body) => write!(
+                writer,
+                "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nContent-Type: text/plain\r\n\r\n{body}",
+                body.len()
+            )?,
+            Reply::Close => return Ok(()),
+        }
+    }
+    Ok(())
+}
