@@ -1,13 +1,56 @@
 //! The journal: the orchestrator's `Store` port over memory and over sled.
 //!
-//! `committer.rs` is the one order in which both commit; `memory.rs` also models crashes for the suites.
+//! `committer.rs` is the one order in which both commit; `memory.rs` also models crashes for the suites;
+//! `sled.rs` says what it takes to be durable. Read these three, then `open.rs`.
 //!
 //! Nothing here knows what a record means: values come sealed and leave sealed.
 
+use std::path::PathBuf;
+
+use kato_orchestrator::model::Bytes;
+
 mod memory;
+mod sled;
 
 mod claims;
 mod committer;
+mod frame;
+mod open;
+mod place;
+mod reserve;
 mod watch;
 
-pub use self::memory::{LazyFate, MemoryStore};
+pub use self::{
+    memory::{LazyFate, MemoryStore},
+    sled::SledStore,
+};
+
+/// Where a store is and what it may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Its folder; made if there is none.
+    pub path: PathBuf,
+    /// How much of the disk is kept back for the day it is full.
+    pub reserve: Bytes,
+    /// With less than this left the disk counts as full.
+    pub low_water: Bytes,
+    /// How much memory the engine may take for what it has read.
+    pub cache: Bytes,
+    /// How long a segment of the engine's log is, for ever: the tests' are short, so that they are reused soon.
+    #[doc(hidden)]
+    pub segment: usize,
+}
+
+impl Config {
+    /// A store in this folder.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            reserve: Bytes(64 << 20),
+            low_water: Bytes(8 << 20),
+            cache: Bytes(16 << 20),
+            segment: 512 << 10,
+        }
+    }
+}

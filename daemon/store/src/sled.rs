@@ -1,0 +1,468 @@
+//! The store on sled.
+//!
+//! *Durable.* sled's `flush` waits for its writes and no more: a power cut may still take them back. So a
+//! durable group is flushed by sled and then synced by us through [`Files`]. sled reuses a segment of its log
+//! when another one says that its records have moved; that is only safe if the move is durable by then, so
+//! never more than [`WINDOW`] bytes go without a sync, a fraction of a segment.
+//!
+//! *Order.* One thread commits (see `committer.rs`). What it has written and not yet published is hidden: the
+//! view keeps what readers are to see instead until the group is durable.
+//!
+//! *Full disk.* The reserve is given up before sled meets a full disk, as a rule. If somebody else was faster,
+//! sled refuses everything until it is opened again: then the reserve is given up, the engine opened anew, and
+//! what was written since the last sync is written again, so that no reader misses a lazy commit.
+//!
+//! *Trouble.* After a failed sync nothing that is in memory can be trusted, so the store refuses all commits
+//! until kato is started again. sled answers some damage with a panic: it ends in an error here.
+//!
+//! Opening is in `open.rs`, the folder in `place.rs`, the form of a value in `frame.rs`.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{Arc, PoisonError, RwLock, atomic::Ordering, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kato_orchestrator::{
+    Error,
+    ports::store::{Batch, Changes, Claim, Durability, Entry, Key, Revision, Store},
+};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    Config,
+    claims::Claims,
+    committer::{Applied, Asked, Committer, Counters, Engine, weight},
+    frame, open,
+    place::{self, Files, Lock},
+    reserve::Reserve,
+    watch::History,
+};
+
+/// How many bytes may be written without a sync.
+const WINDOW: usize = 64 << 10;
+/// How many batches one group has at most.
+const GROUP: usize = 256;
+/// How long lazy commits wait for somebody else's flush.
+const LAZY_WAIT: Duration = Duration::from_millis(250);
+/// Pages that are larger are read off the async threads.
+const QUICK_PAGE: usize = 16;
+
+/// A journal on disk.
+pub struct SledStore {
+    shared: Arc<Shared>,
+    queue: Option<mpsc::Sender<Asked>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+pub(crate) struct Shared {
+    config: Config,
+    view: RwLock<View>,
+    claims: Claims,
+    history: History,
+    counters: Arc<Counters>,
+    _lock: Lock,
+}
+
+/// What readers see.
+struct View {
+    /// Nothing only while it is opened again.
+    records: Option<Opened>,
+    /// What stands for keys of a group that is not durable yet.
+    hidden: BTreeMap<Key, Option<Entry>>,
+}
+
+/// The engine, open.
+pub(crate) struct Opened {
+    pub(crate) db: sled::Db,
+    pub(crate) records: sled::Tree,
+}
+
+impl SledStore {
+    /// Opens the store, or makes one where there is none. Blocks; for the start of the daemon.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let started = open::open(&config)?;
+        let counters = Arc::new(Counters::default());
+        let shared = Arc::new(Shared {
+            view: RwLock::new(View { records: Some(started.opened), hidden: BTreeMap::new() }),
+            claims: Claims::new(started.floor),
+            history: History::new(started.floor),
+            counters: counters.clone(),
+            _lock: started.lock,
+            config,
+        });
+        let committer = Committer::new(started.floor, counters);
+        let desk = Desk {
+            shared: shared.clone(),
+            files: started.files,
+            reserve: started.reserve,
+            unsynced: Vec::new(),
+            weight: 0,
+            failed: None,
+        };
+        let (queue, asked) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("kato-store".to_owned())
+            .spawn(move || run(committer, desk, &asked))
+            .map_err(|error| Error::unavailable("the store cannot start its thread").caused_by(error))?;
+        Ok(Self { shared, queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// How many batches were applied since it was opened.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.shared.counters.commits.load(Ordering::Relaxed)
+    }
+
+    /// How many flushes that took.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.shared.counters.flushes.load(Ordering::Relaxed)
+    }
+
+    /// Every record that is damaged, with what is wrong with it. Blocks, and reads everything.
+    #[must_use]
+    pub fn damage(&self) -> Vec<(Key, Error)> {
+        let view = self.shared.view.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(opened) = &view.records else { return Vec::new() };
+        let mut damage = Vec::new();
+        for item in &opened.records {
+            match item {
+                Ok((key, value)) => {
+                    if let Err(error) = frame::unpack(&key, &value) {
+                        damage.push((String::from_utf8_lossy(&key).into_owned(), error));
+                    }
+                }
+                Err(error) => {
+                    damage.push((String::new(), unreadable(&self.shared.config.path, error)));
+                    break;
+                }
+            }
+        }
+        damage
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's thread panicked");
+        }
+    }
+}
+
+impl fmt::Debug for SledStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledStore").field("path", &self.shared.config.path).finish()
+    }
+}
+
+/// The store's thread.
+fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) {
+    loop {
+        let first = if desk.unsynced.is_empty() {
+            asked.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+        } else {
+            asked.recv_timeout(LAZY_WAIT)
+        };
+        let mut group = match first {
+            Ok(first) => vec![first],
+            Err(mpsc::RecvTimeoutError::Timeout) => Vec::new(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        };
+        let mut heavy: usize = group.iter().map(|asked| weight(&asked.batch)).sum();
+        while group.len() < GROUP && heavy < WINDOW {
+            let Ok(next) = asked.try_recv() else { break };
+            heavy += weight(&next.batch);
+            group.push(next);
+        }
+        let idle = group.is_empty();
+        let carried = catch_unwind(AssertUnwindSafe(|| {
+            if idle {
+                if let Err(error) = desk.sync() {
+                    tracing::error!(%error, "lazy commits could not be made durable");
+                }
+            } else {
+                committer.serve(&mut desk, group);
+            }
+        }));
+        if carried.is_err() {
+            desk.failed.get_or_insert_with(|| {
+                Error::internal("the store's engine panicked (see the log): start kato again, and report it")
+                    .pending()
+            });
+        }
+    }
+    if !desk.unsynced.is_empty()
+        && let Err(error) = catch_unwind(AssertUnwindSafe(|| desk.sync()))
+            .unwrap_or_else(|_| Err(Error::internal("the engine panicked")))
+    {
+        tracing::error!(%error, "lazy commits could not be made durable at the end");
+    }
+}
+
+/// What the store's thread works with.
+struct Desk {
+    shared: Arc<Shared>,
+    files: Files,
+    reserve: Reserve,
+    /// What was written since the last sync, to be written again should the engine have to be opened again.
+    unsynced: Vec<(Revision, Batch)>,
+    weight: usize,
+    failed: Option<Error>,
+}
+
+impl Desk {
+    fn check(&self) -> Result<(), Error> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// Does something with the engine; on a full disk once more, with the reserve given up.
+    fn with_room(&mut self, act: impl Fn(&Opened) -> Result<(), sled::Error>) -> Result<(), Error> {
+        match self.shared.with(&act)? {
+            Ok(()) => Ok(()),
+            Err(sled::Error::Io(error)) if is_full(&error) => self.start_again(&error),
+            Err(error) => Err(unwritable(&self.shared.config.path, &error)),
+        }
+        .inspect_err(|error| self.failed = Some(error.clone()))
+    }
+
+    /// Opens the engine again after it met a full disk, and writes again what may not have reached it.
+    fn start_again(&mut self, error: &std::io::Error) -> Result<(), Error> {
+        let path = &self.shared.config.path;
+        tracing::warn!(store = %path.display(), %error, "the disk is full: the reserve is given up");
+        self.reserve.give_up()?;
+        let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
+        view.records = None;
+        place::tidy(path)?;
+        let opened = open::open_engine(&self.shared.config, &place::engine(path))?;
+        self.files = Files::open(&place::engine(path))?;
+        for (revision, batch) in &self.unsynced {
+            opened.records.apply_batch(packed(*revision, batch)).map_err(|error| unwritable(path, &error))?;
+        }
+        opened.db.flush().map_err(|error| unwritable(path, &error))?;
+        view.records = Some(opened);
+        Ok(())
+    }
+}
+
+impl Engine for Desk {
+    fn revision_of(&self, key: &str) -> Result<Option<Revision>, Error> {
+        self.check()?;
+        let found = self.shared.with(|opened| opened.records.get(key))?;
+        match found.map_err(|error| unreadable(&self.shared.config.path, error))? {
+            Some(value) => frame::unpack(key.as_bytes(), &value).map(|entry| Some(entry.revision)),
+            None => Ok(None),
+        }
+    }
+
+    fn admit(&mut self, batch: &Batch) -> Result<(), Error> {
+        self.check()?;
+        let nothing = batch.puts.is_empty() && batch.deletes.is_empty();
+        self.reserve.admit(batch.frees_space || nothing)
+    }
+
+    fn write(&mut self, revision: Revision, batch: &Batch) -> Result<(), Error> {
+        let weight = weight(batch);
+        if weight == 0 {
+            return Ok(());
+        }
+        if self.weight > 0 && self.weight + weight > WINDOW {
+            self.sync()?;
+        }
+        self.shared.hide(batch)?;
+        self.weight += weight;
+        self.unsynced.push((revision, Batch { guards: Vec::new(), ..batch.clone() }));
+        self.with_room(|opened| opened.records.apply_batch(packed(revision, batch)))
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.check()?;
+        if self.unsynced.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.with_room(|opened| opened.db.flush().map(drop))?;
+        self.files.sync().inspect_err(|error| self.failed = Some(error.clone()))?;
+        metrics::histogram!("kato_journal_fsync_seconds").record(began.elapsed());
+        self.unsynced.clear();
+        self.weight = 0;
+        Ok(())
+    }
+
+    fn publish(&mut self, applied: Vec<Applied>) {
+        let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
+        view.hidden.clear();
+        self.shared.history.push(applied);
+    }
+}
+
+impl Shared {
+    fn with<T>(&self, act: impl FnOnce(&Opened) -> T) -> Result<T, Error> {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.records.as_ref().map(act).ok_or_else(|| closed(&self.config.path))
+    }
+
+    /// Keeps what readers are to see of the keys of a batch until it is published.
+    fn hide(&self, batch: &Batch) -> Result<(), Error> {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        for key in batch.deletes.iter().chain(batch.puts.iter().map(|(key, _)| key)) {
+            if !view.hidden.contains_key(key) {
+                let seen = match view.stored(&self.config.path, key) {
+                    // A damaged record is replaced or removed all the same; readers see nothing meanwhile.
+                    Err(error) if !error.subject.is_empty() => None,
+                    seen => seen?,
+                };
+                view.hidden.insert(key.clone(), seen);
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self, key: &str) -> Result<Option<Entry>, Error> {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        match view.hidden.get(key) {
+            Some(seen) => Ok(seen.clone()),
+            None => view.stored(&self.config.path, key),
+        }
+    }
+
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let opened = view.records.as_ref().ok_or_else(|| closed(&self.config.path))?;
+        let mut entries = Vec::new();
+        for item in opened.records.range::<&str, _>((from, Bound::Unbounded)) {
+            if entries.len() >= limit {
+                break;
+            }
+            let (key, value) = item.map_err(|error| unreadable(&self.config.path, error))?;
+            if !key.starts_with(prefix.as_bytes()) {
+                break;
+            }
+            if std::str::from_utf8(&key).is_ok_and(|key| view.hidden.contains_key(key)) {
+                continue;
+            }
+            entries.push(frame::unpack(&key, &value)?);
+        }
+        // The first `limit` of both are among the first `limit` of the one and all of the other.
+        let hidden = view.hidden.range::<str, _>((from, Bound::Unbounded));
+        let hidden = hidden.take_while(|(key, _)| key.starts_with(prefix));
+        entries.extend(hidden.filter_map(|(_, seen)| seen.clone()));
+        entries.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        entries.truncate(limit);
+        Ok(entries)
+    }
+}
+
+impl View {
+    fn stored(&self, path: &Path, key: &str) -> Result<Option<Entry>, Error> {
+        let opened = self.records.as_ref().ok_or_else(|| closed(path))?;
+        match opened.records.get(key).map_err(|error| unreadable(path, error))? {
+            Some(value) => frame::unpack(key.as_bytes(), &value).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What sled takes for a batch: deletes first, the last put counts.
+fn packed(revision: Revision, batch: &Batch) -> sled::Batch {
+    let mut packed = sled::Batch::default();
+    for key in &batch.deletes {
+        packed.remove(key.as_bytes());
+    }
+    for (key, value) in &batch.puts {
+        packed.insert(key.as_bytes(), frame::pack(key, revision, value));
+    }
+    packed
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+fn unwritable(path: &Path, error: &sled::Error) -> Error {
+    Error::unavailable(format!(
+        "the store at {} cannot be written ({error}): check its disk, then start kato again",
+        path.display()
+    ))
+    .pending()
+}
+
+/// sled's errors of reading, and of opening.
+pub(crate) fn unreadable(path: &Path, error: sled::Error) -> Error {
+    let remedy = format!(
+        "run `kato recover --scan` to rebuild the records from the backends, or load the newest dump of \
+         {}/dumps into an empty folder",
+        path.display()
+    );
+    match error {
+        sled::Error::Io(error) => Error::unavailable(format!(
+            "the store at {} cannot be read ({error}): check its disk, then start kato again",
+            path.display()
+        ))
+        .caused_by(error),
+        error => Error::internal(format!("the store at {} is damaged ({error}): {remedy}", path.display()))
+            .caused_by(error),
+    }
+}
+
+fn closed(path: &Path) -> Error {
+    Error::unavailable(format!(
+        "the store at {} is being opened again: check that its disk is not full",
+        path.display()
+    ))
+}
+
+#[async_trait]
+impl Store for SledStore {
+    async fn load(&self, key: &str) -> Result<Option<Entry>, Error> {
+        self.shared.load(key)
+    }
+
+    async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
+        if limit <= QUICK_PAGE {
+            return self.shared.scan(prefix, after, limit);
+        }
+        let shared = self.shared.clone();
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        tokio::task::spawn_blocking(move || shared.scan(&prefix, after.as_deref(), limit))
+            .await
+            .unwrap_or_else(|error| Err(Error::internal("reading the store was cut off").caused_by(error)))
+    }
+
+    async fn commit(&self, batch: Batch, durability: Durability) -> Result<Revision, Error> {
+        let began = Instant::now();
+        let (answer, heard) = oneshot::channel();
+        let gone = || Error::unavailable("the store was closed: start kato again").pending();
+        let queue = self.queue.as_ref().ok_or_else(gone)?;
+        queue.send(Asked { batch, durability, answer }).map_err(|_| gone())?;
+        let outcome = heard.await.unwrap_or_else(|_| Err(gone()));
+        metrics::histogram!("kato_journal_commit_seconds").record(began.elapsed());
+        outcome
+    }
+
+    async fn claim(&self, key: &str) -> Result<Box<dyn Claim>, Error> {
+        Ok(self.shared.claims.claim(key).await)
+    }
+
+    async fn watch_from(&self, prefix: &str, revision: Revision) -> Result<Changes, Error> {
+        self.shared.history.watch_from(prefix, revision).await
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        self.commit(Batch::default(), Durability::Durable).await.map(|_| ())
+    }
+}
