@@ -3,19 +3,29 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
 use crate::{
-    Catalog,
+    Catalog, doctor, drive,
     error::{Error, Outcome},
-    model::{BackendName, NodeId, Snapshot, SnapshotName, VolumeName},
+    house::House,
+    journal::{Change, Journal},
+    model::{BackendName, BackendRecord, ClusterId, NodeId, Snapshot, SnapshotName, VolumeId, VolumeName},
     ops::{
         Context, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, ListPage,
         MountVolume, MountedVolume, UnmountVolume, VolumeView, Why,
     },
-    ports::{Clock, Host, Ids, Store},
+    ports::{
+        Clock, Host, Ids, Store,
+        backend::{Check, Description},
+        store::Durability,
+    },
+    reconcile,
+    records::keys,
 };
 
 /// The ports that the hall stands on.
@@ -31,11 +41,19 @@ pub struct Ports {
     pub ids: Arc<dyn Ids>,
 }
 
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
 /// What the operator decides for the hall.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What this host is called.
     pub node: NodeId,
+    /// The id that the data folder remembers, so that a lost journal does not make our volumes strangers.
+    pub cluster: Option<ClusterId>,
     /// Where it is.
     pub topology: BTreeMap<String, String>,
     /// How long a mount that nobody holds is kept.
@@ -48,127 +66,237 @@ pub struct Config {
 
 /// The one object behind every door.
 pub struct Orchestrator {
-    ports: Ports,
-    config: Config,
-    catalog: RwLock<Arc<Catalog>>,
+    house: Arc<House>,
 }
 
 impl Orchestrator {
     /// Reads what is in the journal, takes up what was unfinished, and is ready.
     pub async fn open(ports: Ports, catalog: Catalog, config: Config) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self { ports, config, catalog: RwLock::new(Arc::new(catalog)) }))
+        let journal = Journal::new(Arc::clone(&ports.store));
+        let cluster = cluster(&journal, &ports, &config).await?;
+        let boot_id = ports.host.facts().await?.boot_id;
+        let house = Arc::new(House {
+            ports,
+            config,
+            journal,
+            drivers: Arc::default(),
+            cluster,
+            boot_id,
+            catalog: RwLock::new(Arc::new(catalog)),
+            trusted: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        });
+        reconcile::start(&house).await?;
+        Ok(Arc::new(Self { house }))
     }
 
     /// Makes a volume, or finds the one that satisfies the wish.
     pub async fn create(&self, ctx: &Context, wish: CreateVolume) -> Result<Outcome<VolumeView>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.create(ctx, &wish).await
     }
+
     /// Deletes a volume that nobody holds.
     pub async fn delete(&self, ctx: &Context, wish: DeleteVolume) -> Result<Outcome<()>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.delete(ctx, &wish).await
     }
+
     /// Gives a holder a path into a volume on this node.
     pub async fn mount(&self, ctx: &Context, wish: MountVolume) -> Result<Outcome<MountedVolume>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.mount(ctx, &wish).await
     }
+
     /// Takes a holder's path back.
     pub async fn unmount(&self, ctx: &Context, wish: UnmountVolume) -> Result<Outcome<()>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.unmount(ctx, &wish).await
     }
+
     /// Makes a volume larger.
     pub async fn grow(&self, ctx: &Context, wish: GrowVolume) -> Result<Outcome<VolumeView>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.grow(ctx, &wish).await
     }
+
     /// Cuts a snapshot.
     pub async fn create_snapshot(
         &self,
         ctx: &Context,
         wish: CreateSnapshot,
     ) -> Result<Outcome<Snapshot>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.create_snapshot(ctx, &wish).await
     }
+
     /// Deletes a snapshot.
     pub async fn delete_snapshot(&self, ctx: &Context, wish: DeleteSnapshot) -> Result<Outcome<()>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.delete_snapshot(ctx, &wish).await
     }
+
     /// What the records say of a volume. Touches no backend.
     pub async fn inspect(&self, name: &VolumeName) -> Result<VolumeView, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.inspect(name).await
     }
+
     /// What the records say of all volumes, by pages in the order of names.
     pub async fn list(&self, after: Option<&str>, limit: usize) -> Result<ListPage<VolumeView>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.list(after, limit).await
     }
+
     /// The names of all volumes, by pages: cheaper than [`Orchestrator::list`].
     pub async fn names(&self, after: Option<&str>, limit: usize) -> Result<ListPage<VolumeName>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.names(after, limit).await
     }
+
     /// What the records say of a snapshot.
     pub async fn inspect_snapshot(&self, name: &SnapshotName) -> Result<Snapshot, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.find_snapshot(name).await
     }
+
     /// What the records say of all snapshots.
     pub async fn list_snapshots(
         &self,
         after: Option<&str>,
         limit: usize,
     ) -> Result<ListPage<Snapshot>, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.list_snapshots(after, limit).await
     }
+
     /// What a volume waits for, and who holds it.
     pub async fn why(&self, name: &VolumeName) -> Result<Why, Error> {
-        Err(Error::internal("unbuilt"))
+        self.house.why(name).await
     }
+
     /// The configured backends: what they are, what they can do, and whether they can be used.
     pub async fn backends(&self) -> Result<Vec<BackendView>, Error> {
-        Err(Error::internal("unbuilt"))
+        let catalog = self.catalog();
+        let mut views = Vec::new();
+        for (name, backend) in &catalog.backends {
+            let found = self.house.check(name, backend).await;
+            views.push(self.backend_view(name, Some(backend.describe()), found).await?);
+        }
+        for (name, why) in &catalog.broken {
+            let found = Err(Error::unavailable(why.clone()).about(format!("backend {name}")));
+            views.push(self.backend_view(name, None, found).await?);
+        }
+        views.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(views)
     }
-    /// A person confirms that the backend under this name is to be believed, although it is another than before.
-    pub async fn rebind(&self, backend: &BackendName) -> Result<BackendView, Error> {
-        Err(Error::internal("unbuilt"))
+
+    async fn backend_view(
+        &self,
+        name: &BackendName,
+        description: Option<Description>,
+        found: Result<Check, Error>,
+    ) -> Result<BackendView, Error> {
+        let bound = self.house.journal.record(keys::backend(name)).await?.value;
+        Ok(BackendView { name: name.clone(), description, bound, found })
     }
+
+    /// A person confirms that the backend under this name is to be believed, although it is another than
+    /// before.
+    pub async fn rebind(&self, name: &BackendName) -> Result<BackendView, Error> {
+        let backend = self.catalog().backend(name)?;
+        let check = backend.check().await?;
+        self.house.bind(name, &backend, &check).await?;
+        self.backend_view(name, Some(backend.describe()), Ok(check)).await
+    }
+
     /// Compares records, backends and this node, and with `fix` mends what can be mended safely.
     pub async fn doctor(&self, fix: bool) -> Result<Vec<Finding>, Error> {
-        Err(Error::internal("unbuilt"))
+        doctor::examine(&self.house, fix).await
     }
+
     /// Rebuilds the records of volumes that a backend has and no record knows, from their marks.
     pub async fn recover(&self) -> Result<Vec<Finding>, Error> {
-        Err(Error::internal("unbuilt"))
+        doctor::recover(&self.house).await
     }
-    /// Takes down what is over: idle mounts, dead holders, settled tombstones. The daemon calls it every few seconds.
+
+    /// Takes down what is over: idle mounts, dead holders, settled tombstones. The daemon calls it every few
+    /// seconds.
     pub async fn tidy(&self) -> Result<(), Error> {
-        Err(Error::internal("unbuilt"))
+        reconcile::tidy(&self.house).await
     }
+
     /// Numbers for the metrics page and for `kato node inspect`.
     pub async fn gauges(&self) -> Result<Gauges, Error> {
-        Err(Error::internal("unbuilt"))
+        let journal = &self.house.journal;
+        let (unfinished, now) = (journal.segments(keys::WORK_VOLUMES).await?, self.house.now());
+        let mut oldest = std::time::Duration::ZERO;
+        for id in unfinished.iter().filter_map(|segment| VolumeId::parse(segment)) {
+            let family = journal.family(id).await?.value;
+            oldest = drive::intents(&family)
+                .map(|intent| now.since(intent.since))
+                .fold(oldest, std::time::Duration::max);
+        }
+        Ok(Gauges {
+            volumes: journal.segments(keys::VOLUME_NAMES).await?.len() as u64,
+            snapshots: journal.segments(keys::SNAPSHOT_NAMES).await?.len() as u64,
+            intents: (unfinished.len() + journal.segments(keys::WORK_SNAPSHOTS).await?.len()) as u64,
+            oldest_intent: oldest,
+            mounts: reconcile::mounts_here(&self.house).await?.len() as u64,
+            tombstones: journal.segments(keys::TOMBSTONES).await?.len() as u64,
+        })
     }
+
     /// Lets the steps in flight end and starts no more. Touches no mount.
-    pub async fn stop(&self) {}
+    pub async fn stop(&self) {
+        self.house.stopping.cancel();
+        self.house.tasks.close();
+        self.house.tasks.wait().await;
+    }
 
     /// What this host is called.
     #[must_use]
     pub fn node(&self) -> &NodeId {
-        &self.config.node
+        self.house.node()
     }
-    /// The machine, for reads that no record answers (usage, health).
+
+    /// The id of this set of records.
     #[must_use]
-    pub fn host(&self) -> &Arc<dyn Host> {
-        &self.ports.host
+    pub fn cluster(&self) -> ClusterId {
+        self.house.cluster
     }
+
     /// The time that deadlines are counted in.
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
-        &self.ports.clock
+        &self.house.ports.clock
     }
+
+    /// The machine, for reads that no record answers (usage, health).
+    #[must_use]
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.house.ports.host
+    }
+
     /// What is configured now.
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
-        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+        self.house.catalog()
     }
+
     /// Takes a new configuration; work in flight ends as it began.
     pub fn set_catalog(&self, catalog: Catalog) {
-        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
+        *self.house.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
+        self.house.trusted.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// The id of this set of records: the journal's, else the configured one, else a fresh one, recorded first.
+async fn cluster(journal: &Journal, ports: &Ports, config: &Config) -> Result<ClusterId, Error> {
+    let seen = journal.record::<ClusterId>(keys::cluster()).await?;
+    match (seen.value, config.cluster) {
+        (Some(known), Some(wanted)) if known != wanted => Err(Error::precondition(format!(
+            "the journal belongs to cluster {known}, but this data folder to cluster {wanted}: put the right one in its \
+             place, or remove the folder's marker if the journal is right"
+        ))),
+        (Some(known), _) => Ok(known),
+        (None, wanted) => {
+            let id = wanted.unwrap_or_else(|| ClusterId(ports.ids.next()));
+            let mut change = Change::default();
+            change.guard_absent(keys::cluster());
+            change.put(keys::cluster(), &id);
+            journal.commit(change, Durability::Durable).await?;
+            Ok(id)
+        }
     }
 }
 
@@ -178,11 +306,11 @@ pub struct BackendView {
     /// What the operator calls it.
     pub name: BackendName,
     /// What it says of itself; nothing when it could not be loaded.
-    pub description: Option<crate::ports::backend::Description>,
+    pub description: Option<Description>,
     /// What it was when it was first used.
-    pub bound: Option<crate::model::BackendRecord>,
+    pub bound: Option<BackendRecord>,
     /// What it is now; an error says why it cannot be used.
-    pub found: Result<crate::ports::backend::Check, Error>,
+    pub found: Result<Check, Error>,
 }
 
 /// Something that does not fit together.
@@ -203,8 +331,10 @@ pub struct Finding {
 /// Numbers of the house.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
-    /// Volumes by state name.
-    pub volumes: BTreeMap<&'static str, u64>,
+    /// Volumes.
+    pub volumes: u64,
+    /// Snapshots.
+    pub snapshots: u64,
     /// Records with unfinished wishes.
     pub intents: u64,
     /// How long the oldest unfinished wish has waited.
@@ -217,6 +347,6 @@ pub struct Gauges {
 
 impl fmt::Debug for Orchestrator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Orchestrator").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Orchestrator").field("config", &self.house.config).finish_non_exhaustive()
     }
 }

@@ -9,14 +9,31 @@
 
 pub mod catalog;
 pub mod error;
-mod hall;
 pub mod model;
 pub mod ops;
 pub mod ports;
 pub mod records;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+mod cut;
+mod doctor;
+mod drive;
+mod drivers;
+mod family;
+mod hall;
+mod hold;
+mod house;
+mod journal;
+mod mark;
+mod plan;
+mod reconcile;
+mod steps;
+mod trust;
 
 pub use self::{
     catalog::Catalog,
     error::{Error, Finality, Kind, Outcome, Retry},
     hall::{BackendView, Config, Finding, Gauges, Orchestrator, Ports},
+    mark::Mark,
 };

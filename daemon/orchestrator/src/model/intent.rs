@@ -36,6 +36,15 @@ pub struct Failure {
 }
 
 impl Intent {
+    /// The `next_try` of work that waits for something else to change, not for time to pass.
+    pub const PARKED: Timestamp = Timestamp(u64::MAX);
+
+    /// Whether it waits for something else to change.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.next_try == Self::PARKED
+    }
+
     /// A wish of this moment.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {

@@ -43,8 +43,6 @@ pub struct Snapshot {
     pub created: Timestamp,
     /// What its owner wrote on it.
     pub labels: BTreeMap<String, String>,
-    /// Whether the source's filesystem is (or may be) held frozen for the cut.
-    pub freezing: bool,
     /// The unfinished wish, if there is one.
     pub intent: Option<Intent>,
 }

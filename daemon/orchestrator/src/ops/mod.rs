@@ -1,6 +1,14 @@
 //! What can be asked of the hall: one file per verb, one command struct per request. An op is *validate,
 //! record the wish, wait*; it never drives. Both doors and the admin door call these and nothing else.
 
+mod create;
+mod delete;
+mod grow;
+pub(crate) mod mount;
+mod read;
+mod snapshot;
+pub(crate) mod unmount;
+
 use std::collections::BTreeMap;
 
 use crate::model::{

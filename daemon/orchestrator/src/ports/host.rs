@@ -123,8 +123,9 @@ pub trait Filesystems: Send + Sync {
     /// Holds all writes, until [`Filesystems::thaw`] or at most this long.
     async fn freeze(&self, volume: VolumeId, path: &str, at_most: Duration) -> Result<(), Error>;
 
-    /// Lets them go on. What is not frozen is thawed.
-    async fn thaw(&self, volume: VolumeId, path: &str) -> Result<(), Error>;
+    /// Lets them go on, and answers whether they were held until now: false says that the limit ran out, or
+    /// that nothing was frozen.
+    async fn thaw(&self, volume: VolumeId, path: &str) -> Result<bool, Error>;
 
     /// Makes a mounted filesystem as large as its device.
     async fn grow(&self, volume: VolumeId, path: &str) -> Result<Grown, Error>;

@@ -50,8 +50,6 @@ struct SnapshotForm {
     created: Timestamp,
     #[serde(default, skip_serializing_if = "empty")]
     labels: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "empty")]
-    freezing: bool,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     intent: Option<Intent>,
 }

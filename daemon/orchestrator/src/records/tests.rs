@@ -142,7 +142,6 @@ fn full_snapshot() -> Snapshot {
         cut: Some(Timestamp(5)),
         created: Timestamp(4),
         labels: map(&[("by", "cron")]),
-        freezing: true,
         intent: Some(intent()),
     }
 }

@@ -1,0 +1,259 @@
+//! Drives a snapshot: Creating → Cut → Ready → Deleting → (removed). Short enough to be its own plan.
+//!
+//! A snapshot is recorded as its volume's dependant before the first call, and let go when its moment is
+//! fixed, unless the backend says that snapshots need their volume.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use crate::{
+    drivers::{Driver, Failed, Sight},
+    error::{Error, Kind},
+    hold,
+    house::House,
+    mark::Mark,
+    model::{Dependant, Failure, Intent, Snapshot, SnapshotId, SnapshotState, Timestamp},
+    ports::{
+        Backend,
+        backend::{Cut, Effect, Pending, Shot, Snapshots, Which},
+        store::Durability,
+    },
+    steps::backend::which,
+};
+
+/// Drives a snapshot until it rests.
+pub(crate) async fn snapshot(house: &Arc<House>, driver: &Driver, id: SnapshotId) {
+    while !house.stopping.is_cancelled() {
+        let (turn, hurry) = driver.begin();
+        let pause = match one_turn(house, driver, id, turn, hurry).await {
+            Ok(Some(until)) => until,
+            Ok(None) => {
+                if house.drivers.retire(driver) {
+                    return;
+                }
+                continue;
+            }
+            Err(error) => {
+                warn!(snapshot.id = %id, error = %error, "could not read or write the records, trying again");
+                driver.failed("records", Failed { turn, error, attempts: 1 });
+                driver.report(turn, Sight::Nothing);
+                house.now().plus(House::pause(1))
+            }
+        };
+        tokio::select! {
+            () = house.ports.clock.sleep_until(pause) => {}
+            () = driver.rung() => {}
+            () = house.stopping.cancelled() => {}
+        }
+    }
+    house.drivers.gone(driver);
+}
+
+/// Takes the next step. Answers when to look again, or nothing when there is nothing more to do.
+async fn one_turn(
+    house: &Arc<House>,
+    driver: &Driver,
+    id: SnapshotId,
+    turn: u64,
+    hurry: bool,
+) -> Result<Option<Timestamp>, Error> {
+    let seen = house.journal.snapshot(id).await?.value;
+    driver.report(turn, Sight::Snapshot(Arc::new(seen.clone())));
+    let Some(snapshot) = seen.filter(|snapshot| snapshot.state != SnapshotState::Ready) else {
+        return Ok(None);
+    };
+    let now = house.now();
+    if let Some(intent) = &snapshot.intent {
+        if intent.next_try > now && !(hurry && intent.resume.is_none()) {
+            return Ok(Some(intent.next_try));
+        }
+    }
+    let step = match snapshot.state {
+        SnapshotState::Creating => "cut",
+        SnapshotState::Cut => "ready",
+        SnapshotState::Ready | SnapshotState::Deleting => "delete-snapshot",
+    };
+    let _claim = house.ports.store.claim(&driver.subject.to_string()).await?;
+    match take(house, &snapshot).await {
+        Ok(()) => driver.succeeded(step),
+        Err(error) => {
+            warn!(snapshot.id = %id, snapshot.name = %snapshot.name, step, error = %error, "a step failed");
+            let attempts = fail(house, &snapshot, &error).await?;
+            driver.failed(step, Failed { turn, error, attempts });
+        }
+    }
+    Ok(Some(now))
+}
+
+async fn take(house: &Arc<House>, snapshot: &Snapshot) -> Result<(), Error> {
+    let backend = house.backend(&snapshot.backend).await?;
+    let Some(ability) = backend.snapshots() else {
+        return Err(Error::unsupported("its backend cannot make snapshots"));
+    };
+    match snapshot.state {
+        SnapshotState::Creating => cut(house, snapshot, &backend, ability).await,
+        SnapshotState::Cut => ready(house, snapshot, ability).await,
+        SnapshotState::Ready | SnapshotState::Deleting => delete(house, snapshot, ability).await,
+    }
+}
+
+fn named(house: &House, snapshot: &Snapshot) -> Which {
+    Which { token: snapshot.token(house.cluster), handle: snapshot.handle.clone() }
+}
+
+async fn cut(
+    house: &Arc<House>,
+    snapshot: &Snapshot,
+    backend: &Arc<dyn Backend>,
+    ability: &dyn Snapshots,
+) -> Result<(), Error> {
+    let source = house.journal.family(snapshot.volume).await?.value.volume;
+    let source = source.ok_or_else(|| Error::not_found("the volume that it was to be cut from is gone"))?;
+    let held = hold::still(house, source.id, ability.how(which(house, &source)).await?).await?;
+    let asked = house.now();
+    let wish = Cut {
+        token: snapshot.token(house.cluster),
+        mark: Mark::of(&source, house.cluster).encode(),
+        name: snapshot.name.as_str().to_owned(),
+        volume: which(house, &source),
+        parameters: snapshot.parameters.clone(),
+        resume: snapshot.intent.as_ref().and_then(|intent| intent.resume.clone()),
+    };
+    let answer = ability.cut(wish).await;
+    if let Err(broken) = held.release(house).await {
+        ability.delete_snapshot(named(house, snapshot), None).await?;
+        return Err(broken);
+    }
+    match answer {
+        Ok(Effect::Done(shot)) => record_cut(house, snapshot, backend, &shot, asked).await,
+        Ok(Effect::Pending(pending)) => later(house, snapshot, &pending).await,
+        Err(error) if error.token_burnt => {
+            edit(house, snapshot, |record| record.generation = record.generation.saturating_add(1)).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn record_cut(
+    house: &House,
+    snapshot: &Snapshot,
+    backend: &Arc<dyn Backend>,
+    shot: &Shot,
+    asked: Timestamp,
+) -> Result<(), Error> {
+    let keeps_volume = backend.describe().abilities.snapshot_needs_volume;
+    house
+        .journal
+        .edit(&[snapshot.volume], &[snapshot.id], Durability::Durable, |draft, _| {
+            if let Some(now) = draft.snapshot(snapshot.id) {
+                now.handle = Some(shot.handle.clone());
+                now.size = shot.size;
+                now.cut = Some(shot.cut.unwrap_or(asked));
+                if now.state == SnapshotState::Creating {
+                    now.state = if shot.ready { SnapshotState::Ready } else { SnapshotState::Cut };
+                    now.intent = None;
+                }
+            }
+            if let Some(volume) = draft.family(snapshot.volume).volume.as_mut() {
+                if !keeps_volume {
+                    volume.dependants.remove(&Dependant::Snapshot(snapshot.id));
+                }
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+async fn ready(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> Result<(), Error> {
+    let found = ability.inspect_snapshots(vec![named(house, snapshot)]).await?.into_iter().next().flatten();
+    let Some(shot) = found else {
+        return Err(Error::internal("the backend has lost this snapshot: delete it and cut another"));
+    };
+    if !shot.ready {
+        let pending = Pending {
+            retry_after: House::pause(3),
+            note: "the backend is still at work".into(),
+            ..Pending::default()
+        };
+        return later(house, snapshot, &pending).await;
+    }
+    edit(house, snapshot, |now| {
+        now.size = shot.size;
+        if now.state == SnapshotState::Cut {
+            now.state = SnapshotState::Ready;
+            now.intent = None;
+        }
+    })
+    .await
+}
+
+async fn delete(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> Result<(), Error> {
+    let resume = snapshot.intent.as_ref().and_then(|intent| intent.resume.clone());
+    match ability.delete_snapshot(named(house, snapshot), resume).await? {
+        Effect::Pending(pending) => later(house, snapshot, &pending).await,
+        Effect::Done(()) => forget(house, snapshot).await,
+    }
+}
+
+/// Removes the record, and lets the volume go.
+async fn forget(house: &House, snapshot: &Snapshot) -> Result<(), Error> {
+    house
+        .journal
+        .edit(&[snapshot.volume], &[snapshot.id], Durability::Lazy, |draft, change| {
+            *draft.snapshot(snapshot.id) = None;
+            if let Some(volume) = draft.family(snapshot.volume).volume.as_mut() {
+                volume.dependants.remove(&Dependant::Snapshot(snapshot.id));
+            }
+            change.frees_space();
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+/// Records that a step failed. A refusal of the cut takes the wish back.
+async fn fail(house: &House, snapshot: &Snapshot, error: &Error) -> Result<u32, Error> {
+    if snapshot.state == SnapshotState::Creating && error.is_final() && error.kind != Kind::Busy {
+        forget(house, snapshot).await?;
+        return Ok(1);
+    }
+    let now = house.now();
+    let mut attempts = 0;
+    edit(house, snapshot, |record| {
+        let mut intent = record.intent.take().unwrap_or_else(|| Intent::new(now));
+        intent.attempts = intent.attempts.saturating_add(1);
+        intent.last_error = Some(Failure::of(error, now));
+        intent.next_try = now.plus(error.retry_after.unwrap_or_else(|| House::pause(intent.attempts)));
+        attempts = intent.attempts;
+        record.intent = Some(intent);
+    })
+    .await?;
+    Ok(attempts)
+}
+
+async fn later(house: &House, snapshot: &Snapshot, pending: &Pending) -> Result<(), Error> {
+    let now = house.now();
+    edit(house, snapshot, |record| {
+        record.intent = Some(crate::steps::asked_later(record.intent.as_ref(), pending, now));
+    })
+    .await
+}
+
+async fn edit(
+    house: &House,
+    snapshot: &Snapshot,
+    mut edit: impl FnMut(&mut Snapshot) + Send,
+) -> Result<(), Error> {
+    house
+        .journal
+        .edit_snapshot(snapshot.id, Durability::Durable, |record, _| {
+            if let Some(record) = record {
+                edit(record);
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}

@@ -1,0 +1,188 @@
+//! Carries out what `plan` says, one step at a time, until nothing is wished any more. No policy lives here.
+//!
+//! ```text
+//!   read the records ──► plan ──► claim ──► read again ──► the step (a port call) ──► record what came of it
+//!        ▲                │ wait, or rest                                                     │
+//!        └────────────────┴───────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A crash between any two arrows is harmless: the records still say what is wished, every port call finds
+//! what an earlier one did, and what a step found is recorded lazily only where repeating it finds the same.
+//! A failure is recorded in the intent of the record that it belongs to, with a pause before the next try.
+
+use std::sync::Arc;
+
+use tracing::{Instrument, debug, warn};
+
+use crate::{
+    drivers::{Driver, Failed, Sight, Subject},
+    error::{Error, Finality},
+    family::Family,
+    house::House,
+    model::{Failure, Intent, VolumeId},
+    plan::{self, Next, Role, Step},
+    ports::store::Durability,
+    records::{Marker, keys},
+    steps,
+};
+
+/// Drives a volume until it rests.
+pub(crate) async fn volume(house: &Arc<House>, driver: &Driver, id: VolumeId) {
+    while !house.stopping.is_cancelled() {
+        let (turn, hurry) = driver.begin();
+        let pause = match one_turn(house, driver, id, turn, hurry).await {
+            Ok(Turn::Again) => continue,
+            Ok(Turn::Wait(until)) => until,
+            Ok(Turn::Rest) => {
+                if house.drivers.retire(driver) {
+                    return;
+                }
+                continue;
+            }
+            Err(error) => {
+                warn!(volume.id = %id, error = %error, "could not read or write the records, trying again");
+                driver.failed("records", Failed { turn, error, attempts: 1 });
+                driver.report(turn, Sight::Nothing);
+                house.now().plus(House::pause(1))
+            }
+        };
+        tokio::select! {
+            () = house.ports.clock.sleep_until(pause) => {}
+            () = driver.rung() => {}
+            () = house.stopping.cancelled() => {}
+        }
+    }
+    house.drivers.gone(driver);
+}
+
+enum Turn {
+    Again,
+    Wait(crate::model::Timestamp),
+    Rest,
+}
+
+async fn one_turn(
+    house: &Arc<House>,
+    driver: &Driver,
+    id: VolumeId,
+    turn: u64,
+    hurry: bool,
+) -> Result<Turn, Error> {
+    let mark = house.journal.record::<Marker>(keys::work_volume(id)).await?;
+    let family = house.journal.family(id).await?.value;
+    let next = decide(house, &family, hurry);
+    let step = match next {
+        Next::Step(step) => step,
+        Next::Wait(until) => {
+            driver.report(turn, Sight::Volume(Arc::new(family)));
+            return Ok(Turn::Wait(until));
+        }
+        Next::Rest => {
+            if !family.is_unfinished() {
+                house.journal.rest(id, &mark).await?;
+            }
+            driver.succeeded("records");
+            driver.report(turn, Sight::Volume(Arc::new(family)));
+            return Ok(Turn::Rest);
+        }
+    };
+
+    let key = match step.is_local() {
+        true => format!("{}/{}", Subject::Volume(id), house.node()),
+        false => Subject::Volume(id).to_string(),
+    };
+    let _claim = house.ports.store.claim(&key).await?;
+    let family = house.journal.family(id).await?.value;
+    if decide(house, &family, hurry) != Next::Step(step.clone()) {
+        return Ok(Turn::Again);
+    }
+
+    let Some(volume) = family.volume.clone() else { return Ok(Turn::Again) };
+    let span = tracing::info_span!("step", step = step.name(), volume.id = %id, volume.name = %volume.name, backend = %volume.backend);
+    let started = house.now();
+    let result = steps::execute(house, &family, &volume, &step).instrument(span.clone()).await;
+    metrics::histogram!("kato_step_seconds", "step" => step.name())
+        .record(house.now().since(started).as_secs_f64());
+    match result {
+        Ok(()) => {
+            driver.succeeded(step.name());
+            debug!(parent: &span, "took a step");
+            Ok(Turn::Again)
+        }
+        Err(error) => {
+            warn!(parent: &span, error = %error, kind = error.kind.name(), "a step failed");
+            let (family, attempts) = fail(house, id, &step, &error).await?;
+            driver.failed(step.name(), Failed { turn, error, attempts });
+            driver.report(turn, Sight::Volume(Arc::new(family)));
+            Ok(Turn::Again)
+        }
+    }
+}
+
+fn decide(house: &House, family: &Family, hurry: bool) -> Next {
+    let abilities = family
+        .volume
+        .as_ref()
+        .and_then(|volume| {
+            house.catalog().backends.get(&volume.backend).map(|backend| backend.describe().abilities)
+        })
+        .unwrap_or_default();
+    plan::next(family, &Role { node: house.node(), abilities, hurry }, house.now())
+}
+
+/// The intent that tells how a step goes.
+pub(crate) fn intent_of<'a>(
+    house: &House,
+    family: &'a mut Family,
+    step: &Step,
+) -> Option<&'a mut Option<Intent>> {
+    match step {
+        Step::Create | Step::Delete | Step::Grow | Step::Modify => {
+            family.volume.as_mut().map(|volume| &mut volume.intent)
+        }
+        Step::Attach(node) | Step::Detach(node) => {
+            family.attachments.get_mut(node).map(|one| &mut one.intent)
+        }
+        Step::Format | Step::Mount | Step::Unmount | Step::GrowFilesystem => {
+            family.mounts.get_mut(house.node()).map(|one| &mut one.intent)
+        }
+        Step::Bind(holder) | Step::Unbind(holder) => {
+            family.publications.get_mut(&(house.node().clone(), holder.clone())).map(|one| &mut one.intent)
+        }
+    }
+}
+
+/// Records that a step failed, and takes back what a final refusal takes back.
+async fn fail(house: &Arc<House>, id: VolumeId, step: &Step, error: &Error) -> Result<(Family, u32), Error> {
+    let now = house.now();
+    let refused = error.finality == Finality::Final;
+    house
+        .journal
+        .edit_family(id, Durability::Lazy, |family, change| {
+            if refused && steps::take_back(family, step) {
+                change.frees_space();
+                return Ok(1);
+            }
+            let Some(intent) = intent_of(house, family, step) else { return Ok(1) };
+            let mut went = intent.take().unwrap_or_else(|| Intent::new(now));
+            went.attempts = went.attempts.saturating_add(1);
+            went.last_error = Some(Failure::of(error, now));
+            went.next_try = now.plus(error.retry_after.unwrap_or_else(|| House::pause(went.attempts)));
+            let attempts = went.attempts;
+            *intent = Some(went);
+            change.frees_space();
+            Ok(attempts)
+        })
+        .await
+}
+
+/// All unfinished wishes of a family.
+pub(crate) fn intents(family: &Family) -> impl Iterator<Item = &Intent> {
+    family
+        .volume
+        .iter()
+        .filter_map(|volume| volume.intent.as_ref())
+        .chain(family.attachments.values().filter_map(|one| one.intent.as_ref()))
+        .chain(family.mounts.values().filter_map(|one| one.intent.as_ref()))
+        .chain(family.publications.values().filter_map(|one| one.intent.as_ref()))
+}

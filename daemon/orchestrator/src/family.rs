@@ -1,0 +1,97 @@
+//! Everything that the records say of one volume: what `plan` decides on, what a wish changes, what a
+//! waiting request looks at. Families are read whole (one scan), changed as plain values, and written as the
+//! difference; see `journal.rs`.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    model::{
+        Attachment, AttachmentState, Dependant, HolderId, Intent, Mount, MountState, NodeId, Publication,
+        PublicationState, Volume, VolumeId, VolumeState,
+    },
+    ops::VolumeView,
+};
+
+/// Everything that the records say of one volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Family {
+    pub(crate) id: VolumeId,
+    pub(crate) volume: Option<Volume>,
+    pub(crate) attachments: BTreeMap<NodeId, Attachment>,
+    pub(crate) mounts: BTreeMap<NodeId, Mount>,
+    pub(crate) publications: BTreeMap<(NodeId, HolderId), Publication>,
+}
+
+impl Family {
+    /// The family of a volume of which there is no record.
+    pub(crate) fn none(id: VolumeId) -> Self {
+        Self {
+            id,
+            volume: None,
+            attachments: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+            publications: BTreeMap::new(),
+        }
+    }
+
+    /// Who holds the volume on a node.
+    pub(crate) fn holders<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a Publication> {
+        self.publications.values().filter(move |publication| publication.node == *node)
+    }
+
+    /// Whether anybody holds the volume anywhere.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.publications.is_empty()
+    }
+
+    /// The holders, for a message.
+    pub(crate) fn holders_text(&self) -> String {
+        self.publications
+            .values()
+            .map(|publication| format!("{} on {}", publication.holder, publication.node))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    /// What other than attachments keeps the volume from being deleted.
+    pub(crate) fn copies(&self) -> impl Iterator<Item = &Dependant> {
+        self.volume
+            .iter()
+            .flat_map(|volume| &volume.dependants)
+            .filter(|dependant| !matches!(dependant, Dependant::Attachment(_)))
+    }
+
+    /// Removes what a volume keeps of an attachment, with the attachment.
+    pub(crate) fn drop_attachment(&mut self, node: &NodeId) {
+        self.attachments.remove(node);
+        if let Some(volume) = &mut self.volume {
+            volume.dependants.remove(&Dependant::Attachment(node.clone()));
+        }
+    }
+
+    /// Whether some record is on its way somewhere: such a family has a driver.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        let volume = self.volume.as_ref().is_some_and(|volume| {
+            matches!(volume.state, VolumeState::Creating | VolumeState::Deleting)
+                || volume.wants_growth()
+                || volume.wants_modify()
+        });
+        volume
+            || self.attachments.values().any(|attachment| attachment.state != AttachmentState::Attached)
+            || self.mounts.values().any(|mount| {
+                !matches!(mount.state, MountState::Mounted | MountState::Broken(_))
+                    || (mount.fs_behind && !mount.intent.as_ref().is_some_and(Intent::is_parked))
+            })
+            || self.publications.values().any(|publication| publication.state != PublicationState::Published)
+    }
+
+    /// The same, for doors.
+    pub(crate) fn view(&self) -> Option<VolumeView> {
+        Some(VolumeView {
+            volume: self.volume.clone()?,
+            attachments: self.attachments.values().cloned().collect(),
+            mounts: self.mounts.values().cloned().collect(),
+            publications: self.publications.values().cloned().collect(),
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! What the ops and the drivers share: the ports, the configuration, the drivers, and the two things that
+//! every request does: *settle* (wait for its goal) and *ring* (wake the driver).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Catalog,
+    drivers::{Drivers, Progress, Subject, Watcher},
+    error::{Error, Kind, Retry},
+    hall::{Config, Ports},
+    journal::Journal,
+    model::{BackendName, ClusterId, NodeId, Timestamp},
+    ops::Context,
+};
+
+/// After so many failures in a row a request stops waiting for a step whose failure promises nothing better.
+const PATIENCE: u32 = 3;
+
+/// What the ops and the drivers share.
+pub(crate) struct House {
+    pub(crate) ports: Ports,
+    pub(crate) config: Config,
+    pub(crate) journal: Journal,
+    pub(crate) drivers: Arc<Drivers>,
+    pub(crate) cluster: ClusterId,
+    pub(crate) boot_id: String,
+    pub(crate) catalog: RwLock<Arc<Catalog>>,
+    /// When each backend was last found to be the one we know.
+    pub(crate) trusted: Mutex<HashMap<BackendName, Timestamp>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stopping: CancellationToken,
+}
+
+/// What a request makes of a report.
+pub(crate) enum Verdict<T> {
+    /// That is the answer.
+    Answer(Result<T, Error>),
+    /// Not yet.
+    Wait,
+}
+
+impl House {
+    pub(crate) fn node(&self) -> &NodeId {
+        &self.config.node
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.ports.clock.now()
+    }
+
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wakes a subject's driver, and starts it if it sleeps.
+    pub(crate) fn ring(self: &Arc<Self>, subject: Subject, hurry: bool) {
+        if self.stopping.is_cancelled() {
+            return;
+        }
+        if let Some(driver) = self.drivers.ring(subject, hurry) {
+            let house = Arc::clone(self);
+            self.tasks.spawn(async move {
+                match driver.subject {
+                    Subject::Volume(id) => crate::drive::volume(&house, &driver, id).await,
+                    Subject::Snapshot(id) => crate::cut::snapshot(&house, &driver, id).await,
+                }
+            });
+        }
+    }
+
+    /// Waits until a report satisfies the request, one of its steps failed in a way that waiting does not mend,
+    /// or its deadline is over.
+    pub(crate) async fn settle<T>(
+        self: &Arc<Self>,
+        ctx: &Context,
+        mut watcher: Watcher,
+        steps: &[&'static str],
+        mut judge: impl FnMut(&Progress, Option<&Error>) -> Verdict<T> + Send,
+    ) -> Result<T, Error> {
+        watcher.committed();
+        self.ring(watcher.subject(), true);
+        let mut last: Option<Error> = None;
+        loop {
+            let progress = tokio::select! {
+                progress = watcher.next() => progress?,
+                () = self.ports.clock.sleep_until(ctx.deadline) => return Err(late(last)),
+                () = self.stopping.cancelled() => return Err(stopping()),
+            };
+            let failed = watcher.failure(&progress, steps);
+            if let Verdict::Answer(answer) = judge(&progress, failed.map(|failed| &failed.error)) {
+                return answer;
+            }
+            if let Some(failed) = failed {
+                if is_for_the_caller(&failed.error, failed.attempts) {
+                    return Err(failed.error.clone());
+                }
+                last = Some(failed.error.clone());
+            }
+            tokio::select! {
+                changed = watcher.changed() => changed?,
+                () = self.ports.clock.sleep_until(ctx.deadline) => return Err(late(last)),
+                () = self.stopping.cancelled() => return Err(stopping()),
+            }
+        }
+    }
+
+    /// How long to pause after so many failures in a row: half a second, doubling up to a minute.
+    pub(crate) fn pause(attempts: u32) -> Duration {
+        Duration::from_millis(500)
+            .saturating_mul(1 << attempts.saturating_sub(1).min(7))
+            .min(Duration::from_secs(60))
+    }
+}
+
+/// Whether waiting on would be of no use to the caller.
+fn is_for_the_caller(failure: &Error, attempts: u32) -> bool {
+    match failure.kind.retry() {
+        Retry::Never => failure.is_final() || attempts >= PATIENCE,
+        Retry::AfterChange => true,
+        Retry::Later => failure.kind == Kind::Exhausted,
+        Retry::Soon => false,
+    }
+}
+
+fn late(last: Option<Error>) -> Error {
+    let why = last.map_or_else(String::new, |error| format!(" The last try said: {error}."));
+    Error::timeout(format!(
+        "it took longer than the caller waits; the work goes on in the background.{why} `kato volume why` tells more"
+    ))
+    .pending()
+}
+
+fn stopping() -> Error {
+    Error::unavailable("the daemon is stopping: try again when it is back").pending()
+}

@@ -1,0 +1,348 @@
+//! Create: check the wish against its class and backend, record it under its name, wait until it is made.
+//! Finding the volume there already is an answer too, if it satisfies the wish.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    drivers::{Progress, Sight, Subject},
+    error::{Error, Kind, Outcome},
+    family::Family,
+    house::{House, Verdict},
+    journal::contended,
+    model::{
+        Bytes, CapacityRange, Class, Dependant, Filesystem, FsState, Intent, SnapshotState, Source, Token,
+        Tombstone, Volume, VolumeId, VolumeName, VolumeState, Wanted,
+    },
+    ops::{Context, CreateVolume, SourceName, VolumeView},
+    ports::{backend::Description, store::Durability},
+    records::{self, keys},
+};
+
+impl House {
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        ctx: &Context,
+        wish: &CreateVolume,
+    ) -> Result<Outcome<VolumeView>, Error> {
+        let about = |error: Error| error.about(format!("volume {}", wish.name));
+        // Each round either answers, or waits until something that is in the way is over.
+        for _ in 0..64 {
+            if let Some(id) = self.journal.volume_id(&wish.name).await? {
+                let family = self.journal.family(id).await?.value;
+                match family.volume.as_ref().map(|volume| volume.state) {
+                    None => continue,
+                    Some(VolumeState::Deleting) => self.until_gone(ctx, id).await.map_err(about)?,
+                    Some(VolumeState::Creating) => {
+                        self.compare(wish, &family).await.map_err(about)?;
+                        let watcher = self.drivers.watch(Subject::Volume(id));
+                        let view = self.settle(ctx, watcher, &["create"], made).await.map_err(about)?;
+                        return Ok(Outcome::Unchanged(view));
+                    }
+                    Some(VolumeState::Ready | VolumeState::Lost) => {
+                        self.compare(wish, &family).await.map_err(about)?;
+                        return family.view().map(Outcome::Unchanged).ok_or_else(contended);
+                    }
+                }
+                continue;
+            }
+            match self.record_create(ctx, wish).await {
+                Err(error) if error.kind == Kind::Busy => {}
+                other => return other.map(Outcome::Changed).map_err(about),
+            }
+        }
+        Err(about(contended()))
+    }
+
+    /// Waits until a volume that is being deleted is gone.
+    pub(crate) async fn until_gone(self: &Arc<Self>, ctx: &Context, id: VolumeId) -> Result<(), Error> {
+        let watcher = self.drivers.watch(Subject::Volume(id));
+        self.settle(ctx, watcher, &["unmount", "detach", "delete"], |progress, _| match &progress.sight {
+            Sight::Volume(family) if family.volume.is_none() => Verdict::Answer(Ok(())),
+            _ => Verdict::Wait,
+        })
+        .await
+    }
+
+    async fn record_create(
+        self: &Arc<Self>,
+        ctx: &Context,
+        wish: &CreateVolume,
+    ) -> Result<VolumeView, Error> {
+        let catalog = self.catalog();
+        let class = catalog.class(wish.class.as_ref())?;
+        let description = catalog.backend(&class.backend)?.describe();
+        let source = self.resolve(wish, &class, &description).await?;
+        let volume = self.volume(wish, &class, &description, source.as_ref()).await?;
+        let id = volume.id;
+
+        let (families, snapshots) = match &volume.source {
+            Some(Source::Volume(source)) => (vec![id, *source], Vec::new()),
+            Some(Source::Snapshot(source)) => (vec![id], vec![*source]),
+            None => (vec![id], Vec::new()),
+        };
+        let watcher = self.drivers.watch(Subject::Volume(id));
+        self.journal
+            .edit(&families, &snapshots, Durability::Durable, |draft, change| {
+                match &volume.source {
+                    Some(Source::Volume(source)) => {
+                        let source = draft
+                            .family(*source)
+                            .volume
+                            .as_mut()
+                            .filter(|one| one.state == VolumeState::Ready);
+                        source.ok_or_else(gone)?.dependants.insert(Dependant::Clone(id));
+                    }
+                    Some(Source::Snapshot(source)) => {
+                        let source =
+                            draft.snapshot(*source).as_mut().filter(|one| one.state == SnapshotState::Ready);
+                        source.ok_or_else(gone)?.dependants.insert(id);
+                    }
+                    None => {}
+                }
+                let name = keys::volume_name(&volume.name);
+                change.guard_absent(name.clone());
+                change.put(name, &id);
+                draft.family(id).volume = Some(volume.clone());
+                Ok(())
+            })
+            .await?;
+        self.settle(ctx, watcher, &["create"], made).await
+    }
+
+    /// Checks a wish and makes the record that stands for it.
+    async fn volume(
+        &self,
+        wish: &CreateVolume,
+        class: &Class,
+        description: &Description,
+        source: Option<&Origin>,
+    ) -> Result<Volume, Error> {
+        let mut parameters = class.parameters.clone();
+        let known: BTreeSet<&str> =
+            description.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+        for (name, value) in &wish.parameters {
+            if !known.contains(name.as_str()) {
+                let known: Vec<&str> = known.into_iter().collect();
+                return Err(Error::invalid(format!(
+                    "the backend {} has no parameter {name:?}: it has {}",
+                    class.backend,
+                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                )));
+            }
+            parameters.insert(name.clone(), value.clone());
+        }
+        let size = size(wish, class, description, source.map(|origin| origin.size))?;
+        let filesystem = match source {
+            Some(origin) => Filesystem { state: FsState::Formatted, ..origin.filesystem.clone() },
+            None => Filesystem {
+                fs: wish.fs.unwrap_or(class.fs),
+                state: FsState::Blank,
+                mount_options: class.mount_options.clone(),
+                root: wish.root.over(&class.root),
+            },
+        };
+        let now = self.now();
+        Ok(Volume {
+            id: VolumeId(self.ports.ids.next()),
+            name: wish.name.clone(),
+            class: class.name.clone(),
+            backend: class.backend.clone(),
+            generation: self.free_generation(&wish.name).await?,
+            wanted: Wanted { size, parameters },
+            actual: None,
+            actual_parameters: Default::default(),
+            source: source.map(|origin| origin.source.clone()),
+            handle: None,
+            connection: None,
+            topology: Default::default(),
+            state: VolumeState::Creating,
+            filesystem,
+            dependants: BTreeSet::new(),
+            labels: wish.labels.clone(),
+            created: now,
+            intent: Some(Intent::new(now)),
+        })
+    }
+
+    /// The first generation whose token no tombstone is looking for: it would delete what we make.
+    async fn free_generation(&self, name: &VolumeName) -> Result<u32, Error> {
+        let mut buried: Vec<Token> = Vec::new();
+        for entry in self.journal.page(keys::TOMBSTONES, None, usize::MAX).await? {
+            buried.push(records::decode::<Tombstone>(&entry)?.token);
+        }
+        let mut generation = 0;
+        while buried.contains(&Token::derive(self.cluster, "volume", name.as_str(), generation)) {
+            generation += 1;
+        }
+        Ok(generation)
+    }
+
+    /// What a volume is to be a copy of.
+    async fn resolve(
+        &self,
+        wish: &CreateVolume,
+        class: &Class,
+        description: &Description,
+    ) -> Result<Option<Origin>, Error> {
+        let abilities = description.abilities;
+        let origin = match &wish.source {
+            None => return Ok(None),
+            Some(SourceName::Snapshot(name)) => {
+                let unknown = || Error::not_found(format!("there is no snapshot \"{name}\" to make it from"));
+                let id = self.journal.snapshot_id(name).await?.ok_or_else(unknown)?;
+                let snapshot = self.journal.snapshot(id).await?.value.ok_or_else(unknown)?;
+                if snapshot.state != SnapshotState::Ready {
+                    return Err(Error::precondition(format!(
+                        "the snapshot \"{name}\" is not ready yet: try again later"
+                    )));
+                }
+                Origin {
+                    source: Source::Snapshot(id),
+                    size: snapshot.size,
+                    filesystem: snapshot.filesystem,
+                    backend: snapshot.backend,
+                    able: abilities.snapshots,
+                }
+            }
+            Some(SourceName::Volume(name)) => {
+                let unknown = || Error::not_found(format!("there is no volume \"{name}\" to make it from"));
+                let id = self.journal.volume_id(name).await?.ok_or_else(unknown)?;
+                let volume = self.journal.family(id).await?.value.volume.ok_or_else(unknown)?;
+                if volume.state != VolumeState::Ready {
+                    return Err(Error::precondition(format!(
+                        "the volume \"{name}\" is not ready: `kato volume why {name}`"
+                    )));
+                }
+                Origin {
+                    source: Source::Volume(id),
+                    size: volume.actual.unwrap_or_default(),
+                    filesystem: volume.filesystem,
+                    backend: volume.backend,
+                    able: abilities.clone,
+                }
+            }
+        };
+        if origin.backend != class.backend {
+            return Err(Error::invalid(format!(
+                "it is to be made by class {} on backend {}, but its source lives on backend {}: name a class of that backend",
+                class.name, class.backend, origin.backend
+            )));
+        }
+        if !origin.able {
+            return Err(Error::unsupported(format!(
+                "the backend {} cannot make volumes from that",
+                class.backend
+            )));
+        }
+        if wish.fs.is_some_and(|fs| fs != origin.filesystem.fs) {
+            return Err(Error::invalid("a copy has the filesystem of its source: leave the filesystem out"));
+        }
+        Ok(Some(origin))
+    }
+
+    /// Whether a volume that exists is what the wish asks for.
+    async fn compare(&self, wish: &CreateVolume, family: &Family) -> Result<(), Error> {
+        let Some(volume) = family.volume.as_ref().filter(|_| wish.exact) else { return Ok(()) };
+        let differs = |what: &str, is: &dyn std::fmt::Display| {
+            Err(Error::already_exists(format!(
+                "it exists with another {what} ({is}): use that one, or remove it, or choose another name"
+            )))
+        };
+        if wish.class.as_ref().is_some_and(|class| *class != volume.class) {
+            return differs("class", &volume.class);
+        }
+        let size = volume.actual.unwrap_or(volume.wanted.size.required);
+        if !wish.size.admits(size) {
+            return differs("size", &size);
+        }
+        if wish.fs.is_some_and(|fs| fs != volume.filesystem.fs) {
+            return differs("filesystem", &volume.filesystem.fs);
+        }
+        for (name, value) in &wish.parameters {
+            let is = volume.wanted.parameters.get(name).map_or("nothing", String::as_str);
+            if is != value {
+                return differs(&format!("value of {name}"), &is);
+            }
+        }
+        let source = match &wish.source {
+            None => None,
+            Some(SourceName::Snapshot(name)) => self.journal.snapshot_id(name).await?.map(Source::Snapshot),
+            Some(SourceName::Volume(name)) => self.journal.volume_id(name).await?.map(Source::Volume),
+        };
+        if source != volume.source {
+            return differs("source", &"it was not made from that");
+        }
+        Ok(())
+    }
+}
+
+/// What a volume is to be a copy of, found.
+struct Origin {
+    source: Source,
+    size: Bytes,
+    filesystem: Filesystem,
+    backend: crate::model::BackendName,
+    able: bool,
+}
+
+fn gone() -> Error {
+    Error::precondition("what it is to be made from is being removed")
+}
+
+/// How large the volume is to be: as asked, or as its source, or as the class says; within all limits.
+fn size(
+    wish: &CreateVolume,
+    class: &Class,
+    description: &Description,
+    source: Option<Bytes>,
+) -> Result<CapacityRange, Error> {
+    let mut size = wish.size;
+    if size.limit.is_some_and(|limit| limit < size.required) {
+        return Err(Error::out_of_range("the size's limit is below what is required"));
+    }
+    let least = source.unwrap_or_default();
+    if size.required.0 == 0 {
+        size.required = if source.is_some() { least } else { class.default_size };
+    }
+    if size.required < least {
+        return Err(Error::out_of_range(format!(
+            "a size of {} is smaller than its source of {least}: ask for at least that",
+            size.required
+        )));
+    }
+    if size.required.0 > 0 && size.required < description.min_size {
+        if wish.size.required.0 > 0 && size.limit.is_some_and(|limit| limit < description.min_size) {
+            return Err(Error::out_of_range(format!(
+                "the backend makes volumes of {} and more",
+                description.min_size
+            )));
+        }
+        size.required = description.min_size;
+    }
+    let most = [class.max_size, description.max_size].into_iter().flatten().min();
+    if let Some(most) = most.filter(|most| size.required > *most) {
+        return Err(Error::out_of_range(format!(
+            "a size of {} is larger than the {most} that class {} allows",
+            size.required, class.name
+        )));
+    }
+    if size.limit.is_some_and(|limit| limit < size.required) {
+        return Err(Error::out_of_range(format!(
+            "the size's limit is below the smallest possible, {}",
+            size.required
+        )));
+    }
+    Ok(size)
+}
+
+/// A create's goal: the volume is there, or its record is gone because it was refused.
+fn made(progress: &Progress, failure: Option<&Error>) -> Verdict<VolumeView> {
+    let Sight::Volume(family) = &progress.sight else { return Verdict::Wait };
+    match family.volume.as_ref().map(|volume| volume.state) {
+        Some(VolumeState::Creating) => Verdict::Wait,
+        Some(VolumeState::Ready | VolumeState::Lost) => Verdict::Answer(family.view().ok_or_else(contended)),
+        Some(VolumeState::Deleting) | None => Verdict::Answer(Err(failure.cloned().unwrap_or_else(|| {
+            Error::precondition("it was removed by somebody else while it was being made")
+        }))),
+    }
+}

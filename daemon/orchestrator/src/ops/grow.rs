@@ -1,0 +1,88 @@
+//! Grow: record how large the volume is to be, wait until the backend and the filesystem are.
+
+use std::sync::Arc;
+
+use crate::{
+    drivers::{Progress, Sight, Subject},
+    error::{Error, Outcome},
+    house::{House, Verdict},
+    journal::contended,
+    model::{Bytes, Intent, VolumeState},
+    ops::{Context, GrowVolume, VolumeView, mount::unknown},
+    ports::{backend::Growing, store::Durability},
+};
+
+impl House {
+    pub(crate) async fn grow(
+        self: &Arc<Self>,
+        ctx: &Context,
+        wish: &GrowVolume,
+    ) -> Result<Outcome<VolumeView>, Error> {
+        let about = |error: Error| error.about(format!("volume {}", wish.name));
+        let id = self.journal.volume_id(&wish.name).await?.ok_or_else(|| unknown(&wish.name))?;
+        let now = self.now();
+        let catalog = self.catalog();
+        let watcher = self.drivers.watch(Subject::Volume(id));
+        let (family, changed) = self
+            .journal
+            .edit_family(id, Durability::Durable, |family, _| {
+                let attached = !family.attachments.is_empty();
+                let volume = family.volume.as_mut().filter(|volume| volume.state == VolumeState::Ready);
+                let volume = volume.ok_or_else(|| unknown(&wish.name))?;
+                let actual = volume.actual.unwrap_or_default();
+                if wish.size.limit.is_some_and(|limit| limit < actual) {
+                    return Err(Error::out_of_range(format!("it has {actual} already, and volumes never shrink")));
+                }
+                if wish.size.required <= actual {
+                    return Ok(false);
+                }
+                let class = catalog.class(Some(&volume.class)).ok();
+                if let Some(most) = class.and_then(|class| class.max_size).filter(|most| wish.size.required > *most) {
+                    return Err(Error::out_of_range(format!("class {} allows at most {most}", volume.class)));
+                }
+                let backend = catalog.backend(&volume.backend)?;
+                match backend.describe().abilities.grow {
+                    None => return Err(Error::unsupported(format!("the backend {} cannot grow volumes", volume.backend))),
+                    Some(Growing::Offline) if attached => {
+                        return Err(Error::precondition("its backend grows volumes only while they are not in use: stop what uses it first"));
+                    }
+                    Some(_) => {}
+                }
+                volume.wanted.size = wish.size;
+                volume.intent = Some(Intent::new(now));
+                Ok(true)
+            })
+            .await
+            .map_err(about)?;
+        if !changed {
+            return family.view().map(Outcome::Unchanged).ok_or_else(|| unknown(&wish.name));
+        }
+        let required = wish.size.required;
+        self.settle(ctx, watcher, &["grow", "grow-filesystem"], |progress, failure| {
+            grown(progress, failure, required)
+        })
+        .await
+        .map(Outcome::Changed)
+        .map_err(about)
+    }
+}
+
+/// A grow's goal: the volume is large enough, and each mounted filesystem is too or waits for its unmount.
+fn grown(progress: &Progress, failure: Option<&Error>, required: Bytes) -> Verdict<VolumeView> {
+    let Sight::Volume(family) = &progress.sight else { return Verdict::Wait };
+    let Some(volume) = &family.volume else {
+        return Verdict::Answer(Err(Error::not_found("it was removed by somebody else meanwhile")));
+    };
+    if volume.actual.is_none_or(|actual| actual < required) {
+        if !volume.wants_growth() {
+            // The wish was taken back.
+            return Verdict::Answer(Err(failure.cloned().unwrap_or_else(contended)));
+        }
+        return Verdict::Wait;
+    }
+    let behind = family
+        .mounts
+        .values()
+        .any(|mount| mount.fs_behind && !mount.intent.as_ref().is_some_and(Intent::is_parked));
+    if behind { Verdict::Wait } else { Verdict::Answer(family.view().ok_or_else(contended)) }
+}

@@ -1,0 +1,145 @@
+//! Reads come from the records alone: they answer with every backend down.
+
+use std::sync::Arc;
+
+use crate::{
+    drive::intents,
+    error::Error,
+    house::House,
+    model::{Dependant, Intent, MountState, PublicationState, Snapshot, VolumeName, VolumeState},
+    ops::{ListPage, VolumeView, Why, mount::unknown},
+    records::{self, keys},
+};
+
+impl House {
+    pub(crate) async fn inspect(&self, name: &VolumeName) -> Result<VolumeView, Error> {
+        let id = self.journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
+        self.journal.family(id).await?.value.view().ok_or_else(|| unknown(name))
+    }
+
+    pub(crate) async fn names(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<ListPage<VolumeName>, Error> {
+        let (segments, next) = self.page_of(keys::VOLUME_NAMES, after, limit).await?;
+        let items = segments
+            .iter()
+            .filter_map(|entry| keys::name_of(entry.key.strip_prefix(keys::VOLUME_NAMES)?))
+            .map(|name| VolumeName::parse(&name))
+            .collect::<Result<_, _>>()?;
+        Ok(ListPage { items, next })
+    }
+
+    pub(crate) async fn list(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<ListPage<VolumeView>, Error> {
+        let (entries, next) = self.page_of(keys::VOLUME_NAMES, after, limit).await?;
+        let mut items = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            // A volume that was removed since the page was read is simply not on it.
+            if let Some(view) = self.journal.family(records::decode(entry)?).await?.value.view() {
+                items.push(view);
+            }
+        }
+        Ok(ListPage { items, next })
+    }
+
+    pub(crate) async fn list_snapshots(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<ListPage<Snapshot>, Error> {
+        let (entries, next) = self.page_of(keys::SNAPSHOT_NAMES, after, limit).await?;
+        let mut items = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            if let Some(snapshot) = self.journal.snapshot(records::decode(entry)?).await?.value {
+                items.push(snapshot);
+            }
+        }
+        Ok(ListPage { items, next })
+    }
+
+    /// A page of an index. The token is the last name on the page: it survives restarts and deletes.
+    async fn page_of(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<crate::ports::store::Entry>, Option<String>), Error> {
+        let limit = limit.clamp(1, 100_000);
+        let after = after.map(|token| format!("{prefix}{token}"));
+        let entries = self.journal.page(prefix, after.as_deref(), limit).await?;
+        let next = (entries.len() == limit)
+            .then(|| entries.last().and_then(|entry| entry.key.strip_prefix(prefix)).map(str::to_owned))
+            .flatten();
+        Ok((entries, next))
+    }
+
+    pub(crate) async fn why(self: &Arc<Self>, name: &VolumeName) -> Result<Why, Error> {
+        let id = self.journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
+        let family = self.journal.family(id).await?.value;
+        let view = family.view().ok_or_else(|| unknown(name))?;
+        let mut waits: Vec<String> = Vec::new();
+        match view.volume.state {
+            VolumeState::Creating => waits.push("it is being made".into()),
+            VolumeState::Deleting => waits.push("it is being deleted".into()),
+            VolumeState::Lost => waits.push("its backend says that it is gone".into()),
+            VolumeState::Ready if view.volume.wants_growth() => {
+                waits.push(format!("it is being grown to {}", view.volume.wanted.size.required));
+            }
+            VolumeState::Ready => {}
+        }
+        for mount in &view.mounts {
+            match &mount.state {
+                MountState::Mounting => waits.push(format!("it is being mounted on {}", mount.node)),
+                MountState::Unmounting => waits.push(format!("it is being unmounted on {}", mount.node)),
+                MountState::Broken(why) => {
+                    waits.push(format!("its mount on {} is broken: {why}", mount.node))
+                }
+                MountState::Mounted => {}
+            }
+        }
+        waits.extend(intents(&family).filter_map(|intent| self.tell(intent)));
+        let holders = view
+            .publications
+            .iter()
+            .map(|one| {
+                let doubt = match (one.doubtful_since, one.state) {
+                    (Some(since), _) => format!(", seems gone since {since}"),
+                    (None, PublicationState::Leaving) => ", leaving".to_owned(),
+                    (None, _) => String::new(),
+                };
+                format!("{} on {} (count {}, since {}{doubt})", one.holder, one.node, one.count, one.since)
+            })
+            .collect();
+        let keeps = view
+            .volume
+            .dependants
+            .iter()
+            .map(|dependant| match dependant {
+                Dependant::Attachment(node) => format!("it is attached to {node}"),
+                Dependant::Snapshot(id) => format!("the snapshot {id} needs it"),
+                Dependant::Clone(id) => format!("the volume {id} is made from it"),
+            })
+            .collect();
+        Ok(Why { view, waits, holders, keeps })
+    }
+
+    fn tell(&self, intent: &Intent) -> Option<String> {
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(intent.note.clone());
+        if let Some(failure) = &intent.last_error {
+            parts.push(format!(
+                "{} tries failed, the last at {}: {}",
+                intent.attempts, failure.at, failure.message
+            ));
+            if !intent.is_parked() {
+                parts.push(format!("the next try is at {}", intent.next_try));
+            }
+        }
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}

@@ -1,0 +1,116 @@
+//! Unmount: the holder holds no more, durably, and what nobody holds is taken down. The goal is that the
+//! holder's path is gone and its data synced; a device that somebody else still has stays connected and is
+//! taken away later.
+
+use std::sync::Arc;
+
+use crate::{
+    drivers::{Progress, Sight, Subject},
+    error::{Error, Kind, Outcome},
+    family::Family,
+    house::{House, Verdict},
+    model::{AttachmentState, HolderId, Intent, MountState, NodeId, PublicationState, Target, Timestamp},
+    ops::{Context, UnmountVolume},
+    ports::store::Durability,
+};
+
+impl House {
+    pub(crate) async fn unmount(
+        self: &Arc<Self>,
+        ctx: &Context,
+        wish: &UnmountVolume,
+    ) -> Result<Outcome<()>, Error> {
+        let about = |error: Error| error.about(format!("volume {}", wish.name));
+        let Some(id) = self.journal.volume_id(&wish.name).await? else { return Ok(Outcome::Unchanged(())) };
+        let node = self.node().clone();
+        let now = self.now();
+        let watcher = self.drivers.watch(Subject::Volume(id));
+        let (family, left) = self
+            .journal
+            .edit_family(id, Durability::Durable, |family, change| {
+                change.frees_space();
+                Ok(leave(family, &node, &wish.holder, wish.all, now))
+            })
+            .await
+            .map_err(about)?;
+        if !left {
+            return Ok(Outcome::Unchanged(()));
+        }
+        let leaving = family
+            .publications
+            .get(&(node.clone(), wish.holder.clone()))
+            .is_some_and(|publication| publication.state == PublicationState::Leaving);
+        let going = family.mounts.get(&node).is_some_and(|mount| mount.state == MountState::Unmounting);
+        if !leaving && !going {
+            return Ok(Outcome::Changed(()));
+        }
+        self.settle(ctx, watcher, &["unbind", "unmount"], |progress, failure| {
+            left_now(progress, failure, &node, &wish.holder)
+        })
+        .await
+        .map(Outcome::Changed)
+        .map_err(about)
+    }
+}
+
+/// Takes one count, or all, from a holder; with the last holder the mount begins to go. False if it held nothing.
+pub(crate) fn leave(
+    family: &mut Family,
+    node: &NodeId,
+    holder: &HolderId,
+    all: bool,
+    now: Timestamp,
+) -> bool {
+    let key = (node.clone(), holder.clone());
+    let Some(publication) = family.publications.get_mut(&key) else { return false };
+    if publication.count > 1 && !all {
+        publication.count -= 1;
+        return true;
+    }
+    match publication.target {
+        Target::Shared => {
+            family.publications.remove(&key);
+        }
+        Target::Path(_) if publication.state != PublicationState::Leaving => {
+            publication.state = PublicationState::Leaving;
+            publication.intent = Some(Intent::new(now));
+        }
+        Target::Path(_) => {}
+    }
+    if family.holders(node).all(|one| one.state == PublicationState::Leaving) {
+        take_down(family, node, now);
+    }
+    true
+}
+
+/// Lets a node's mount and attachment go.
+pub(crate) fn take_down(family: &mut Family, node: &NodeId, now: Timestamp) {
+    if let Some(mount) = family.mounts.get_mut(node) {
+        if mount.state != MountState::Unmounting {
+            mount.state = MountState::Unmounting;
+            mount.idle_since = None;
+            mount.intent = Some(Intent::new(now));
+        }
+    }
+    if let Some(attachment) = family.attachments.get_mut(node) {
+        if attachment.state != AttachmentState::Detaching {
+            attachment.state = AttachmentState::Detaching;
+            attachment.intent = Some(Intent::new(now));
+        }
+    }
+}
+
+/// An unmount's goal: the mount is gone, somebody new has it, or it is busy elsewhere and goes later.
+fn left_now(progress: &Progress, failure: Option<&Error>, node: &NodeId, holder: &HolderId) -> Verdict<()> {
+    let Sight::Volume(family) = &progress.sight else { return Verdict::Wait };
+    let bound = family
+        .publications
+        .get(&(node.clone(), holder.clone()))
+        .is_some_and(|publication| publication.state == PublicationState::Leaving);
+    if bound {
+        return Verdict::Wait;
+    }
+    let going = family.mounts.get(node).is_some_and(|mount| mount.state == MountState::Unmounting);
+    let busy = failure.is_some_and(|error| error.kind == Kind::InUse);
+    if !going || busy { Verdict::Answer(Ok(())) } else { Verdict::Wait }
+}

@@ -1,0 +1,73 @@
+//! One function per step: call a port, record what came of it. Steps at the backend are in `backend.rs`, steps
+//! on this node in `node.rs`.
+
+pub(crate) mod backend;
+mod node;
+
+use std::sync::Arc;
+
+use crate::{
+    error::Error,
+    family::Family,
+    house::House,
+    model::{CapacityRange, Intent, Timestamp, Volume},
+    plan::Step,
+    ports::backend::Pending,
+};
+
+/// Takes a step.
+pub(crate) async fn execute(
+    house: &Arc<House>,
+    family: &Family,
+    volume: &Volume,
+    step: &Step,
+) -> Result<(), Error> {
+    match step {
+        Step::Create => backend::create(house, volume).await,
+        Step::Delete => backend::delete(house, volume).await,
+        Step::Grow => backend::grow(house, volume).await,
+        Step::Modify => backend::modify(house, volume).await,
+        Step::Attach(node) => backend::attach(house, family, volume, node).await,
+        Step::Detach(node) => backend::detach(house, family, volume, node).await,
+        Step::Format => node::format(house, family, volume).await,
+        Step::Mount => node::mount(house, family, volume).await,
+        Step::Unmount => node::unmount(house, family, volume).await,
+        Step::GrowFilesystem => node::grow_filesystem(house, family, volume).await,
+        Step::Bind(holder) => node::bind(house, family, volume, holder).await,
+        Step::Unbind(holder) => node::unbind(house, family, volume, holder).await,
+    }
+}
+
+/// Takes a wish back that was refused for good; false where the wish stays.
+pub(crate) fn take_back(family: &mut Family, step: &Step) -> bool {
+    let Some(volume) = family.volume.as_mut() else { return false };
+    match step {
+        Step::Grow => {
+            volume.wanted.size = CapacityRange::at_least(volume.actual.unwrap_or_default());
+            volume.intent = None;
+            true
+        }
+        Step::Modify => {
+            volume.wanted.parameters = volume.actual_parameters.clone();
+            volume.intent = None;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// An intent whose backend said "ask again".
+pub(crate) fn asked_later(intent: Option<&Intent>, pending: &Pending, now: Timestamp) -> Intent {
+    let mut intent = intent.cloned().unwrap_or_else(|| Intent::new(now));
+    intent.resume = Some(pending.resume.clone());
+    intent.note = Some(pending.note.clone());
+    intent.next_try = now.plus(pending.retry_after);
+    intent.attempts = 0;
+    intent.last_error = None;
+    intent
+}
+
+/// What a backend wants to hear again.
+fn resume(intent: Option<&Intent>) -> Option<Vec<u8>> {
+    intent.and_then(|intent| intent.resume.clone())
+}

@@ -1,0 +1,266 @@
+//! Steps that this node takes: format, mount, unmount, grow a filesystem, bind, unbind.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use crate::{
+    error::{Error, Kind},
+    family::Family,
+    house::House,
+    mark::Mark,
+    model::{
+        AttachmentState, Connection, FsState, HolderId, Intent, Mount, MountState, PublicationState, Target,
+        Volume, VolumeState,
+    },
+    ports::{
+        host::{Grown, MountWish, Prepare},
+        store::Durability,
+    },
+    steps::backend::which,
+};
+
+/// How this node reaches the volume.
+fn connection(house: &House, family: &Family) -> Result<Connection, Error> {
+    family.attachments.get(house.node()).and_then(|attachment| attachment.connection.clone()).ok_or_else(
+        || Error::internal("the volume is to be used on this node, but nothing says how it is reached"),
+    )
+}
+
+/// Makes a filesystem. The mark and then the record say so before the first write, and the record says
+/// Formatted before the first mount.
+pub(super) async fn format(house: &Arc<House>, family: &Family, volume: &Volume) -> Result<(), Error> {
+    let connection = connection(house, family)?;
+    let backend = house.backend(&volume.backend).await?;
+    let resumed = volume.filesystem.state == FsState::Formatting;
+    if !resumed {
+        let mut marked = volume.clone();
+        marked.filesystem.state = FsState::Formatting;
+        match backend.remark(which(house, volume), Mark::of(&marked, house.cluster).encode()).await {
+            Ok(()) => {}
+            Err(error) if error.kind == Kind::Unsupported => {}
+            Err(error) => return Err(error),
+        }
+        set_filesystem(house, volume, FsState::Formatting).await?;
+    }
+    let how = Prepare { fs: volume.filesystem.fs, blank: backend.describe().blank, resumed };
+    house.ports.host.format(volume.id, &connection, &how).await?;
+    set_filesystem(house, volume, FsState::Formatted).await
+}
+
+async fn set_filesystem(house: &House, volume: &Volume, state: FsState) -> Result<(), Error> {
+    house
+        .journal
+        .edit_family(volume.id, Durability::Durable, |family, _| {
+            if let Some(volume) = family.volume.as_mut() {
+                volume.filesystem.state = state;
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+pub(super) async fn mount(house: &Arc<House>, family: &Family, volume: &Volume) -> Result<(), Error> {
+    let node = house.node();
+    let wish = MountWish {
+        volume: volume.id,
+        name: volume.name.as_str().to_owned(),
+        connection: connection(house, family)?,
+        options: volume.filesystem.mount_options.clone(),
+        read_only: family.mounts.get(node).is_some_and(|mount| mount.read_only),
+        root: volume.filesystem.root.clone(),
+    };
+    let mounted = match house.ports.host.mount(&wish).await {
+        Ok(mounted) => mounted,
+        Err(error) if error.kind == Kind::NotFound => return Err(missing(house, volume, error).await),
+        Err(error) => return Err(error),
+    };
+    let durability = if mounted.device.client.is_some() { Durability::Durable } else { Durability::Lazy };
+    house
+        .journal
+        .edit_family(volume.id, durability, |family, _| {
+            if let Some(attachment) = family.attachments.get_mut(node) {
+                if mounted.device.client.is_some() {
+                    attachment.client = mounted.device.client.clone();
+                }
+            }
+            let Some(mount) = family.mounts.get_mut(node) else { return Ok(()) };
+            mount.path = Some(mounted.path.clone());
+            mount.device = Some(mounted.device.path.clone());
+            mount.fs_behind = mounted.fs_behind;
+            if mount.state != MountState::Mounting {
+                return Ok(());
+            }
+            mount.state = MountState::Mounted;
+            mount.intent = None;
+            for publication in family.publications.values_mut().filter(|one| one.node == *node) {
+                if publication.state == PublicationState::Publishing && publication.target == Target::Shared {
+                    publication.state = PublicationState::Published;
+                    publication.intent = None;
+                }
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+/// The node did not find the bytes. If the backend, being the one we know, says so too, the volume is lost.
+async fn missing(house: &Arc<House>, volume: &Volume, error: Error) -> Error {
+    house.trusted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&volume.backend);
+    let backend = match house.backend(&volume.backend).await {
+        Ok(backend) => backend,
+        Err(unknown) => return unknown,
+    };
+    match backend.inspect(vec![which(house, volume)]).await.map(|found| found.into_iter().next().flatten()) {
+        Ok(None) => {
+            let lost = house
+                .journal
+                .edit_family(volume.id, Durability::Durable, |family, _| {
+                    if let Some(volume) = family.volume.as_mut() {
+                        if volume.state == VolumeState::Ready {
+                            volume.state = VolumeState::Lost;
+                        }
+                    }
+                    Ok(())
+                })
+                .await;
+            if let Err(error) = lost {
+                return error;
+            }
+            Error::precondition(format!(
+                "the backend says that this volume is gone ({error}). It is kept as lost and never made anew: bring it \
+                 back, or remove the record with `kato volume rm --forget`"
+            ))
+            .about(format!("volume {}", volume.name))
+        }
+        Ok(Some(_)) => error,
+        Err(unknown) => unknown,
+    }
+}
+
+pub(super) async fn unmount(house: &Arc<House>, family: &Family, volume: &Volume) -> Result<(), Error> {
+    let node = house.node();
+    if let Ok(connection) = connection(house, family) {
+        house.ports.host.unmount(volume.id, volume.name.as_str(), &connection).await?;
+    }
+    let backend = house.catalog().backends.get(&volume.backend).cloned();
+    let has_to_detach = backend.is_none_or(|backend| backend.attachments().is_some());
+    house
+        .journal
+        .edit_family(volume.id, Durability::Lazy, |family, _| {
+            if family.mounts.get(node).is_none_or(|mount| mount.state != MountState::Unmounting) {
+                return Ok(());
+            }
+            family.mounts.remove(node);
+            let leaves =
+                family.attachments.get(node).is_some_and(|one| one.state == AttachmentState::Detaching);
+            if leaves && !has_to_detach {
+                family.drop_attachment(node);
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+pub(super) async fn grow_filesystem(
+    house: &Arc<House>,
+    family: &Family,
+    volume: &Volume,
+) -> Result<(), Error> {
+    let node = house.node();
+    let connection = connection(house, family)?;
+    let path = family.mounts.get(node).and_then(|mount| mount.path.clone()).unwrap_or_default();
+    let host = &house.ports.host;
+    host.rescan(volume.id, &connection, volume.actual.unwrap_or_default()).await?;
+    let grown = host.grow(volume.id, &path).await?;
+    let now = house.now();
+    edit_mount(house, volume, |mount| match grown {
+        Grown::Done => {
+            mount.fs_behind = false;
+            mount.intent = None;
+        }
+        Grown::NeedsUnmount => {
+            mount.fs_behind = true;
+            let mut intent = Intent::new(now);
+            intent.next_try = Intent::PARKED;
+            intent.note =
+                Some("this kernel grows the filesystem only unmounted: the next mount does it".into());
+            mount.intent = Some(intent);
+        }
+    })
+    .await
+}
+
+async fn edit_mount(
+    house: &House,
+    volume: &Volume,
+    mut edit: impl FnMut(&mut Mount) + Send,
+) -> Result<(), Error> {
+    house
+        .journal
+        .edit_family(volume.id, Durability::Lazy, |family, _| {
+            if let Some(mount) = family.mounts.get_mut(house.node()) {
+                edit(mount);
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+pub(super) async fn bind(
+    house: &Arc<House>,
+    family: &Family,
+    volume: &Volume,
+    holder: &HolderId,
+) -> Result<(), Error> {
+    let key = (house.node().clone(), holder.clone());
+    let view = family.view();
+    let from = view.and_then(|view| view.path_on(house.node())).unwrap_or_default();
+    let Some(publication) = family.publications.get(&key) else { return Ok(()) };
+    if let Target::Path(to) = &publication.target {
+        house.ports.host.bind(volume.id, &from, to, publication.read_only).await?;
+    }
+    house
+        .journal
+        .edit_family(volume.id, Durability::Lazy, |family, _| {
+            if let Some(publication) = family.publications.get_mut(&key) {
+                if publication.state == PublicationState::Publishing {
+                    publication.state = PublicationState::Published;
+                    publication.intent = None;
+                }
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+pub(super) async fn unbind(
+    house: &Arc<House>,
+    family: &Family,
+    volume: &Volume,
+    holder: &HolderId,
+) -> Result<(), Error> {
+    let key = (house.node().clone(), holder.clone());
+    let Some(publication) = family.publications.get(&key) else { return Ok(()) };
+    if let Target::Path(path) = &publication.target {
+        if let Err(error) = house.ports.host.unbind(volume.id, path).await {
+            warn!(volume.id = %volume.id, holder = %holder, error = %error, "could not take a bind away");
+            return Err(error);
+        }
+    }
+    house
+        .journal
+        .edit_family(volume.id, Durability::Lazy, |family, _| {
+            if family.publications.get(&key).is_some_and(|one| one.state == PublicationState::Leaving) {
+                family.publications.remove(&key);
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}

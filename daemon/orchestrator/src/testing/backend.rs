@@ -1,0 +1,382 @@
+//! A backend in memory. It is honest and idempotent as the contract demands, and can be told to be slow, to
+//! fail, or to lose its answers.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use super::Fuse;
+use crate::{
+    error::Error,
+    model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Token},
+    ports::backend::{
+        Abilities, Attached, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect, Grow,
+        Growing, Made, NodeFacts, Origin, Page, Pending, Shot, Snapshots, Which,
+    },
+};
+
+/// What can be asked of a backend, for faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// Create.
+    Create,
+    /// Delete.
+    Delete,
+    /// Grow.
+    Grow,
+    /// Attach.
+    Attach,
+    /// Detach.
+    Detach,
+    /// Cut a snapshot.
+    Cut,
+    /// Delete a snapshot.
+    DeleteSnapshot,
+}
+
+/// What goes wrong with one call.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Nothing happens, and this is said.
+    Refuse(Error),
+    /// It happens, and this is said.
+    LoseAnswer(Error),
+    /// It happens so many calls later.
+    Pending(u32),
+}
+
+#[derive(Clone, Debug)]
+struct Thing {
+    made: Made,
+    bytes: Vec<u8>,
+}
+
+/// What the backend has; outlives the process.
+#[derive(Debug, Default)]
+pub struct BackendWorld {
+    volumes: BTreeMap<Token, Thing>,
+    snapshots: BTreeMap<Token, (Shot, Vec<u8>)>,
+    attached: BTreeMap<Token, String>,
+    faults: BTreeMap<Verb, VecDeque<Fault>>,
+    fingerprint: String,
+}
+
+impl BackendWorld {
+    /// The tokens of what it has, volumes and snapshots.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<Token> {
+        self.volumes.keys().chain(self.snapshots.keys()).cloned().collect()
+    }
+
+    /// Which nodes are attached to what.
+    #[must_use]
+    pub fn attachments(&self) -> usize {
+        self.attached.len()
+    }
+
+    /// The bytes of a volume, by its handle.
+    pub fn bytes(&mut self, handle: &str) -> Option<&mut Vec<u8>> {
+        self.volumes
+            .values_mut()
+            .find(|thing| thing.made.handle.as_str() == handle)
+            .map(|thing| &mut thing.bytes)
+    }
+
+    /// Lets the next call of a verb go wrong.
+    pub fn fault(&mut self, verb: Verb, fault: Fault) {
+        self.faults.entry(verb).or_default().push_back(fault);
+    }
+
+    /// Makes it another backend.
+    pub fn become_another(&mut self, fingerprint: &str) {
+        fingerprint.clone_into(&mut self.fingerprint);
+    }
+
+    /// Loses a volume behind everybody's back.
+    pub fn lose(&mut self, token: &Token) {
+        self.volumes.remove(token);
+    }
+}
+
+/// A backend in memory.
+#[derive(Clone, Debug)]
+pub struct FakeBackend {
+    world: Arc<Mutex<BackendWorld>>,
+    fuse: Arc<Fuse>,
+    description: Description,
+    cutting: Cutting,
+    attaches: bool,
+}
+
+impl FakeBackend {
+    /// A backend over this world; with `attaches`, nodes have to be attached.
+    #[must_use]
+    pub fn new(world: Arc<Mutex<BackendWorld>>, fuse: Arc<Fuse>, attaches: bool, settle: Duration) -> Self {
+        let abilities = Abilities {
+            grow: Some(Growing::Online),
+            attachments: attaches,
+            snapshots: true,
+            clone: true,
+            ..Abilities::default()
+        };
+        let description = Description {
+            plugin: "fake".into(),
+            size_step: Bytes(1),
+            settle,
+            abilities,
+            ..Description::default()
+        };
+        Self { world, fuse, description, cutting: Cutting::Instant, attaches }
+    }
+
+    fn world(&self) -> MutexGuard<'_, BackendWorld> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One effect: a fuse before it, a fuse after it, and whatever is to go wrong between.
+    async fn effect<T>(
+        &self,
+        verb: Verb,
+        resume: Option<Vec<u8>>,
+        act: impl FnOnce(&mut BackendWorld) -> Result<T, Error> + Send,
+    ) -> Result<Effect<T>, Error> {
+        self.fuse.pass().await;
+        let answer = {
+            let mut world = self.world();
+            let fault = world.faults.get_mut(&verb).and_then(VecDeque::pop_front);
+            let left = resume.and_then(|resume| resume.first().copied()).unwrap_or(0);
+            match fault {
+                _ if left > 1 => Ok(later(left - 1)),
+                Some(Fault::Refuse(error)) => Err(error),
+                Some(Fault::LoseAnswer(error)) => act(&mut world).and(Err(error)),
+                Some(Fault::Pending(calls)) => Ok(later(u8::try_from(calls).unwrap_or(u8::MAX))),
+                None => act(&mut world).map(Effect::Done),
+            }
+        };
+        self.fuse.pass().await;
+        answer
+    }
+}
+
+fn later<T>(calls: u8) -> Effect<T> {
+    Effect::Pending(Pending {
+        resume: vec![calls],
+        retry_after: Duration::from_secs(2),
+        note: "at work".into(),
+    })
+}
+
+fn absent() -> Error {
+    Error::not_found("the fake backend has no such thing")
+}
+
+#[async_trait]
+impl Backend for FakeBackend {
+    fn describe(&self) -> Description {
+        self.description.clone()
+    }
+
+    async fn check(&self) -> Result<Check, Error> {
+        self.fuse.pass().await;
+        Ok(Check { fingerprint: Fingerprint(self.world().fingerprint.clone()), note: String::new() })
+    }
+
+    async fn create(&self, wish: Create) -> Result<Effect<Made>, Error> {
+        let attaches = self.attaches;
+        self.effect(Verb::Create, wish.resume.clone(), move |world| {
+            if let Some(thing) = world.volumes.get(&wish.token) {
+                return match wish.size.admits(thing.made.size) {
+                    true => Ok(thing.made.clone()),
+                    false => Err(Error::already_exists("another wish has this token")),
+                };
+            }
+            let bytes = match &wish.source {
+                None => Vec::new(),
+                Some(Origin::Volume(which)) => {
+                    world.volumes.get(&which.token).ok_or_else(absent)?.bytes.clone()
+                }
+                Some(Origin::Snapshot(which)) => {
+                    world.snapshots.get(&which.token).ok_or_else(absent)?.1.clone()
+                }
+            };
+            let handle = Handle::parse(&format!("img/{}", wish.token))?;
+            let connection = Connection::File { root: "/fake".into(), path: handle.as_str().to_owned() };
+            let made = Made {
+                handle,
+                size: wish.size.required.max(Bytes::MIB),
+                mark: wish.mark,
+                token: Some(wish.token.clone()),
+                connection: (!attaches).then_some(connection),
+                topology: BTreeMap::new(),
+                parameters: None,
+            };
+            world.volumes.insert(wish.token, Thing { made: made.clone(), bytes });
+            Ok(made)
+        })
+        .await
+    }
+
+    async fn delete(&self, which: Which, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
+        self.effect(Verb::Delete, resume, move |world| {
+            world.volumes.remove(&which.token);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn inspect(&self, which: Vec<Which>) -> Result<Vec<Option<Made>>, Error> {
+        self.fuse.pass().await;
+        let world = self.world();
+        Ok(which
+            .iter()
+            .map(|which| world.volumes.get(&which.token).map(|thing| thing.made.clone()))
+            .collect())
+    }
+
+    async fn list(&self, page: Option<String>) -> Result<Page<Made>, Error> {
+        self.fuse.pass().await;
+        let after = page.unwrap_or_default();
+        let world = self.world();
+        let rest = world.volumes.iter().filter(|(token, _)| token.as_str() > after.as_str());
+        let items: Vec<Made> = rest.take(10).map(|(_, thing)| thing.made.clone()).collect();
+        let last = items.last().and_then(|made| made.token.as_ref()).map(|token| token.as_str().to_owned());
+        let next = if items.len() == 10 { last } else { None };
+        Ok(Page { items, next })
+    }
+
+    async fn clone_how(&self, _: Which) -> Result<Cutting, Error> {
+        Ok(self.cutting)
+    }
+
+    async fn remark(&self, which: Which, mark: String) -> Result<(), Error> {
+        self.fuse.pass().await;
+        self.world().volumes.get_mut(&which.token).ok_or_else(absent)?.made.mark = mark;
+        self.fuse.pass().await;
+        Ok(())
+    }
+
+    fn grow(&self) -> Option<&dyn Grow> {
+        Some(self)
+    }
+
+    fn attachments(&self) -> Option<&dyn Attachments> {
+        self.attaches.then_some(self as &dyn Attachments)
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Grow for FakeBackend {
+    async fn grow(
+        &self,
+        which: Which,
+        size: CapacityRange,
+        resume: Option<Vec<u8>>,
+    ) -> Result<Effect<Bytes>, Error> {
+        self.effect(Verb::Grow, resume, move |world| {
+            let made = &mut world.volumes.get_mut(&which.token).ok_or_else(absent)?.made;
+            made.size = made.size.max(size.required);
+            Ok(made.size)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Attachments for FakeBackend {
+    async fn attach(
+        &self,
+        which: Which,
+        node: NodeFacts,
+        _read_only: bool,
+        resume: Option<Vec<u8>>,
+    ) -> Result<Effect<Attached>, Error> {
+        self.effect(Verb::Attach, resume, move |world| {
+            let handle = world.volumes.get(&which.token).ok_or_else(absent)?.made.handle.clone();
+            if let Some(other) = world.attached.get(&which.token).filter(|other| **other != node.name) {
+                return Err(Error::in_use(format!("attached to {other}")));
+            }
+            world.attached.insert(which.token, node.name);
+            let connection = Connection::File { root: "/fake".into(), path: handle.as_str().to_owned() };
+            Ok(Attached { connection, client: None })
+        })
+        .await
+    }
+
+    async fn detach(
+        &self,
+        which: Which,
+        _node: NodeFacts,
+        resume: Option<Vec<u8>>,
+    ) -> Result<Effect<()>, Error> {
+        self.effect(Verb::Detach, resume, move |world| {
+            world.attached.remove(&which.token);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn fence(&self, _: Which, _: NodeFacts, _: Vec<String>) -> Result<Effect<()>, Error> {
+        Err(Error::unsupported("the fake backend cannot fence"))
+    }
+}
+
+#[async_trait]
+impl Snapshots for FakeBackend {
+    async fn how(&self, _: Which) -> Result<Cutting, Error> {
+        Ok(self.cutting)
+    }
+
+    async fn cut(&self, wish: Cut) -> Result<Effect<Shot>, Error> {
+        self.effect(Verb::Cut, wish.resume.clone(), move |world| {
+            if let Some((shot, _)) = world.snapshots.get(&wish.token) {
+                return Ok(shot.clone());
+            }
+            let thing = world.volumes.get(&wish.volume.token).ok_or_else(absent)?;
+            let shot = Shot {
+                handle: Handle::parse(&format!("snap/{}", wish.token))?,
+                size: thing.made.size,
+                cut: None,
+                ready: true,
+                mark: wish.mark,
+                token: Some(wish.token.clone()),
+            };
+            let bytes = thing.bytes.clone();
+            world.snapshots.insert(wish.token, (shot.clone(), bytes));
+            Ok(shot)
+        })
+        .await
+    }
+
+    async fn delete_snapshot(&self, which: Which, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
+        self.effect(Verb::DeleteSnapshot, resume, move |world| {
+            world.snapshots.remove(&which.token);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn inspect_snapshots(&self, which: Vec<Which>) -> Result<Vec<Option<Shot>>, Error> {
+        self.fuse.pass().await;
+        let world = self.world();
+        Ok(which
+            .iter()
+            .map(|which| world.snapshots.get(&which.token).map(|(shot, _)| shot.clone()))
+            .collect())
+    }
+
+    async fn list_snapshots(&self, _: Option<String>) -> Result<Page<Shot>, Error> {
+        self.fuse.pass().await;
+        Ok(Page {
+            items: self.world().snapshots.values().map(|(shot, _)| shot.clone()).collect(),
+            next: None,
+        })
+    }
+}

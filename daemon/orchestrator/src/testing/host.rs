@@ -1,0 +1,287 @@
+//! A machine in memory. Filesystems are bytes of the backend's volumes: `FS:` and what was written since the
+//! format, so that a second format, a mount of the wrong thing, or a write after an unmount shows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use super::{BackendWorld, Fuse};
+use crate::{
+    error::Error,
+    model::{Bytes, Caller, Connection, VolumeId},
+    ports::host::{
+        Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations, Prepare, Survey,
+        Usage,
+    },
+};
+
+/// What the machine has; outlives the process, but not the boot.
+#[derive(Debug)]
+pub struct HostWorld {
+    boot: u32,
+    connected: BTreeMap<VolumeId, String>,
+    mounts: BTreeMap<VolumeId, String>,
+    binds: BTreeMap<String, VolumeId>,
+    frozen: BTreeSet<VolumeId>,
+    dead: BTreeSet<u32>,
+    elsewhere: BTreeMap<VolumeId, Vec<String>>,
+}
+
+impl Default for HostWorld {
+    fn default() -> Self {
+        Self {
+            boot: 1,
+            connected: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+            binds: BTreeMap::new(),
+            frozen: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            elsewhere: BTreeMap::new(),
+        }
+    }
+}
+
+impl HostWorld {
+    /// Loses everything that a reboot loses.
+    pub fn reboot(&mut self) {
+        *self = Self { boot: self.boot + 1, ..Self::default() };
+    }
+
+    /// What is mounted.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<VolumeId> {
+        self.mounts.keys().copied().collect()
+    }
+
+    /// What is connected.
+    #[must_use]
+    pub fn connected(&self) -> Vec<VolumeId> {
+        self.connected.keys().copied().collect()
+    }
+
+    /// The binds.
+    #[must_use]
+    pub fn binds(&self) -> Vec<String> {
+        self.binds.keys().cloned().collect()
+    }
+
+    /// Whether something stands frozen.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        !self.frozen.is_empty()
+    }
+
+    /// Ends a process.
+    pub fn kill(&mut self, pid: u32) {
+        self.dead.insert(pid);
+    }
+
+    /// Gives another mount namespace a volume's mount, or takes all such away.
+    pub fn show_elsewhere(&mut self, volume: VolumeId, holders: Vec<String>) {
+        self.elsewhere.insert(volume, holders);
+    }
+
+    /// Unmounts behind everybody's back.
+    pub fn yank(&mut self, volume: VolumeId) {
+        self.mounts.remove(&volume);
+    }
+}
+
+/// A machine in memory.
+#[derive(Clone, Debug)]
+pub struct FakeHost {
+    world: Arc<Mutex<HostWorld>>,
+    backend: Arc<Mutex<BackendWorld>>,
+    fuse: Arc<Fuse>,
+}
+
+impl FakeHost {
+    /// A machine over these worlds.
+    #[must_use]
+    pub fn new(world: Arc<Mutex<HostWorld>>, backend: Arc<Mutex<BackendWorld>>, fuse: Arc<Fuse>) -> Self {
+        Self { world, backend, fuse }
+    }
+
+    fn world(&self) -> MutexGuard<'_, HostWorld> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bytes<T>(&self, handle: &str, act: impl FnOnce(&mut Vec<u8>) -> Result<T, Error>) -> Result<T, Error> {
+        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        act(backend
+            .bytes(handle)
+            .ok_or_else(|| Error::not_found("there is nothing at the end of the connection"))?)
+    }
+
+    /// Appends to the filesystem of a mounted volume, as a container would.
+    pub fn write(&self, volume: VolumeId, text: &str) -> Result<(), Error> {
+        let handle = {
+            let world = self.world();
+            if !world.mounts.contains_key(&volume) {
+                return Err(Error::not_found("not mounted"));
+            }
+            world.connected.get(&volume).cloned().unwrap_or_default()
+        };
+        self.bytes(&handle, |bytes| {
+            bytes.extend_from_slice(text.as_bytes());
+            Ok(())
+        })
+    }
+
+    /// What the filesystem of a mounted volume holds.
+    pub fn read(&self, volume: VolumeId) -> Result<String, Error> {
+        let handle = self.world().connected.get(&volume).cloned().unwrap_or_default();
+        self.bytes(&handle, |bytes| Ok(String::from_utf8_lossy(bytes).into_owned()))
+    }
+}
+
+fn handle(connection: &Connection) -> Result<String, Error> {
+    match connection {
+        Connection::File { path, .. } => Ok(path.clone()),
+        other => Err(Error::unsupported(format!("the fake machine cannot connect {}", other.kind()))),
+    }
+}
+
+#[async_trait]
+impl Connections for FakeHost {
+    async fn connect(&self, volume: VolumeId, connection: &Connection, _: bool) -> Result<Device, Error> {
+        self.fuse.pass().await;
+        let handle = handle(connection)?;
+        self.bytes(&handle, |_| Ok(()))?;
+        self.world().connected.insert(volume, handle);
+        self.fuse.pass().await;
+        Ok(Device { path: format!("/dev/fake-{volume}"), size: None, client: None })
+    }
+
+    async fn disconnect(&self, volume: VolumeId, _: &Connection) -> Result<(), Error> {
+        self.fuse.pass().await;
+        self.world().connected.remove(&volume);
+        self.fuse.pass().await;
+        Ok(())
+    }
+
+    async fn rescan(&self, _: VolumeId, _: &Connection, size: Bytes) -> Result<Bytes, Error> {
+        self.fuse.pass().await;
+        Ok(size)
+    }
+}
+
+#[async_trait]
+impl Filesystems for FakeHost {
+    async fn format(&self, volume: VolumeId, connection: &Connection, how: &Prepare) -> Result<(), Error> {
+        self.connect(volume, connection, false).await?;
+        self.bytes(&handle(connection)?, |bytes| {
+            if !bytes.is_empty() && (bytes.starts_with(b"FS:") && bytes.len() > 3 || !how.resumed) {
+                return Err(Error::precondition("the volume is not blank"));
+            }
+            *bytes = b"FS:".to_vec();
+            Ok(())
+        })?;
+        self.fuse.pass().await;
+        Ok(())
+    }
+
+    async fn mount(&self, wish: &MountWish) -> Result<MountedAt, Error> {
+        let device = self.connect(wish.volume, &wish.connection, wish.read_only).await?;
+        self.bytes(&handle(&wish.connection)?, |bytes| match bytes.starts_with(b"FS:") {
+            true => Ok(()),
+            false => Err(Error::precondition("there is no filesystem")),
+        })?;
+        let path = format!("/fake/mounts/{}", wish.volume);
+        self.world().mounts.insert(wish.volume, path.clone());
+        self.fuse.pass().await;
+        Ok(MountedAt { data: format!("{path}/data"), path, device, fs_behind: false })
+    }
+
+    async fn unmount(&self, volume: VolumeId, _: &str, connection: &Connection) -> Result<(), Error> {
+        self.fuse.pass().await;
+        {
+            let mut world = self.world();
+            if world.binds.values().any(|bound| *bound == volume) {
+                return Err(Error::in_use("it is still bound"));
+            }
+            world.mounts.remove(&volume);
+        }
+        self.disconnect(volume, connection).await
+    }
+
+    async fn bind(&self, volume: VolumeId, _: &str, to: &str, _: bool) -> Result<(), Error> {
+        self.fuse.pass().await;
+        {
+            let mut world = self.world();
+            if !world.mounts.contains_key(&volume) {
+                return Err(Error::internal("bound before it was mounted"));
+            }
+            world.binds.insert(to.to_owned(), volume);
+        }
+        self.fuse.pass().await;
+        Ok(())
+    }
+
+    async fn unbind(&self, _: VolumeId, path: &str) -> Result<(), Error> {
+        self.fuse.pass().await;
+        self.world().binds.remove(path);
+        self.fuse.pass().await;
+        Ok(())
+    }
+
+    async fn freeze(&self, volume: VolumeId, _: &str, _: Duration) -> Result<(), Error> {
+        self.fuse.pass().await;
+        self.world().frozen.insert(volume);
+        self.fuse.pass().await;
+        Ok(())
+    }
+
+    async fn thaw(&self, volume: VolumeId, _: &str) -> Result<bool, Error> {
+        self.fuse.pass().await;
+        Ok(self.world().frozen.remove(&volume))
+    }
+
+    async fn grow(&self, _: VolumeId, _: &str) -> Result<Grown, Error> {
+        self.fuse.pass().await;
+        Ok(Grown::Done)
+    }
+}
+
+#[async_trait]
+impl Observations for FakeHost {
+    async fn facts(&self) -> Result<Facts, Error> {
+        Ok(Facts {
+            boot_id: format!("boot-{}", self.world().boot),
+            hostname: "fake".into(),
+            connectors: Vec::new(),
+        })
+    }
+
+    async fn survey(&self) -> Result<Survey, Error> {
+        let world = self.world();
+        Ok(Survey {
+            mounts: world.mounts.iter().map(|(id, path)| (Some(*id), path.clone())).collect(),
+            devices: world
+                .connected
+                .iter()
+                .map(|(id, at)| (Some(*id), format!("/dev/fake-{id}"), at.clone()))
+                .collect(),
+        })
+    }
+
+    async fn usage(&self, _: &str) -> Result<Usage, Error> {
+        Ok(Usage::default())
+    }
+
+    async fn health(&self, _: VolumeId, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn holders(&self, volume: VolumeId, _: &str) -> Result<Vec<String>, Error> {
+        Ok(self.world().elsewhere.get(&volume).cloned().unwrap_or_default())
+    }
+
+    async fn alive(&self, caller: &Caller) -> bool {
+        !self.world().dead.contains(&caller.pid)
+    }
+}
