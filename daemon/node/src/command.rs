@@ -1,0 +1,162 @@
+//! The only file that names programs. Each is looked for in the operator's folders, run without a shell, with
+//! an empty environment and no standard input; what it says is kept for people. It also starts our own
+//! workers. Programs that touch a device are run by a worker, never by the daemon itself, and belong to the
+//! worker's process group, so that they end with it.
+#![expect(clippy::disallowed_methods, reason = "this is the file that starts programs")]
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use kato_orchestrator::Error;
+use serde::{Deserialize, Serialize};
+use tokio::process::Child;
+
+/// A program that we may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    MkfsExt4,
+    MkfsXfs,
+    E2fsck,
+    Resize2fs,
+    XfsRepair,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::MkfsExt4 => "mkfs.ext4",
+            Self::MkfsXfs => "mkfs.xfs",
+            Self::E2fsck => "e2fsck",
+            Self::Resize2fs => "resize2fs",
+            Self::XfsRepair => "xfs_repair",
+        }
+    }
+
+    /// The Debian package that has it.
+    fn package(self) -> &'static str {
+        match self {
+            Self::MkfsExt4 | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
+            Self::MkfsXfs | Self::XfsRepair => "xfsprogs",
+        }
+    }
+}
+
+/// The folders where programs are looked for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Programs(pub(crate) Vec<PathBuf>);
+
+/// How a program ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its exit code; nothing when a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// What it said, on one line.
+    pub(crate) words: String,
+}
+
+impl Programs {
+    /// Where a program is, or which package would bring it.
+    pub(crate) fn find(&self, program: Program) -> Result<PathBuf, Error> {
+        self.0.iter().map(|folder| folder.join(program.name())).find(|path| is_program(path)).ok_or_else(
+            || {
+                Error::precondition(format!(
+                    "the program {} is not installed on this node: install the package {}",
+                    program.name(),
+                    program.package()
+                ))
+            },
+        )
+    }
+
+    /// Runs a program to its end.
+    pub(crate) fn run(&self, program: Program, arguments: &[&OsStr]) -> Result<Ended, Error> {
+        let path = self.find(program)?;
+        let search = std::env::join_paths(&self.0).map_err(|error| {
+            Error::invalid("a folder for programs has a colon in its name").caused_by(error)
+        })?;
+        let output = Command::new(&path)
+            .args(arguments)
+            .env_clear()
+            .env("PATH", search)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| crate::errno::failed(format_args!("run {}", path.display()), error))?;
+        let mut words = said(&output.stdout);
+        let complaints = said(&output.stderr);
+        if !words.is_empty() && !complaints.is_empty() {
+            words.push_str("; ");
+        }
+        words.push_str(&complaints);
+        Ok(Ended { code: output.status.code(), words })
+    }
+}
+
+impl Ended {
+    /// Its end in words, for an error.
+    pub(crate) fn describe(&self, program: Program) -> String {
+        let how = self.code.map_or_else(|| "was killed".into(), |code| format!("ended with {code}"));
+        if self.words.is_empty() {
+            format!("{} {how}", program.name())
+        } else {
+            format!("{} {how}: {}", program.name(), self.words)
+        }
+    }
+}
+
+/// Starts a worker that hears us on its standard input. It gets a process group of its own, so that a stop
+/// of the daemon does not cut its work short, and so that it can be ended together with its programs.
+pub(crate) fn start_worker(line: &[OsString]) -> io::Result<(Child, StdStream)> {
+    let (ours, theirs) = StdStream::pair()?;
+    let mut command = tokio::process::Command::from(worker_command(line, theirs)?);
+    Ok((command.spawn()?, ours))
+}
+
+/// Starts a worker from within a worker.
+pub(crate) fn start_watchdog(line: &[OsString]) -> io::Result<(std::process::Child, StdStream)> {
+    let (ours, theirs) = StdStream::pair()?;
+    Ok((worker_command(line, theirs)?.spawn()?, ours))
+}
+
+fn worker_command(line: &[OsString], theirs: StdStream) -> io::Result<Command> {
+    use std::os::unix::process::CommandExt as _;
+    let (program, arguments) =
+        line.split_first().ok_or_else(|| io::Error::other("the worker's command line is empty"))?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .process_group(0);
+    Ok(command)
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// The last lines of what a program said, joined.
+fn said(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let from = lines.len().saturating_sub(8);
+    lines.get(from..).unwrap_or_default().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let error = Programs(vec!["/nowhere".into()]).find(Program::MkfsXfs).unwrap_err();
+        assert!(error.message.contains("mkfs.xfs") && error.message.contains("xfsprogs"), "{error}");
+    }
+}

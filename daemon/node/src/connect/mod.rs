@@ -1,0 +1,143 @@
+//! From a connection to something that can be mounted: one file per way. [`Way`] is what a worker is told,
+//! because the model's `Connection` promises no stored form; a connection that has no way here is refused
+//! with the reason. A new way is a variant, a file, and a row in [`Way::of`] and [`reasons`].
+//!
+//! Directories are connected in the daemon's own process (they are on the host's own disk and have to be
+//! fast), everything else in a worker.
+
+pub(crate) mod device;
+pub(crate) mod directory;
+pub(crate) mod file;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use kato_orchestrator::{
+    Error,
+    model::{Bytes, Connection, VolumeId},
+};
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use serde::{Deserialize, Serialize};
+
+use crate::errno::failed;
+
+/// A connection that a worker can make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Way {
+    /// A file beneath a granted directory, through a loop device.
+    File { root: PathBuf, path: PathBuf },
+    /// A block device by an identity.
+    Device { identity: String, value: String },
+}
+
+/// What a way led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Connected {
+    /// The block device.
+    pub(crate) path: PathBuf,
+    /// How large it is.
+    pub(crate) size: u64,
+}
+
+impl Way {
+    /// The way of a connection, or why there is none.
+    pub(crate) fn of(connection: &Connection) -> Result<Self, Error> {
+        match connection {
+            Connection::File { root, path } => Ok(Self::File { root: root.into(), path: path.into() }),
+            Connection::Device { identity, value } => {
+                Ok(Self::Device { identity: identity.clone(), value: value.clone() })
+            }
+            Connection::Directory { .. } => {
+                Err(Error::precondition("a directory has no device: it can only be mounted"))
+            }
+            Connection::Rbd { .. }
+            | Connection::Iscsi { .. }
+            | Connection::Nbd { .. }
+            | Connection::Nfs { .. } => Err(Error::unsupported(format!(
+                "this node has no connector for {}: {}",
+                connection.kind(),
+                absent(connection.kind())
+            ))),
+        }
+    }
+
+    /// Connects, or finds what is connected.
+    pub(crate) fn connect(&self, volume: VolumeId, read_only: bool) -> Result<Connected, Error> {
+        let path = match self {
+            Self::File { root, path } => file::connect(volume, root, path, read_only)?,
+            Self::Device { identity, value } => device::find(identity, value)?,
+        };
+        let size = size_of_device(&open_device(&path)?)?;
+        Ok(Connected { path, size })
+    }
+
+    /// The device, if it is connected.
+    pub(crate) fn find(&self, volume: VolumeId) -> Result<Option<PathBuf>, Error> {
+        match self {
+            Self::File { path, .. } => file::find(volume, path),
+            Self::Device { identity, value } => device::find(identity, value).map(Some),
+        }
+    }
+
+    /// Takes the device away; `InUse` if somebody has it.
+    pub(crate) fn disconnect(&self, volume: VolumeId) -> Result<(), Error> {
+        match self {
+            Self::File { path, .. } => file::disconnect(volume, path),
+            Self::Device { identity, value } => device::release(identity, value),
+        }
+    }
+
+    /// Makes the device as large as its bytes have become.
+    pub(crate) fn rescan(&self, volume: VolumeId, wanted: Bytes) -> Result<Bytes, Error> {
+        let connected = self.connect(volume, false)?;
+        match self {
+            Self::File { .. } => crate::loopdev::resize(&connected.path)?,
+            Self::Device { .. } => device::rescan(&connected.path)?,
+        }
+        let size = size_of_device(&open_device(&connected.path)?)?;
+        if size < wanted.0 {
+            return Err(Error::unavailable(format!(
+                "{} shows {} so far, and {wanted} is expected: the size has not arrived on this node yet",
+                connected.path.display(),
+                Bytes(size)
+            )));
+        }
+        Ok(Bytes(size))
+    }
+}
+
+/// Ways of connecting that work on this node, and why the others do not.
+pub(crate) fn reasons() -> Vec<(String, Result<(), String>)> {
+    let loops = if Path::new("/dev/loop-control").exists() {
+        Ok(())
+    } else {
+        Err("/dev/loop-control is missing: load the kernel module loop, or mount the host's /dev".to_owned())
+    };
+    let mut found =
+        vec![("directory".to_owned(), Ok(())), ("file".to_owned(), loops), ("device".to_owned(), Ok(()))];
+    found.extend(["rbd", "iscsi", "nbd", "nfs"].map(|kind| (kind.to_owned(), Err(absent(kind)))));
+    found
+}
+
+fn absent(kind: &str) -> String {
+    format!("this version cannot connect {kind}; use directory, file or device")
+}
+
+/// Opens a block device for reading, and nothing but a block device.
+pub(crate) fn open_device(path: &Path) -> Result<File, Error> {
+    let device = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| failed(format_args!("open {}", path.display()), error))?;
+    let stat = rustix::fs::fstat(&device)
+        .map_err(|error| failed(format_args!("look at {}", path.display()), error))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::BlockDevice {
+        return Err(Error::precondition(format!("{} is no block device", path.display())));
+    }
+    Ok(File::from(device))
+}
+
+/// How large an open block device is.
+pub(crate) fn size_of_device(device: &File) -> Result<u64, Error> {
+    rustix::fs::seek(device, SeekFrom::End(0)).map_err(|error| failed("find the size of the device", error))
+}

@@ -1,0 +1,233 @@
+//! Who else has a filesystem mounted: mountinfo of every mount namespace, read once per namespace. That takes
+//! milliseconds on a busy host, so it is done only to name a holder that the kernel has already reported, or
+//! when the hall asks. A namespace is told as the pid and name of its first process.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use kato_orchestrator::Error;
+use rustix::fs::{major, minor};
+
+use crate::errno::failed;
+
+/// A line of mountinfo, as far as anybody here asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Major and minor number of the filesystem.
+    pub(crate) device: (u32, u32),
+    /// Which directory of it.
+    pub(crate) root: String,
+    /// Where it stands.
+    pub(crate) point: PathBuf,
+    /// Options of the mount.
+    pub(crate) options: String,
+    /// The groups that mounts spread in: `shared:5`, `master:5`.
+    pub(crate) groups: Vec<String>,
+    /// Which filesystem.
+    pub(crate) kind: String,
+    /// What it was mounted from.
+    pub(crate) source: String,
+}
+
+impl Entry {
+    /// Reads one line; the fields are those of proc(5).
+    fn parse(line: &str) -> Option<Self> {
+        let (left, right) = line.split_once(" - ")?;
+        let mut left = left.split(' ').skip(2);
+        let (major, minor) = left.next()?.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        let (root, point, options) =
+            (unescape(left.next()?), unescape(left.next()?), left.next()?.to_owned());
+        let groups = left.map(str::to_owned).collect();
+        let mut right = right.split(' ');
+        let (kind, source) = (right.next()?.to_owned(), unescape(right.next()?));
+        Some(Self { device, root, point: point.into(), options, groups, kind, source })
+    }
+
+    /// What it is, for an error.
+    pub(crate) fn describe(&self) -> String {
+        if self.root == "/" {
+            format!("{} ({})", self.source, self.kind)
+        } else {
+            format!("{} of {} ({})", self.root, self.source, self.kind)
+        }
+    }
+
+    fn group(&self) -> Option<&str> {
+        self.groups.iter().find_map(|group| group.strip_prefix("shared:"))
+    }
+
+    /// Whether this is what the kernel spread from `ours` to the same place of another namespace: such a copy
+    /// goes when ours goes, so it holds nothing.
+    fn is_copy_of(&self, ours: &Self) -> bool {
+        let spread = ours.group().is_some_and(|group| {
+            self.groups.iter().any(|mine| mine.rsplit_once(':').is_some_and(|(_, number)| number == group))
+        });
+        // A container that has the host's root somewhere sees our path behind that place.
+        spread && self.point.ends_with(ours.point.strip_prefix("/").unwrap_or(&ours.point))
+    }
+}
+
+/// The mounts of our own namespace.
+pub(crate) fn our_mounts() -> Result<Vec<Entry>, Error> {
+    let text = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| failed("read /proc/self/mountinfo", error))?;
+    Ok(text.lines().filter_map(Entry::parse).collect())
+}
+
+/// What stands at a path in our namespace: the last one mounted there.
+pub(crate) fn at(path: &Path) -> Result<Option<Entry>, Error> {
+    Ok(our_mounts()?.into_iter().rfind(|entry| entry.point == path))
+}
+
+/// Those who hold what is mounted at this path, in other namespaces.
+pub(crate) fn of_mount(path: &Path) -> Result<Vec<String>, Error> {
+    let Some(ours) = at(path)? else { return Ok(Vec::new()) };
+    others(|entry| {
+        entry.device == ours.device
+            && Path::new(&entry.root).starts_with(&ours.root)
+            && !entry.is_copy_of(&ours)
+    })
+}
+
+/// Those who hold a block device: as `pid (program)` in other namespaces, as paths in ours.
+pub(crate) fn of_device(device: &Path) -> Result<Vec<String>, Error> {
+    let stat = rustix::fs::stat(device)
+        .map_err(|error| failed(format_args!("look at {}", device.display()), error))?;
+    let numbers = (major(stat.st_rdev), minor(stat.st_rdev));
+    let mut found: Vec<String> = our_mounts()?
+        .into_iter()
+        .filter(|entry| entry.device == numbers)
+        .map(|entry| format!("the mount at {}", entry.point.display()))
+        .collect();
+    found.extend(others(|entry| entry.device == numbers)?);
+    Ok(found)
+}
+
+/// Adds to an `InUse` who it is.
+pub(crate) fn name_them(device: &Path, outcome: Result<(), Error>) -> Result<(), Error> {
+    outcome.map_err(|mut error| {
+        if error.kind == kato_orchestrator::Kind::InUse {
+            error.message = in_use(&error.message, &of_device(device).unwrap_or_default());
+        }
+        error
+    })
+}
+
+/// A sentence about holders.
+pub(crate) fn in_use(what: &str, holders: &[String]) -> String {
+    if holders.is_empty() {
+        format!("{what}; no holder can be seen from here, it may be another container's")
+    } else {
+        format!("{what}: held by {}", holders.join(", "))
+    }
+}
+
+/// Processes of our own namespace with a file, a working directory or a root beneath a path.
+pub(crate) fn with_open_files(path: &Path) -> Vec<String> {
+    let Ok(ours) = fs::read_link("/proc/self/ns/mnt") else { return Vec::new() };
+    let mut found = Vec::new();
+    for pid in pids() {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        if fs::read_link(process.join("ns/mnt")).is_ok_and(|theirs| theirs == ours)
+            && has_open(&process, path)
+        {
+            found.push(called(pid));
+        }
+    }
+    found
+}
+
+fn has_open(process: &Path, path: &Path) -> bool {
+    let leads_there = |link: &Path| fs::read_link(link).is_ok_and(|target| target.starts_with(path));
+    ["cwd", "root", "exe"].iter().any(|name| leads_there(&process.join(name)))
+        || fs::read_dir(process.join("fd"))
+            .is_ok_and(|open| open.flatten().any(|entry| leads_there(&entry.path())))
+        || fs::read_to_string(process.join("maps")).is_ok_and(|maps| {
+            maps.lines()
+                .filter_map(|line| line.split_once('/'))
+                .any(|(_, file)| Path::new("/").join(file).starts_with(path))
+        })
+}
+
+/// The first process of each other namespace that has a fitting mount.
+fn others(fits: impl Fn(&Entry) -> bool) -> Result<Vec<String>, Error> {
+    let mut seen = BTreeSet::new();
+    seen.insert(
+        fs::read_link("/proc/self/ns/mnt").map_err(|error| failed("look at our mount namespace", error))?,
+    );
+    let mut found = Vec::new();
+    for pid in pids() {
+        let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
+        if !seen.insert(namespace) {
+            continue;
+        }
+        // It may have ended since.
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else { continue };
+        if text.lines().filter_map(Entry::parse).any(|entry| fits(&entry)) {
+            found.push(called(pid));
+        }
+    }
+    Ok(found)
+}
+
+fn pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut pids: Vec<u32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
+}
+
+fn called(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("{pid} ({})", name.trim_end())
+}
+
+/// mountinfo writes space, tab, newline and backslash as three octal digits.
+fn unescape(field: &str) -> String {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first == b'\\'
+            && let [a @ b'0'..=b'7', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] = tail
+        {
+            bytes.push((a - b'0').wrapping_mul(64).wrapping_add((b - b'0') * 8).wrapping_add(c - b'0'));
+            rest = after;
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str =
+        r"36 35 98:0 /mnt1 /m\040nt2 rw,noatime shared:7 master:1 - ext3 /dev/root rw,errors=continue";
+
+    #[test]
+    fn a_line_of_mountinfo_is_read_with_its_escapes() {
+        let entry = Entry::parse(LINE).unwrap();
+        assert_eq!((entry.device, entry.root.as_str()), ((98, 0), "/mnt1"));
+        assert_eq!(entry.point, Path::new("/m nt2"));
+        assert_eq!(entry.groups, ["shared:7", "master:1"]);
+        assert_eq!(entry.describe(), "/mnt1 of /dev/root (ext3)");
+    }
+
+    #[test]
+    fn what_the_kernel_spread_to_the_same_place_is_no_holder_but_a_bind_elsewhere_is() {
+        let ours = Entry::parse(LINE).unwrap();
+        let copy = Entry { groups: vec!["master:7".into()], ..ours.clone() };
+        assert!(copy.is_copy_of(&ours));
+        assert!(Entry { point: "/host/m nt2".into(), ..copy.clone() }.is_copy_of(&ours));
+        assert!(!Entry { point: "/data".into(), ..copy.clone() }.is_copy_of(&ours));
+        assert!(!Entry { groups: Vec::new(), ..copy }.is_copy_of(&ours));
+    }
+}

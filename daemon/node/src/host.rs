@@ -1,0 +1,422 @@
+//! The node itself: which of its rooms does what, where, and with how much patience. Directories are handled
+//! on threads of this process (`local.rs`), everything that has a device by workers (`worker.rs`). Nothing is
+//! remembered that the kernel cannot be asked for, except who is frozen and which volumes are directories,
+//! and both are found out anew when they are not known.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kato_orchestrator::{
+    Error, Kind,
+    model::{Bytes, Caller, Connection, VolumeId},
+    ports::{
+        backend::Blankness,
+        host::{
+            Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations, Prepare,
+            Survey, Usage,
+        },
+    },
+};
+
+use crate::{
+    Config,
+    command::Programs,
+    connect::{Connected, Way},
+    errno::failed,
+    local::{self, DirectoryMount, Threads},
+    mount::{self, Options},
+    survey,
+    task::{Answer, Job, Task},
+    worker::{Pool, Worker},
+};
+
+/// A Linux machine.
+pub struct LinuxHost {
+    config: Config,
+    pool: Arc<Pool>,
+    threads: Threads,
+    /// Volumes that we have mounted as directories since we began: a hint that saves asking a worker.
+    directories: Mutex<HashSet<VolumeId>>,
+    /// Those who hold a freeze.
+    freezes: Mutex<HashMap<VolumeId, Worker>>,
+}
+
+impl fmt::Debug for LinuxHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinuxHost").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl LinuxHost {
+    /// Makes the node's folders, lets go on what an earlier daemon left frozen, and is ready.
+    pub async fn open(mut config: Config) -> Result<Self, Error> {
+        let wanted = config.clone();
+        config = blocking(move || {
+            let mut config = wanted;
+            let locks = config.root.join("locks");
+            std::fs::create_dir_all(&locks)
+                .map_err(|error| failed(format_args!("make {}", locks.display()), error))?;
+            mount::prepare_folder(&config.mounts())?;
+            // mountinfo tells real paths, and ours are compared with them.
+            config.root = real(&config.root)?;
+            if let crate::Layout::Names(folder) = &mut config.layout {
+                *folder = real(folder)?;
+            }
+            // One that is not there now may be mounted later, under the name that it has.
+            config.granted =
+                config.granted.iter().map(|folder| real(folder).unwrap_or_else(|_| folder.clone())).collect();
+            Ok(config)
+        })
+        .await?;
+        let host = Self {
+            pool: Pool::new(config.worker.clone(), config.workers),
+            config,
+            threads: Threads::default(),
+            directories: Mutex::default(),
+            freezes: Mutex::default(),
+        };
+        host.thaw_what_was_left().await?;
+        Ok(host)
+    }
+
+    /// Thaws every filesystem of ours. One that stalls is thawed in its own time.
+    async fn thaw_what_was_left(&self) -> Result<(), Error> {
+        let folders = self.folders();
+        let staged = blocking(move || survey::mounts(&folders)).await?;
+        let all = staged.into_iter().filter(|mount| mount.is_whole).map(|mount| async move {
+            let job = self.job(mount.volume, false, Task::Thaw { path: PathBuf::from(&mount.path) });
+            if let Err(error) = self.pool.run(mount.path.clone(), job, self.config.patience).await {
+                tracing::warn!(path = mount.path, %error, "could not see to it that a volume is not frozen");
+            }
+        });
+        let all: Vec<_> = all.collect();
+        let at_once = async {
+            for one in all {
+                one.await;
+            }
+        };
+        let limit = self.config.patience.min(Duration::from_secs(5));
+        if tokio::time::timeout(limit, at_once).await.is_err() {
+            tracing::warn!("went on without knowing that no volume is frozen");
+        }
+        Ok(())
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        vec![self.config.mounts(), self.config.root.join("mounts")]
+    }
+
+    /// Where a volume may be mounted: where it is mounted now, and where it was before the layout was changed.
+    fn places(&self, volume: VolumeId, name: &str) -> Vec<PathBuf> {
+        let mut places = vec![self.config.mounts().join(self.config.segment(volume, name))];
+        let by_id = self.config.root.join("mounts").join(volume.to_string());
+        if !places.contains(&by_id) {
+            places.push(by_id);
+        }
+        places
+    }
+
+    fn job(&self, volume: Option<VolumeId>, is_locked: bool, task: Task) -> Job {
+        let lock = |volume: VolumeId| self.config.root.join("locks").join(volume.to_string());
+        Job {
+            volume: volume.map(|volume| volume.to_string()),
+            lock: volume.filter(|_| is_locked).map(lock),
+            patience: self.config.patience,
+            long_patience: self.config.long_patience,
+            programs: Programs(self.config.programs.clone()),
+            task,
+        }
+    }
+
+    /// Has a worker change a volume.
+    async fn change(&self, volume: VolumeId, task: Task) -> Result<Answer, Error> {
+        self.pool.run(volume.to_string(), self.job(Some(volume), true, task), self.config.patience).await
+    }
+
+    /// Has a worker look at something.
+    async fn look(&self, subject: String, task: Task) -> Result<Answer, Error> {
+        self.pool.run(subject, self.job(None, false, task), self.config.patience).await
+    }
+
+    /// Does something for a directory volume on a thread of ours.
+    async fn nearby<T: Send + 'static>(
+        &self,
+        volume: VolumeId,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.threads.run(self.pool.tasks(), volume, self.config.patience, work).await
+    }
+
+    async fn mount_directory(&self, wish: &MountWish, root: &str, path: &str) -> Result<MountedAt, Error> {
+        let options = Options::parse(&wish.options, wish.read_only)?;
+        let place = self.place(wish);
+        let device = Device { path: join(root, path), size: None, client: None };
+        let mounted = mounted_at(&place, wish, device, false);
+        let directory =
+            DirectoryMount { root: root.into(), path: path.into(), options, data: wish.root.clone(), place };
+        self.nearby(wish.volume, move || directory.make()).await?;
+        self.directories().insert(wish.volume);
+        Ok(mounted)
+    }
+
+    fn place(&self, wish: &MountWish) -> PathBuf {
+        self.config.mounts().join(self.config.segment(wish.volume, &wish.name))
+    }
+
+    fn directories(&self) -> MutexGuard<'_, HashSet<VolumeId>> {
+        self.directories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn freezes(&self) -> MutexGuard<'_, HashMap<VolumeId, Worker>> {
+        self.freezes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a freeze that we hold: whether it held until now, or nothing if there was none.
+    async fn release(&self, volume: VolumeId) -> Result<Option<bool>, Error> {
+        let Some(mut holder) = self.freezes().remove(&volume) else { return Ok(None) };
+        let said = holder.say_over().await;
+        let heard = tokio::time::timeout(self.config.patience, holder.hear()).await;
+        if said.is_err() {
+            tracing::warn!(volume.id = %volume, "a freeze had ended by itself before it was to end");
+        }
+        let outcome = match heard {
+            Ok(Ok(word)) => match word.answer() {
+                Ok(Answer::Held(until_now)) => Ok(Some(until_now)),
+                Ok(other) => Err(other.unexpected()),
+                Err(error) => Err(error),
+            },
+            // It died; its watchdog has thawed.
+            Ok(Err(_)) => Ok(Some(false)),
+            Err(_) => {
+                holder.kill();
+                Err(Error::timeout("the volume's device does not answer a thaw").pending())
+            }
+        };
+        self.pool.tasks().spawn(holder.gone());
+        outcome
+    }
+}
+
+#[async_trait]
+impl Connections for LinuxHost {
+    async fn connect(
+        &self,
+        volume: VolumeId,
+        connection: &Connection,
+        read_only: bool,
+    ) -> Result<Device, Error> {
+        if let Connection::Directory { root, path } = connection {
+            let (folder, beneath) = (PathBuf::from(root), PathBuf::from(path));
+            self.nearby(volume, move || local::check(&folder, &beneath)).await?;
+            return Ok(Device { path: join(root, path), size: None, client: None });
+        }
+        match self.change(volume, Task::Connect { way: Way::of(connection)?, read_only }).await? {
+            Answer::Connected(connected) => Ok(connected.into()),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    async fn disconnect(&self, volume: VolumeId, connection: &Connection) -> Result<(), Error> {
+        if let Connection::Directory { .. } = connection {
+            return Ok(());
+        }
+        self.change(volume, Task::Disconnect { way: Way::of(connection)? }).await.map(drop)
+    }
+
+    async fn rescan(&self, volume: VolumeId, connection: &Connection, size: Bytes) -> Result<Bytes, Error> {
+        if let Connection::Directory { .. } = connection {
+            return Ok(size);
+        }
+        match self.change(volume, Task::Rescan { way: Way::of(connection)?, size: size.0 }).await? {
+            Answer::Size(size) => Ok(Bytes(size)),
+            other => Err(other.unexpected()),
+        }
+    }
+}
+
+#[async_trait]
+impl Filesystems for LinuxHost {
+    async fn format(&self, volume: VolumeId, connection: &Connection, how: &Prepare) -> Result<(), Error> {
+        let task = Task::Format {
+            way: Way::of(connection)?,
+            fs: how.fs.name().to_owned(),
+            zeroes: how.blank == Blankness::Zeroes,
+            resumed: how.resumed,
+        };
+        self.change(volume, task).await.map(drop)
+    }
+
+    async fn mount(&self, wish: &MountWish) -> Result<MountedAt, Error> {
+        if let Some(name) = &wish.root.directory {
+            crate::root::check(name)?;
+        }
+        if let Connection::Directory { root, path } = &wish.connection {
+            return self.mount_directory(wish, root, path).await;
+        }
+        let place = self.place(wish);
+        let task = Task::Mount {
+            way: Way::of(&wish.connection)?,
+            options: wish.options.clone(),
+            read_only: wish.read_only,
+            root: (&wish.root).into(),
+            place: place.clone(),
+        };
+        match self.change(wish.volume, task).await? {
+            Answer::Mounted { connected, fs_behind } => {
+                Ok(mounted_at(&place, wish, connected.into(), fs_behind))
+            }
+            other => Err(other.unexpected()),
+        }
+    }
+
+    async fn unmount(&self, volume: VolumeId, name: &str, connection: &Connection) -> Result<(), Error> {
+        let places = self.places(volume, name);
+        if let Connection::Directory { .. } = connection {
+            self.nearby(volume, move || local::take_down(&places)).await?;
+            self.directories().remove(&volume);
+            return Ok(());
+        }
+        let way = Way::of(connection)?;
+        // A frozen filesystem cannot be unmounted by anybody.
+        self.release(volume).await?;
+        self.change(volume, Task::Unmount { way, places }).await.map(drop)
+    }
+
+    async fn bind(&self, volume: VolumeId, from: &str, to: &str, read_only: bool) -> Result<(), Error> {
+        let (from, to) = (absolute(from)?, absolute(to)?);
+        if self.directories().contains(&volume) {
+            return self.nearby(volume, move || crate::work::bind(&from, &to, read_only)).await;
+        }
+        self.change(volume, Task::Bind { from, to, read_only }).await.map(drop)
+    }
+
+    async fn unbind(&self, volume: VolumeId, path: &str) -> Result<(), Error> {
+        let path = absolute(path)?;
+        if self.directories().contains(&volume) {
+            return self.nearby(volume, move || crate::work::unbind(&path)).await;
+        }
+        self.change(volume, Task::Unbind { path }).await.map(drop)
+    }
+
+    async fn freeze(&self, volume: VolumeId, path: &str, at_most: Duration) -> Result<(), Error> {
+        self.release(volume).await?;
+        let task = Task::Hold { path: absolute(path)?, at_most, worker: self.pool.line().to_vec() };
+        let mut holder = Worker::start(self.pool.line())?;
+        let told = async {
+            holder.say(&self.job(Some(volume), false, task)).await?;
+            holder.hear().await
+        };
+        let told = tokio::time::timeout(self.config.patience, told).await;
+        let outcome = match told {
+            Ok(Ok(word)) => word.answer().map(drop),
+            Ok(Err(error)) => Err(failed("hear from the holder of a freeze", error)),
+            Err(_) => {
+                // Its watchdog thaws what may still be frozen.
+                holder.kill();
+                Err(Error::timeout("the volume's device does not answer a freeze").pending())
+            }
+        };
+        if outcome.is_ok() {
+            self.freezes().insert(volume, holder);
+        } else {
+            self.pool.tasks().spawn(holder.gone());
+        }
+        outcome
+    }
+
+    async fn thaw(&self, volume: VolumeId, path: &str) -> Result<bool, Error> {
+        if let Some(until_now) = self.release(volume).await? {
+            return Ok(until_now);
+        }
+        // Whoever froze it, it was not us: so nobody knows how long it was held.
+        match self.look(volume.to_string(), Task::Thaw { path: absolute(path)? }).await {
+            // Nothing is mounted there, or a directory is: neither is ever frozen.
+            Err(error) if matches!(error.kind, Kind::Precondition | Kind::Unsupported) => Ok(false),
+            other => other.map(|_| false),
+        }
+    }
+
+    async fn grow(&self, volume: VolumeId, path: &str) -> Result<Grown, Error> {
+        match self.change(volume, Task::Grow { path: absolute(path)? }).await? {
+            Answer::Grown { needs_unmount: true } => Ok(Grown::NeedsUnmount),
+            Answer::Grown { needs_unmount: false } => Ok(Grown::Done),
+            other => Err(other.unexpected()),
+        }
+    }
+}
+
+#[async_trait]
+impl Observations for LinuxHost {
+    async fn facts(&self) -> Result<Facts, Error> {
+        blocking(survey::facts).await
+    }
+
+    async fn survey(&self) -> Result<Survey, Error> {
+        let folders = self.folders();
+        let mounts = blocking(move || survey::mounts(&folders)).await?;
+        let task = Task::Loops { granted: self.config.granted.clone() };
+        survey::join(mounts, self.look("survey".to_owned(), task).await?)
+    }
+
+    async fn usage(&self, path: &str) -> Result<Usage, Error> {
+        self.look(path.to_owned(), Task::Usage { path: absolute(path)? }).await?.usage()
+    }
+
+    async fn health(&self, volume: VolumeId, path: &str) -> Result<(), Error> {
+        self.look(volume.to_string(), Task::Health { path: absolute(path)? }).await.map(drop)
+    }
+
+    async fn holders(&self, volume: VolumeId, path: &str) -> Result<Vec<String>, Error> {
+        match self.look(volume.to_string(), Task::Holders { path: absolute(path)? }).await? {
+            Answer::Names(names) => Ok(names),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    async fn alive(&self, caller: &Caller) -> bool {
+        let caller = caller.clone();
+        tokio::task::spawn_blocking(move || survey::is_alive(&caller)).await.unwrap_or(true)
+    }
+}
+
+impl From<Connected> for Device {
+    fn from(connected: Connected) -> Self {
+        Self { path: connected.path.display().to_string(), size: Some(Bytes(connected.size)), client: None }
+    }
+}
+
+fn mounted_at(place: &Path, wish: &MountWish, device: Device, fs_behind: bool) -> MountedAt {
+    let data = wish.root.directory.as_ref().map_or_else(|| place.to_owned(), |name| place.join(name));
+    MountedAt { path: place.display().to_string(), data: data.display().to_string(), device, fs_behind }
+}
+
+fn join(root: &str, path: &str) -> String {
+    Path::new(root).join(path).display().to_string()
+}
+
+fn absolute(path: &str) -> Result<PathBuf, Error> {
+    let path = Path::new(path);
+    let is_plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    if path.is_absolute() && is_plain && path != Path::new("/") {
+        return Ok(path.to_owned());
+    }
+    Err(Error::invalid(format!("the path {path:?} has to be absolute, without .., and not the root")))
+}
+
+fn real(path: &Path) -> Result<PathBuf, Error> {
+    path.canonicalize().map_err(|error| failed(format_args!("find {}", path.display()), error))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::internal("a thread of the node was lost").caused_by(error))?
+}

@@ -1,0 +1,115 @@
+//! Directory volumes, in the daemon's own process: they lie on the host's own disk, and a thousand of them
+//! come and go in a second, so a mount is the fewest calls that do it safely and reads no mountinfo. A granted
+//! directory that stalls all the same (somebody granted a network mount) costs one thread for each of its
+//! volumes and no more: a volume whose last call has not returned answers `Timeout`.
+
+use std::{
+    collections::HashSet,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use kato_orchestrator::{
+    Error,
+    model::{DataRoot, VolumeId},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    connect::directory,
+    mount::{self, Options},
+    root,
+};
+
+/// A directory that is to be mounted.
+#[derive(Debug)]
+pub(crate) struct DirectoryMount {
+    pub(crate) root: PathBuf,
+    pub(crate) path: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) data: DataRoot,
+    pub(crate) place: PathBuf,
+}
+
+impl DirectoryMount {
+    /// Mounts it, or finds it mounted.
+    pub(crate) fn make(&self) -> Result<(), Error> {
+        if let Some((name, _)) = self.options.filesystem.first() {
+            return Err(Error::invalid(format!(
+                "the mount option {name} belongs to a filesystem, and this volume is a directory: leave it out of \
+                 the class"
+            )));
+        }
+        let source = directory::open(&self.root, &self.path)?;
+        root::make(source.as_fd(), &self.data, false)?;
+        let (point, is_fresh) = mount::open_place(&self.place)?;
+        if !is_fresh && mount::is_mount_root(&mount::look(point.as_fd())?) {
+            if !directory::is_same(source.as_fd(), point.as_fd())? {
+                return Err(mount::occupied(&self.place));
+            }
+            return mount::require_same_access(&point, self.options.read_only, &self.place);
+        }
+        let tree = mount::clone_of(source.as_fd(), self.options.attributes)?;
+        mount::place(tree.as_fd(), point.as_fd())
+    }
+}
+
+/// Unmounts a directory volume from its places.
+pub(crate) fn take_down(places: &[PathBuf]) -> Result<(), Error> {
+    places.iter().try_for_each(|place| {
+        mount::take_down(place)?;
+        mount::remove_place(place)
+    })
+}
+
+/// Whether a directory is there and can be mounted.
+pub(crate) fn check(root: &Path, path: &Path) -> Result<(), Error> {
+    directory::open(root, path).map(drop)
+}
+
+/// Threads for calls that usually return at once.
+#[derive(Debug, Default)]
+pub(crate) struct Threads {
+    slow: Arc<Mutex<HashSet<VolumeId>>>,
+}
+
+impl Threads {
+    /// Does something for a volume on a thread, within the deadline.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        tasks: &TaskTracker,
+        volume: VolumeId,
+        patience: Duration,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        if lock(&self.slow).contains(&volume) {
+            return Err(stalled());
+        }
+        let mut thread = tokio::task::spawn_blocking(work);
+        if let Ok(joined) = tokio::time::timeout(patience, &mut thread).await {
+            return joined.map_err(|error| {
+                Error::internal("a thread of the node was lost").caused_by(error).pending()
+            })?;
+        }
+        lock(&self.slow).insert(volume);
+        let slow = Arc::clone(&self.slow);
+        tasks.spawn(async move {
+            // Whatever it says now, nobody waits for it.
+            drop(thread.await);
+            lock(&slow).remove(&volume);
+        });
+        tracing::error!(volume.id = %volume, "a granted directory did not answer in time");
+        Err(stalled())
+    }
+}
+
+fn stalled() -> Error {
+    Error::timeout("the granted directory of this volume does not answer: see to its disk or server")
+        .pending()
+}
+
+fn lock(slow: &Mutex<HashSet<VolumeId>>) -> std::sync::MutexGuard<'_, HashSet<VolumeId>> {
+    slow.lock().unwrap_or_else(PoisonError::into_inner)
+}

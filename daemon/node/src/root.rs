@@ -1,0 +1,117 @@
+//! The data root: the part of a mounted filesystem that a container gets. It is made once; owner and mode are
+//! set when we make it and never again, as they belong to whoever runs in the container from then on. Where
+//! the root is the mount itself, nobody can tell whether we made it, so a trusted attribute remembers that
+//! it was set, and only an empty directory is touched at all.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use kato_orchestrator::{Error, model::DataRoot};
+use rustix::{
+    fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags},
+    io::Errno,
+};
+
+use crate::errno::failed;
+
+const MARKER: &str = "trusted.kato.root";
+
+/// Makes the data root in an open directory, where it is not there and may be.
+pub(crate) fn make(mount: BorrowedFd<'_>, root: &DataRoot, read_only: bool) -> Result<(), Error> {
+    let Some(name) = root.directory.as_deref() else {
+        return if read_only { Ok(()) } else { own_once(mount, root) };
+    };
+    check(name)?;
+    match open(mount, name) {
+        Ok(_) => return Ok(()),
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(failed(format_args!("open the data root {name:?}"), error)),
+    }
+    if read_only {
+        return Err(Error::precondition(format!(
+            "the volume has no directory {name:?}, and it is mounted read-only: mount it once read-write, or \
+             set the class's root to /"
+        )));
+    }
+    // Made under another name first, so that a crash never leaves one with the wrong owner. The journals of
+    // ext4 and xfs keep the order, so nothing has to be flushed.
+    let fresh = format!(".{name}.kato-new");
+    match rustix::fs::mkdirat(mount, fresh.as_str(), Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(failed(format_args!("make the data root {name:?}"), error)),
+    }
+    let made = open(mount, &fresh).map_err(|error| failed("open the new data root", error))?;
+    own(made.as_fd(), root, 0o755)?;
+    rustix::fs::renameat(mount, fresh.as_str(), mount, name)
+        .map_err(|error| failed(format_args!("make the data root {name:?}"), error))
+}
+
+/// A name that is one step down and nowhere else.
+pub(crate) fn check(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        return Err(Error::invalid(format!(
+            "the data root {name:?} is not the name of a directory: use a plain name such as data"
+        )));
+    }
+    Ok(())
+}
+
+fn open(mount: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(mount, name, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
+fn own(directory: BorrowedFd<'_>, root: &DataRoot, mode: u32) -> Result<(), Error> {
+    let (uid, gid) = (root.uid.map(Uid::from_raw), root.gid.map(Gid::from_raw));
+    if uid.is_some() || gid.is_some() {
+        rustix::fs::fchown(directory, uid, gid)
+            .map_err(|error| failed("set the data root's owner", error))?;
+    }
+    // After the owner, because chown takes setgid bits away.
+    rustix::fs::fchmod(directory, Mode::from_raw_mode(root.mode.unwrap_or(mode)))
+        .map_err(|error| failed("set the data root's mode", error))
+}
+
+/// Sets owner and mode of a mount's own root, once, while it is empty.
+fn own_once(mount: BorrowedFd<'_>, root: &DataRoot) -> Result<(), Error> {
+    if root.uid.is_none() && root.gid.is_none() && root.mode.is_none() {
+        return Ok(());
+    }
+    let readable = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(mount, ".", readable, Mode::empty())
+        .map_err(|error| failed("open the volume's directory", error))?;
+    if rustix::fs::fgetxattr(&directory, MARKER, &mut [0; 16]).is_ok() || !is_empty(&directory)? {
+        return Ok(());
+    }
+    let stat = rustix::fs::statat(&directory, "", AtFlags::EMPTY_PATH)
+        .map_err(|error| failed("look at the volume's directory", error))?;
+    own(directory.as_fd(), root, stat.st_mode & 0o7777)?;
+    match rustix::fs::fsetxattr(&directory, MARKER, b"1", XattrFlags::empty()) {
+        // A filesystem without such attributes: then only being empty tells.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
+        Err(error) => Err(failed("remember that the data root has its owner", error)),
+    }
+}
+
+fn is_empty(directory: &OwnedFd) -> Result<bool, Error> {
+    let what = |error| failed("read the volume's directory", error);
+    for entry in rustix::fs::Dir::read_from(directory).map_err(what)? {
+        let entry = entry.map_err(what)?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b".." | b"lost+found") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_root_is_one_plain_name() {
+        assert!(check("data").is_ok());
+        for name in ["", ".", "..", "a/b", "/", "../x"] {
+            assert!(check(name).is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! What a worker does: one function per task, in plain blocking code. Nothing here remembers anything; each
+//! task looks at the world first, so that it can be repeated. While a task changes a volume it holds that
+//! volume's lock, and so do the programs that it runs: a worker that outlived its daemon, or an mkfs that
+//! outlived its worker, keeps everybody else away until it is gone.
+
+use std::{
+    fs::File,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kato_orchestrator::{
+    Error,
+    model::{Bytes, DataRoot, FsType, VolumeId},
+    ports::host::Grown,
+};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, major, makedev, minor},
+    io::{Errno, FdFlags},
+};
+
+use crate::{
+    check,
+    command::Programs,
+    connect::{Connected, Way, directory},
+    errno::failed,
+    format, freeze, grow, holders, loopdev,
+    mount::{self, Options},
+    root,
+    signature::{Ext, Signature},
+    task::{self, Answer, Job, Task, Word},
+    usage,
+};
+
+/// Does a job. Longer work asks for patience first.
+pub(crate) fn perform(job: Job, daemon: &mut UnixStream) -> Result<Answer, Error> {
+    let lock = job.lock.as_deref().map(|path| Lock::take(path, job.patience / 2)).transpose()?;
+    if lock.as_ref().is_some_and(|lock| lock.waited) {
+        tell(daemon, job.patience)?;
+    }
+    let volume = job.volume();
+    let mut desk = Desk { programs: &job.programs, long_patience: job.long_patience, daemon };
+    match job.task {
+        Task::Connect { way, read_only } => way.connect(volume?, read_only).map(Answer::Connected),
+        Task::Disconnect { way } => way.disconnect(volume?).map(|()| Answer::Done),
+        Task::Rescan { way, size } => way.rescan(volume?, Bytes(size)).map(|size| Answer::Size(size.0)),
+        Task::Format { way, fs, zeroes, resumed } => {
+            let connected = way.connect(volume?, false)?;
+            let wish = format::Wish { fs: FsType::parse(&fs)?, zeroes, resumed };
+            desk.ask_patience()?;
+            format::make(&connected.path, wish, desk.programs).map(|()| Answer::Done)
+        }
+        Task::Mount { way, options, read_only, root, place } => {
+            let options = Options::parse(&options, read_only)?;
+            mount_volume(volume?, &way, options, &root.into(), &place, &mut desk)
+        }
+        Task::Unmount { way, places } => unmount_volume(volume?, &way, &places),
+        Task::Bind { from, to, read_only } => bind(&from, &to, read_only).map(|()| Answer::Done),
+        Task::Unbind { path } => unbind(&path).map(|()| Answer::Done),
+        Task::Hold { path, at_most, worker } => {
+            freeze::hold(&path, at_most, &worker, desk.daemon).map(Answer::Held)
+        }
+        Task::Watch { path, at_most } => freeze::watch(&path, at_most, desk.daemon).map(|()| Answer::Done),
+        Task::Thaw { path } => freeze::thaw(&path).map(|()| Answer::Done),
+        Task::Grow { path } => {
+            grow::mounted(&path).map(|grown| Answer::Grown { needs_unmount: grown == Grown::NeedsUnmount })
+        }
+        Task::Usage { path } => usage::of(&path).map(Answer::from),
+        Task::Health { path } => usage::health(&path).map(|()| Answer::Done),
+        Task::Holders { path } => holders::of_mount(&path).map(Answer::Names),
+        Task::Loops { granted } => {
+            let found = loopdev::beneath(&granted)?.into_iter().map(|device| {
+                let volume = device.volume.map(|volume| volume.to_string());
+                (volume, device.path.display().to_string(), device.backing)
+            });
+            Ok(Answer::Loops(found.collect()))
+        }
+    }
+}
+
+/// What a task needs besides its words.
+struct Desk<'a> {
+    programs: &'a Programs,
+    long_patience: Duration,
+    daemon: &'a mut UnixStream,
+}
+
+impl Desk<'_> {
+    fn ask_patience(&mut self) -> Result<(), Error> {
+        tell(self.daemon, self.long_patience)
+    }
+}
+
+/// Asks the daemon to go on waiting.
+fn tell(daemon: &mut UnixStream, patience: Duration) -> Result<(), Error> {
+    task::send(daemon, &Word::Patience(patience)).map_err(|error| failed("talk to the daemon", error))
+}
+
+/// Mounts a volume at its place, or finds it there.
+fn mount_volume(
+    volume: VolumeId,
+    way: &Way,
+    options: Options,
+    root: &DataRoot,
+    place: &Path,
+    desk: &mut Desk<'_>,
+) -> Result<Answer, Error> {
+    let (point, _) = mount::open_place(place)?;
+    let stat = mount::look(point.as_fd())?;
+    if mount::is_mount_root(&stat) {
+        let connected = way.find(volume)?.ok_or_else(|| mount::occupied(place))?;
+        let connected = Connected { size: size(&connected)?, path: connected };
+        if numbers(&connected.path)? != makedev(stat.stx_dev_major, stat.stx_dev_minor) {
+            return Err(mount::occupied(place));
+        }
+        return found_mounted(connected, &point, &options, root, place);
+    }
+    let connected = way.connect(volume, options.read_only)?;
+    let mounted = mount_nowhere(&connected.path, options.clone(), desk)?;
+    let top = grow::open_root(&mounted)?;
+    root::make(top.as_fd(), root, options.read_only)?;
+    let fs_behind = !options.read_only && grow_if_behind(&top, &connected.path)?;
+    mount::place(mounted.as_fd(), point.as_fd())?;
+    Ok(Answer::Mounted { connected, fs_behind })
+}
+
+fn found_mounted(
+    connected: Connected,
+    point: &OwnedFd,
+    options: &Options,
+    root: &DataRoot,
+    place: &Path,
+) -> Result<Answer, Error> {
+    let top = grow::open_root(point)?;
+    mount::require_same_access(&top, options.read_only, place)?;
+    root::make(top.as_fd(), root, options.read_only)?;
+    let fs_behind = grow::is_behind(&top, &connected.path)?;
+    Ok(Answer::Mounted { connected, fs_behind })
+}
+
+/// Grows what can be grown while it is mounted; whether something is left for later.
+fn grow_if_behind(top: &File, device: &Path) -> Result<bool, Error> {
+    if !grow::is_behind(top, device)? {
+        return Ok(false);
+    }
+    Ok(grow::grow_open(top, device)? == Grown::NeedsUnmount)
+}
+
+/// Checks, mends and grows offline what may be touched, then mounts it nowhere yet.
+fn mount_nowhere(device: &Path, mut options: Options, desk: &mut Desk<'_>) -> Result<OwnedFd, Error> {
+    match format::probe(device)? {
+        Some(Signature::Ext(ext)) => {
+            // Another namespace may still have it mounted: then it is alive, and nothing is done beneath it.
+            if !check::is_in_use(device)? {
+                if options.read_only && ext.needs_recovery {
+                    return Err(unclean(device));
+                }
+                if !options.read_only {
+                    mend_and_grow(device, ext, desk)?;
+                }
+            }
+            mount::filesystem("ext4", device, &options)
+        }
+        Some(Signature::Xfs(_)) => {
+            // Two copies of one filesystem carry the same UUID, and may be mounted side by side.
+            if !options.filesystem.iter().any(|(name, _)| name == "nouuid") {
+                options.filesystem.push(("nouuid".to_owned(), None));
+            }
+            mount::filesystem("xfs", device, &options).map_err(|refusal| {
+                desk.ask_patience()
+                    .map_or_else(|error| error, |()| check::explain_xfs(device, refusal, desk.programs))
+            })
+        }
+        Some(Signature::Foreign(name)) => Err(Error::precondition(format!(
+            "{} holds {name}: only ext4 and xfs can be mounted",
+            device.display()
+        ))),
+        None => Err(Error::precondition(format!(
+            "{} holds no filesystem: it was never formatted, or its first blocks are lost",
+            device.display()
+        ))),
+    }
+}
+
+/// Brings an ext filesystem that nobody has mounted in order, and to the size of its device.
+fn mend_and_grow(device: &Path, mut ext: Ext, desk: &mut Desk<'_>) -> Result<(), Error> {
+    if check::needs_check(&ext) {
+        desk.ask_patience()?;
+        check::ext(device, false, desk.programs)?;
+        // The journal may have held another size.
+        let Some(Signature::Ext(mended)) = format::probe(device)? else { return Ok(()) };
+        ext = mended;
+    }
+    if grow::is_ext_behind(device, &ext)? {
+        desk.ask_patience()?;
+        grow::offline(device, desk.programs)?;
+    }
+    Ok(())
+}
+
+fn unclean(device: &Path) -> Error {
+    Error::precondition(format!(
+        "the filesystem on {} was not unmounted in order, and mending it means writing: mount the volume \
+         read-write once",
+        device.display()
+    ))
+}
+
+/// Unmounts every place of a volume, then takes the device away unless somebody else has it.
+fn unmount_volume(volume: VolumeId, way: &Way, places: &[PathBuf]) -> Result<Answer, Error> {
+    for place in places {
+        mount::take_down(place)?;
+    }
+    way.disconnect(volume)?;
+    for place in places {
+        mount::remove_place(place)?;
+    }
+    Ok(Answer::Done)
+}
+
+/// Binds a directory of a mounted volume to a path of the caller's.
+pub(crate) fn bind(from: &Path, to: &Path, read_only: bool) -> Result<(), Error> {
+    let source = mount::open_folder(from)?;
+    let (point, _) = mount::open_place(to)?;
+    if mount::is_mount_root(&mount::look(point.as_fd())?) {
+        if !directory::is_same(source.as_fd(), point.as_fd())? {
+            return Err(mount::occupied(to));
+        }
+        return mount::require_same_access(&point, read_only, to);
+    }
+    let options = Options::parse(&[], read_only)?;
+    let tree = mount::clone_of(source.as_fd(), options.attributes)?;
+    mount::place(tree.as_fd(), point.as_fd())
+}
+
+/// Takes a bind away, and its directory.
+pub(crate) fn unbind(path: &Path) -> Result<(), Error> {
+    mount::take_down(path)?;
+    mount::remove_place(path)
+}
+
+fn size(device: &Path) -> Result<u64, Error> {
+    crate::connect::size_of_device(&crate::connect::open_device(device)?)
+}
+
+fn numbers(device: &Path) -> Result<u64, Error> {
+    let stat = rustix::fs::stat(device)
+        .map_err(|error| failed(format_args!("look at {}", device.display()), error))?;
+    Ok(makedev(major(stat.st_rdev), minor(stat.st_rdev)))
+}
+
+/// A volume's lock: a file that is locked while somebody changes the volume, and removed afterwards.
+struct Lock {
+    path: PathBuf,
+    /// Whether somebody else had it first.
+    waited: bool,
+    _file: File,
+}
+
+impl Lock {
+    fn take(path: &Path, patience: Duration) -> Result<Self, Error> {
+        let what = |error| failed(format_args!("lock {}", path.display()), error);
+        let pause = Duration::from_millis(50);
+        let mut waited = Duration::ZERO;
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).map_err(what)?);
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // Whoever had it before may have removed it after we opened it.
+                Ok(()) if is_still(path, &file) => {
+                    // The programs that we run keep the lock as long as they live.
+                    rustix::io::fcntl_setfd(&file, FdFlags::empty()).map_err(what)?;
+                    return Ok(Self { path: path.to_owned(), waited: !waited.is_zero(), _file: file });
+                }
+                Ok(()) => continue,
+                Err(Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(what(error)),
+            }
+            if waited >= patience {
+                return Err(Error::timeout(
+                    "an earlier attempt at this volume has not ended: its worker, or a program that it started, \
+                     still waits for the device",
+                )
+                .pending());
+            }
+            std::thread::sleep(pause);
+            waited += pause;
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A file that stays is only a file.
+        if let Err(error) = rustix::fs::unlink(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "left a lock file behind");
+        }
+    }
+}
+
+fn is_still(path: &Path, file: &File) -> bool {
+    match (rustix::fs::stat(path), rustix::fs::fstat(file)) {
+        (Ok(there), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
+        _ => false,
+    }
+}
