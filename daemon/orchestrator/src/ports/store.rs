@@ -89,8 +89,9 @@ pub trait Store: Send + Sync + 'static {
     /// the process.
     async fn claim(&self, key: &str) -> Result<Box<dyn Claim>, Error>;
 
-    /// Waits for changes beneath `prefix` after `revision`. A store that no longer has them answers
-    /// `OutOfRange`: read everything again.
+    /// Waits for changes beneath `prefix` after `revision`. Revision 0 asks for the present: it is answered at
+    /// once, without events, and what is scanned after that has no gap to what is watched from there. A store
+    /// that no longer has the changes answers `OutOfRange`: begin with the present and read everything again.
     async fn watch_from(&self, prefix: &str, revision: Revision) -> Result<Changes, Error>;
 
     /// Makes every lazy commit durable.
