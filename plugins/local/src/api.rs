@@ -40,11 +40,6 @@ impl Thing {
         self.meta.size.max(self.image.map_or(0, |(length, _)| length))
     }
 
-    /// How another thing names it as its source.
-    pub(crate) fn as_source(&self) -> String {
-        format!("{}/{}", self.place.shelf.one(), self.place.token)
-    }
-
     /// An error if its bytes are not all there.
     pub(crate) fn whole(&self) -> Result<(), Error> {
         match (self.meta.kind, self.image) {

@@ -43,14 +43,12 @@ pub(crate) fn shape(
         return Ok(Shape { kind, size: 0, thin: false });
     }
     let range = CapacityRange { required_bytes: asked.required_bytes.max(least), ..*asked };
-    if let (Some(limit), true) = (range.limit_bytes, least > 0) {
-        if limit < least {
-            return Err(Error::out_of_range(format!(
-                "a copy is at least as large as its source, {}, and {} is the limit that was given",
-                spell(least),
-                spell(limit)
-            )));
-        }
+    if let Some(limit) = range.limit_bytes.filter(|limit| *limit < least) {
+        return Err(Error::out_of_range(format!(
+            "a copy is at least as large as its source, {}, and {} is the limit that was given",
+            spell(least),
+            spell(limit)
+        )));
     }
     Ok(Shape { kind, size: limits.choose(&range)?, thin: parameters.thin })
 }

@@ -27,17 +27,10 @@ pub(crate) struct New<'a> {
     pub(crate) place: &'a Place,
     pub(crate) meta: &'a Meta,
     pub(crate) mark: &'a str,
-    pub(crate) source: Option<Source<'a>>,
+    /// What its bytes are copied from; whether that is too much to copy was decided before.
+    pub(crate) source: Option<&'a Thing>,
     /// Whether all blocks of an image are allocated, so that its owner never runs out of room.
     pub(crate) allocated: bool,
-}
-
-/// What a new thing's bytes are copied from.
-#[derive(Debug)]
-pub(crate) struct Source<'a> {
-    pub(crate) thing: &'a Thing,
-    /// Whether bytes may be copied where blocks cannot be shared.
-    pub(crate) may_copy: bool,
 }
 
 /// How far it got.
@@ -51,32 +44,42 @@ fn pending(resume: &[u8], note: impl Into<String>) -> Progress {
     Progress::Pending(Pending { resume: resume.to_vec(), retry_after_ms: SLICE_MS, note: note.into() })
 }
 
-/// Makes a thing. Done means that there is one under its token; whether it is ours or that of somebody who did
-/// the same at the same time, the caller has to see. A refusal leaves nothing behind.
-pub(crate) fn make<F: Files>(
+/// Tries to make a thing: first nothing is left of an earlier attempt (unless it is a copy that is gone on
+/// with), and after a refusal nothing is left of this one. `work` is told whether to go on, and answers whether
+/// it came to its end. Whatever can refuse belongs into it, the question for room above all.
+pub(crate) fn attempt<F: Files>(
     folder: &Folder<F>,
-    new: &New<'_>,
+    place: &Place,
     resume: Option<&[u8]>,
+    work: impl FnOnce(bool) -> Result<bool, Error>,
 ) -> Result<Progress, Error> {
-    let place = new.place;
-    let plain = new.meta.kind == Kind::Directory && new.source.is_none() && new.meta.size == 0;
-    if plain && resume.is_none() {
-        // The everyday case is one call. Something that an earlier attempt left is found out by it.
-        match folder.0.assemble(&place.path(), &place.coming(), &pieces(new)) {
-            Err(error) if error.kind == ErrorKind::AlreadyExists => {}
-            Err(error) => return swept(folder, place, error::at("making the directory")(error)),
-            Ok(()) => return Ok(Progress::Done),
-        }
-    }
-    if resume != Some(COPYING) && !sweep(folder, place)? {
+    let copying = resume == Some(COPYING);
+    if !copying && !sweep(folder, place)? {
         return Ok(pending(SWEEPING, "removing what an earlier attempt left"));
     }
-    let made = if plain { assemble(folder, new) } else { build(folder, new, resume == Some(COPYING)) };
-    match made {
-        Ok(true) => Ok(Progress::Done),
-        Ok(false) => Ok(pending(COPYING, "copying")),
-        Err(error) => swept(folder, place, error),
+    let refusal = match work(copying) {
+        Ok(true) => return Ok(Progress::Done),
+        Ok(false) => return Ok(pending(COPYING, "copying")),
+        Err(refusal) => refusal,
+    };
+    match sweep(folder, place) {
+        Ok(true) => Err(refusal),
+        Ok(false) => Ok(pending(SWEEPING, format!("removing a failed attempt: {}", refusal.message))),
+        // Not final while something may be left: a later delete by token finds it.
+        Err(error) => Err(Error::unavailable(format!("{}; moreover, {}", refusal.message, error.message))),
     }
+}
+
+/// Makes a thing where nothing is half-made, or goes on with a copy; false while that is under way. True means
+/// that there is one under its token; whether it is ours or that of somebody who did the same at the same time,
+/// the caller has to see.
+pub(crate) fn make<F: Files>(folder: &Folder<F>, new: &New<'_>, copying: bool) -> Result<bool, Error> {
+    if new.meta.kind == Kind::Directory && new.source.is_none() && new.meta.size == 0 {
+        // The everyday case is one call.
+        let answer = folder.0.assemble(&new.place.path(), &new.place.coming(), &pieces(new));
+        return placed(folder, new.place, answer);
+    }
+    build(folder, new, copying)
 }
 
 /// Removes a thing and whatever was half-made or half-gone under its token.
@@ -92,16 +95,6 @@ fn sweep<F: Files>(folder: &Folder<F>, place: &Place) -> Result<bool, Error> {
     folder.0.remove_tree(&place.coming()).map_err(error::at("removing what an earlier attempt left"))
 }
 
-/// The refusal, once nothing is left of the attempt.
-fn swept<F: Files>(folder: &Folder<F>, place: &Place, refusal: Error) -> Result<Progress, Error> {
-    match sweep(folder, place) {
-        Ok(true) => Err(refusal),
-        Ok(false) => Ok(pending(SWEEPING, format!("removing a failed attempt: {}", refusal.message))),
-        // Not final while something may be left: a later delete by token finds it.
-        Err(error) => Err(Error::unavailable(format!("{}; moreover, {}", refusal.message, error.message))),
-    }
-}
-
 fn pieces(new: &New<'_>) -> [(String, Piece); 3] {
     [
         (new.meta.kind.content().to_owned(), Piece::Directory),
@@ -110,12 +103,15 @@ fn pieces(new: &New<'_>) -> [(String, Piece); 3] {
     ]
 }
 
-/// Makes a plain directory volume where nothing is half-made.
-fn assemble<F: Files>(folder: &Folder<F>, new: &New<'_>) -> Result<bool, Error> {
-    match folder.0.assemble(&new.place.path(), &new.place.coming(), &pieces(new)) {
-        Err(error) if error.kind != ErrorKind::AlreadyExists => Err(error::at("making the directory")(error)),
-        Err(_) if folder.find(new.place)?.is_none() => Err(error::in_the_way(new.place)),
-        _ => Ok(true),
+/// Whether the thing is in its place: put there now, or by somebody else meanwhile.
+fn placed<F: Files>(folder: &Folder<F>, place: &Place, answer: Result<(), Error>) -> Result<bool, Error> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind == ErrorKind::AlreadyExists => match folder.find(place)? {
+            Some(_) => sweep(folder, place),
+            None => Err(error::in_the_way(place)),
+        },
+        Err(error) => Err(error::at("putting it into its place")(error)),
     }
 }
 
@@ -126,12 +122,12 @@ fn build<F: Files>(folder: &Folder<F>, new: &New<'_>, copying: bool) -> Result<b
     let content = format!("{coming}/{}", meta.kind.content());
     files.make_directory(&coming).map_err(error::at("making a directory"))?;
 
-    let copied = match &new.source {
+    let copied = match new.source {
         None => Ok(true),
         Some(source) => {
-            let from = source.thing.place.content(source.thing.meta.kind);
+            let from = source.place.content(source.meta.kind);
             match meta.kind {
-                Kind::Image => files.clone_file(&from, &content, source.may_copy),
+                Kind::Image => files.clone_file(&from, &content, true),
                 Kind::Directory => files.copy_tree(&from, &content),
             }
         }
@@ -146,7 +142,7 @@ fn build<F: Files>(folder: &Folder<F>, new: &New<'_>, copying: bool) -> Result<b
 
     match meta.kind {
         Kind::Image => {
-            let length = new.source.as_ref().map_or(0, |source| source.thing.size());
+            let length = new.source.map_or(0, Thing::size);
             if new.source.is_none() || new.allocated || meta.size > length {
                 files
                     .allocate(&content, meta.size, !new.allocated)
@@ -164,12 +160,5 @@ fn build<F: Files>(folder: &Folder<F>, new: &New<'_>, copying: bool) -> Result<b
     }
     files.write(&format!("{coming}/meta"), &meta.encode()).map_err(error::at("describing it"))?;
     files.write(&format!("{coming}/mark"), new.mark.as_bytes()).map_err(error::at("marking it"))?;
-    match files.rename(&coming, &place.path()) {
-        Err(error) if error.kind == ErrorKind::AlreadyExists => match folder.find(place)? {
-            Some(_) => sweep(folder, place),
-            None => Err(error::in_the_way(place)),
-        },
-        Err(error) => Err(error::at("putting it into its place")(error)),
-        Ok(()) => Ok(true),
-    }
+    placed(folder, place, files.rename(&coming, &place.path()))
 }

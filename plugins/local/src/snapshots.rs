@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     convert, error,
     layout::{Meta, Place, Shelf},
-    make::{self, New, Progress, Source},
+    make::{self, New, Progress},
     volumes,
 };
 
@@ -34,30 +34,27 @@ pub(crate) fn cut<F: Files>(
     if let Some(thing) = folder.find(&place)? {
         return there(&thing, &source);
     }
-    // Refuses what cannot be cut, with the reason.
-    volumes::how(folder, config, &wish.volume)?;
-    let volume = folder.get(Shelf::Volumes, &wish.volume)?;
-    let meta = Meta {
-        kind: volume.meta.kind,
-        size: volume.size(),
-        thin: true,
-        source: Some(source),
-        name: wish.name.clone(),
-    };
-    let new = New {
-        place: &place,
-        meta: &meta,
-        mark: &wish.mark,
-        source: Some(Source { thing: &volume, may_copy: volume.size() <= config.copy_limit }),
-        allocated: false,
-    };
-    match make::make(folder, &new, resume)? {
+    let made = make::attempt(folder, &place, resume, |copying| {
+        let volume = folder.get(Shelf::Volumes, &wish.volume)?;
+        volume.whole()?;
+        volumes::holding(folder, config, &volume)?;
+        let meta = Meta {
+            kind: volume.meta.kind,
+            size: volume.size(),
+            thin: true,
+            source: Some(source.clone()),
+            name: wish.name.clone(),
+        };
+        let (mark, source) = (&wish.mark, Some(&volume));
+        make::make(folder, &New { place: &place, meta: &meta, mark, source, allocated: false }, copying)
+    });
+    match made? {
         Progress::Pending(pending) => Ok(CutAnswer::Pending(pending)),
         Progress::Done => {
             let thing = folder
                 .find(&place)?
                 .ok_or_else(|| Error::busy("the snapshot was deleted while it was made"))?;
-            there(&thing, &volume.as_source())
+            there(&thing, &source)
         }
     }
 }

@@ -13,10 +13,10 @@ use kato_plugin_sdk::{
 use crate::{
     api::{Folder, Thing},
     config::{Config, Parameters},
-    convert::{self, STEP},
+    convert::{self, STEP, Shape},
     error,
     layout::{Kind, Meta, Place, Shelf},
-    make::{self, New, Progress, Source},
+    make::{self, New, Progress},
 };
 
 /// Makes a volume.
@@ -43,38 +43,55 @@ pub(crate) fn create<F: Files>(
         convert::satisfies(&thing, parameters, &wish.size, from.as_deref())?;
         return Ok(Created::Done(convert::volume(&thing)));
     }
-    let source = origin.map(|(shelf, which)| folder.get(shelf, which)).transpose()?;
-    if let Some(source) = &source {
-        source.whole()?;
-    }
-    let shape = convert::shape(config, parameters, &wish.size, source.as_ref())?;
-    if shape.kind == Kind::Directory && shape.size > 0 {
-        limitable(folder)?;
-    }
-    if shape.kind == Kind::Image {
-        let extra = shape.size.saturating_sub(source.as_ref().map_or(0, Thing::size));
-        fits(folder, config, extra, shape.thin)?;
-    }
-    // A snapshot is copied whatever it takes: whoever could cut it must be able to use it.
-    let may_copy =
-        |source: &Thing| source.place.shelf == Shelf::Snapshots || source.size() <= config.copy_limit;
-    let meta =
-        Meta { kind: shape.kind, size: shape.size, thin: shape.thin, source: from, name: wish.name.clone() };
-    let new = New {
-        place: &place,
-        meta: &meta,
-        mark: &wish.mark,
-        source: source.as_ref().map(|thing| Source { thing, may_copy: may_copy(thing) }),
-        allocated: !shape.thin,
-    };
-    match make::make(folder, &new, resume)? {
+    let made = make::attempt(folder, &place, resume, |copying| {
+        let source = origin.map(|(shelf, which)| folder.get(shelf, which)).transpose()?;
+        let shape = convert::shape(config, parameters, &wish.size, source.as_ref())?;
+        possible(folder, config, shape, source.as_ref())?;
+        let meta = Meta {
+            kind: shape.kind,
+            size: shape.size,
+            thin: shape.thin,
+            source: from.clone(),
+            name: wish.name.clone(),
+        };
+        let source = source.as_ref();
+        make::make(
+            folder,
+            &New { place: &place, meta: &meta, mark: &wish.mark, source, allocated: !shape.thin },
+            copying,
+        )
+    });
+    match made? {
         Progress::Pending(pending) => Ok(Created::Pending(pending)),
         Progress::Done => {
             let thing = folder
                 .find(&place)?
                 .ok_or_else(|| Error::busy("the volume was deleted while it was made"))?;
-            convert::satisfies(&thing, parameters, &wish.size, new.meta.source.as_deref())?;
+            convert::satisfies(&thing, parameters, &wish.size, from.as_deref())?;
             Ok(Created::Done(convert::volume(&thing)))
+        }
+    }
+}
+
+/// Refuses what cannot be made here, with the reason.
+fn possible<F: Files>(
+    folder: &Folder<F>,
+    config: &Config,
+    shape: Shape,
+    source: Option<&Thing>,
+) -> Result<(), Error> {
+    if let Some(source) = source {
+        source.whole()?;
+        // A snapshot is copied whatever it takes: whoever could cut it must be able to use it.
+        if source.place.shelf == Shelf::Volumes {
+            holding(folder, config, source)?;
+        }
+    }
+    match shape.kind {
+        Kind::Directory if shape.size > 0 => limitable(folder),
+        Kind::Directory => Ok(()),
+        Kind::Image => {
+            fits(folder, config, shape.size.saturating_sub(source.map_or(0, Thing::size)), shape.thin)
         }
     }
 }
@@ -170,6 +187,15 @@ pub(crate) fn grow<F: Files>(
 pub(crate) fn how<F: Files>(folder: &Folder<F>, config: &Config, which: &Which) -> Result<Cutting, Error> {
     let thing = folder.get(Shelf::Volumes, which)?;
     thing.whole()?;
+    holding(folder, config, &thing)
+}
+
+/// The same of a volume that was found; one that cannot be copied is refused with the reason.
+pub(crate) fn holding<F: Files>(
+    folder: &Folder<F>,
+    config: &Config,
+    thing: &Thing,
+) -> Result<Cutting, Error> {
     if thing.meta.kind == Kind::Directory {
         return Ok(Cutting::Unmounted);
     }

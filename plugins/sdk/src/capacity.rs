@@ -97,7 +97,7 @@ pub fn spell(bytes: u64) -> String {
     for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         let whole = bytes >> shift;
         if whole > 0 {
-            let tenths = ((bytes - (whole << shift)) >> (shift - 10)) * 10 >> 10;
+            let tenths = (((bytes - (whole << shift)) >> (shift - 10)) * 10) >> 10;
             return if tenths == 0 { format!("{whole}{unit}") } else { format!("{whole}.{tenths}{unit}") };
         }
     }

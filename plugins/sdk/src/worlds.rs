@@ -2,6 +2,7 @@
 //! it names in [`crate::export!`] and imports exactly what it calls. All of them share one set of types.
 //! Nobody names this module: what is for authors stands at the crate's door.
 #![doc(hidden)]
+#![expect(clippy::error_impl_error, reason = "the contract calls its error so")]
 
 pub mod base {
     wit_bindgen::generate!({
