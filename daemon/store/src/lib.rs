@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use kato_orchestrator::model::Bytes;
 
+mod dump;
 mod memory;
 mod sled;
 
@@ -21,6 +22,7 @@ mod reserve;
 mod watch;
 
 pub use self::{
+    dump::{dump, keep_dump, load},
     memory::{LazyFate, MemoryStore},
     sled::SledStore,
 };

@@ -3,7 +3,8 @@
 //! *Durable.* sled's `flush` waits for its writes and no more: a power cut may still take them back. So a
 //! durable group is flushed by sled and then synced by us through [`Files`]. sled reuses a segment of its log
 //! when another one says that its records have moved; that is only safe if the move is durable by then, so
-//! never more than [`WINDOW`] bytes go without a sync, a fraction of a segment.
+//! never more than an eighth of a segment goes without a sync ([`window`]): with all that sled rewrites along
+//! with it, that is less than the whole segment which must be filled before one can be reused.
 //!
 //! *Order.* One thread commits (see `committer.rs`). What it has written and not yet published is hidden: the
 //! view keeps what readers are to see instead until the group is durable.
@@ -45,8 +46,6 @@ use crate::{
     watch::History,
 };
 
-/// How many bytes may be written without a sync.
-const WINDOW: usize = 64 << 10;
 /// How many batches one group has at most.
 const GROUP: usize = 256;
 /// How long lazy commits wait for somebody else's flush.
@@ -166,8 +165,14 @@ impl fmt::Debug for SledStore {
     }
 }
 
+/// How many bytes may be written without a sync.
+fn window(config: &Config) -> usize {
+    config.segment / 8
+}
+
 /// The store's thread.
 fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) {
+    let window = window(&desk.shared.config);
     loop {
         let first = if desk.unsynced.is_empty() {
             asked.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
@@ -180,7 +185,7 @@ fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) 
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         };
         let mut heavy: usize = group.iter().map(|asked| weight(&asked.batch)).sum();
-        while group.len() < GROUP && heavy < WINDOW {
+        while group.len() < GROUP && heavy < window {
             let Ok(next) = asked.try_recv() else { break };
             heavy += weight(&next.batch);
             group.push(next);
@@ -276,7 +281,7 @@ impl Engine for Desk {
         if weight == 0 {
             return Ok(());
         }
-        if self.weight > 0 && self.weight + weight > WINDOW {
+        if self.weight > 0 && self.weight + weight > window(&self.shared.config) {
             self.sync()?;
         }
         self.shared.hide(batch)?;
@@ -378,7 +383,7 @@ impl View {
 }
 
 /// What sled takes for a batch: deletes first, the last put counts.
-fn packed(revision: Revision, batch: &Batch) -> sled::Batch {
+pub(crate) fn packed(revision: Revision, batch: &Batch) -> sled::Batch {
     let mut packed = sled::Batch::default();
     for key in &batch.deletes {
         packed.remove(key.as_bytes());
