@@ -1,4 +1,5 @@
 //! What the suites share: peers that are started for one test, and a daemon to test.
 
+pub mod daemon;
 pub mod dockerd;
 pub mod machine;

@@ -1,0 +1,202 @@
+//! What becomes of containers and of their volumes when dockerd, the daemon, or both end in the middle.
+
+use std::fs;
+
+use kato_tests::machine::{Machine, until};
+use serde_json::json;
+
+use super::{Host, holders};
+
+/// Writes lines, each of them flushed to the disk before the next, and ends when one could not be.
+const WRITER: &str = "n=0; while :; do n=$((n+1)); \
+                      echo $n | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null || exit 9; \
+                      echo $n > /data/last || exit 8; done";
+
+/// How many lines the writer has written, as another container sees it.
+fn written(host: &Host<'_>) -> u64 {
+    let last = host.docker("exec writer cat /data/last").unwrap_or_default();
+    last.trim().parse().unwrap_or(0)
+}
+
+/// Waits until the writer has written this many lines more.
+fn wait_for_lines(host: &Host<'_>, more: u64) -> u64 {
+    let target = written(host) + more;
+    until("the writer to write", || Some(written(host)).filter(|lines| *lines >= target))
+}
+
+fn state(host: &Host<'_>, container: &str) -> String {
+    host.docker(&format!("inspect --format {{{{.State.Status}}}}:{{{{.State.ExitCode}}}} {container}"))
+        .unwrap()
+}
+
+#[test]
+fn a_writer_does_not_notice_that_the_daemon_was_killed_and_started_again() {
+    let machine = Machine::start();
+    for class in ["default", "ext4"] {
+        let mut host = Host::start(&machine);
+        host.docker(&format!("volume create -d kato -o class={class} -o size=64MiB db")).unwrap();
+        host.start_container("writer", "-v db:/data", WRITER);
+        wait_for_lines(&host, 20);
+        for _ in 0..3 {
+            host.daemon.kill();
+            wait_for_lines(&host, 20);
+            host.daemon.start_again();
+            wait_for_lines(&host, 20);
+            assert_eq!(state(&host, "writer"), "running:0", "{class}");
+            assert_eq!(holders(&host.wire, "db").len(), 1, "{class}");
+        }
+        host.docker("stop -t 0 writer").unwrap();
+        assert_eq!(state(&host, "writer"), "exited:137", "{class}");
+        assert_eq!(holders(&host.wire, "db"), [], "{class}");
+        // Every line that was flushed is there, in order and once.
+        let lines = host.run("-v db:/data", "cat /data/log; echo last $(cat /data/last)").unwrap();
+        let (lines, last) = lines.split_once("last ").unwrap();
+        let last: u64 = last.trim().parse().unwrap();
+        let lines: Vec<u64> = lines.lines().map(|line| line.parse().unwrap()).collect();
+        assert!(lines.len() as u64 >= last, "{class}: {} lines of {last}", lines.len());
+        assert!(lines.iter().zip(1..).all(|(line, number)| *line == number), "{class}");
+        host.docker("rm writer").unwrap();
+        host.docker("volume rm db").unwrap();
+        host.dockerd.stop();
+        host.daemon.stop();
+    }
+}
+
+#[test]
+fn a_planned_stop_of_the_daemon_touches_no_mount() {
+    let machine = Machine::start();
+    let mut host = Host::start(&machine);
+    host.start_container("writer", "-v db:/data", WRITER);
+    wait_for_lines(&host, 5);
+    host.daemon.stop();
+    wait_for_lines(&host, 20);
+    host.daemon.start_again();
+    wait_for_lines(&host, 5);
+    host.docker("rm -f writer").unwrap();
+    assert_eq!(holders(&host.wire, "db"), []);
+}
+
+#[test]
+fn containers_that_died_with_dockerd_hold_nothing_in_the_end() {
+    let machine = Machine::start();
+    let mut host = Host::start(&machine);
+    host.start_container("always", "--restart always -v kept:/data", WRITER);
+    host.start_container("once", "-v left:/data", WRITER);
+    until("the first line", || host.docker("exec always cat /data/last").ok());
+    host.dockerd.kill();
+    host.dockerd.start_again();
+    // Mounted again under the same ID by another life of dockerd: counted once.
+    until("the container to be restarted", || (state(&host, "always") == "running:0").then_some(()));
+    until("the restart to be told", || (holders(&host.wire, "kept").len() == 1).then_some(()));
+    assert_eq!(holders(&host.wire, "kept")[0].1, 1);
+    host.docker("rm -f always").unwrap();
+    assert_eq!(holders(&host.wire, "kept"), []);
+    host.docker("start once").unwrap();
+    host.docker("rm -f once").unwrap();
+    assert_eq!(holders(&host.wire, "left"), []);
+    for volume in ["kept", "left"] {
+        host.docker(&format!("volume rm {volume}")).unwrap();
+    }
+}
+
+#[test]
+fn containers_that_outlive_dockerd_keep_their_volumes() {
+    let machine = Machine::start();
+    let mut host = Host::start_with_live_restore(&machine);
+    host.start_container("writer", "-v db:/data", WRITER);
+    let before = wait_for_lines(&host, 5);
+    let held = holders(&host.wire, "db");
+    host.dockerd.kill();
+    assert_eq!(holders(&host.wire, "db"), held);
+    host.dockerd.start_again();
+    assert!(wait_for_lines(&host, 5) > before);
+    assert_eq!(state(&host, "writer"), "running:0");
+    host.docker("stop -t 0 writer").unwrap();
+    assert_eq!(holders(&host.wire, "db"), []);
+    host.docker("start writer").unwrap();
+    wait_for_lines(&host, 5);
+    host.docker("rm -f writer").unwrap();
+    assert_eq!(holders(&host.wire, "db"), []);
+}
+
+#[test]
+fn a_copy_out_of_a_container_that_outlived_dockerd_does_not_take_its_volume_away() {
+    let machine = Machine::start();
+    let mut host = Host::start_with_live_restore(&machine);
+    host.start_container("writer", "-v db:/data", WRITER);
+    wait_for_lines(&host, 5);
+    host.dockerd.kill();
+    host.dockerd.start_again();
+    let copied = machine.folder().join("copied");
+    host.dockerd.docker(&["cp", "writer:/data/log", &copied.display().to_string()]).unwrap();
+    assert!(fs::read_to_string(&copied).unwrap().starts_with("1\n"));
+    // dockerd 20.10 takes back the only hold here; the container still has the mount, and its bytes count.
+    wait_for_lines(&host, 10);
+    assert_eq!(state(&host, "writer"), "running:0");
+    host.docker("rm -f writer").unwrap();
+    let last = host.run("-v db:/data", "tail -n 1 /data/log").unwrap();
+    assert!(last.parse::<u64>().unwrap() > 10, "{last}");
+}
+
+#[test]
+fn a_planned_stop_of_dockerd_gives_every_volume_back() {
+    let machine = Machine::start();
+    let mut host = Host::start(&machine);
+    host.start_container("writer", "-v db:/data", "sleep 600");
+    host.dockerd.stop();
+    assert_eq!(holders(&host.wire, "db"), []);
+    host.dockerd.start_again();
+    host.docker("start writer").unwrap();
+    assert_eq!(holders(&host.wire, "db").len(), 1);
+    host.docker("rm -f writer").unwrap();
+}
+
+#[test]
+fn a_dockerd_that_started_without_the_daemon_finds_its_volumes_later() {
+    let machine = Machine::start();
+    let mut host = Host::start(&machine);
+    host.docker("volume create -d kato --label kept=yes db").unwrap();
+    host.start_container("user", "-v db:/data", "echo bytes > /data/file; sleep 600");
+    host.dockerd.stop();
+    host.daemon.stop();
+    host.dockerd.start_again();
+    host.daemon.start_again();
+    let labels = host.docker("volume inspect --format {{.Labels}} db");
+    assert_eq!(labels.as_deref(), Ok("map[kept:yes]"));
+    host.docker("start user").unwrap();
+    assert_eq!(host.docker("exec user cat /data/file").as_deref(), Ok("bytes"));
+    host.docker("rm -f user").unwrap();
+    assert_eq!(holders(&host.wire, "db"), []);
+}
+
+#[test]
+fn a_daemon_that_is_away_for_a_moment_is_waited_for() {
+    let machine = Machine::start();
+    let mut host = Host::start(&machine);
+    host.docker("volume create -d kato --label kept=yes db").unwrap();
+    host.daemon.kill();
+    let mut later = host.dockerd.command();
+    later.args(["volume", "inspect", "--format", "{{.Labels}}", "db"]);
+    let asked = later.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    host.daemon.start_again();
+    let answer = asked.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), "map[kept:yes]");
+}
+
+#[test]
+fn nothing_is_lost_when_both_are_killed() {
+    let machine = Machine::start();
+    let mut host = Host::start(&machine);
+    host.start_container("writer", "--restart always -v db:/data", WRITER);
+    wait_for_lines(&host, 10);
+    host.daemon.kill();
+    host.dockerd.kill();
+    host.daemon.start_again();
+    host.dockerd.start_again();
+    until("the container to be restarted", || (state(&host, "writer") == "running:0").then_some(()));
+    assert!(wait_for_lines(&host, 5) > 5);
+    host.docker("rm -f writer").unwrap();
+    assert_eq!(holders(&host.wire, "db"), []);
+    assert_eq!(host.run("-v db:/data", "head -n 1 /data/log").as_deref(), Ok("1"));
+    assert_eq!(host.wire.done("List", json!({}))["Volumes"], json!([{"Name": "db"}]));
+}
