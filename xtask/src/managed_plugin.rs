@@ -13,18 +13,10 @@ use clap::Args;
 use crate::shell::{Failure, Fallible, Shell, find_program, run};
 
 /// Programs that the daemon runs, by the names that it knows them by.
-const PROGRAMS: [&str; 10] = [
-    "mkfs.ext4",
-    "e2fsck",
-    "resize2fs",
-    "tune2fs",
-    "mkfs.xfs",
-    "xfs_repair",
-    "xfs_growfs",
-    "mkfs.btrfs",
-    "btrfs",
-    "fsck",
-];
+const PROGRAMS: [&str; 5] = ["mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_repair"];
+
+/// What those programs read, where it is there.
+const SETTINGS: [&str; 1] = ["/etc/mke2fs.conf"];
 
 /// The arguments of `managed-plugin`.
 #[derive(Debug, Args)]
@@ -62,13 +54,18 @@ impl ManagedPlugin {
         for program in PROGRAMS {
             match find_program(program) {
                 Some(path) => wanted.extend([path]),
-                None => println!("left out: {program} is not on this machine"),
+                None => {
+                    return Err(Failure::because(format!(
+                        "the plugin needs {program}, which is not on this machine"
+                    )));
+                }
             }
         }
         let libraries: Vec<_> = wanted.iter().flat_map(|program| libraries_of(shell, program)).collect();
         place(&binary, &rootfs.join("usr/bin/kato"))?;
         wanted.remove(&binary);
         wanted.extend(libraries);
+        wanted.extend(SETTINGS.map(PathBuf::from).into_iter().filter(|path| path.is_file()));
         for path in &wanted {
             let beneath = path.strip_prefix("/").unwrap_or(path);
             place(path, &rootfs.join(beneath))?;

@@ -31,7 +31,7 @@ impl Up {
         std::fs::create_dir_all(&data)
             .map_err(|error| Failure::because(format!("{} cannot be made: {error}", data.display())))?;
         let mut serve = shell.command(&shell.path("target/release/kato").to_string_lossy());
-        serve.arg("serve").arg("--data").arg(&data).args(&self.serve);
+        serve.arg("serve").arg("--set").arg(format!("folders.data={}", data.display())).args(&self.serve);
         println!(
             "\nKáto keeps everything in {}. When it says that it is ready, type in another terminal:\n",
             data.display()
