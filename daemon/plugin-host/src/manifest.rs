@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn the_manifest_is_found_and_read() {
-        let text = "name = \"x\"\noffers = [\"grow\"]\n[asks]\ndirectories = [\"data\"]\nhttp = [\"https://*\"]";
+        let text =
+            "name = \"x\"\noffers = [\"grow\"]\n[asks]\ndirectories = [\"data\"]\nhttp = [\"https://*\"]";
         let found = inspect(&component(&[("other", "y"), (SECTION, text)])).unwrap();
         assert_eq!(found.asks().directories, ["data"]);
         assert_eq!(found.forgotten(), ["grow"]);

@@ -1,0 +1,15 @@
+//! The plain file work behind the contract's `files` interface: everything beneath a granted directory,
+//! everything flushed, nothing that follows a symlink. It knows no guest and blocks freely; `imports/files.rs`
+//! decides what may be asked and keeps it off the guests' threads.
+//!
+//! `beneath.rs` is how any path is opened; `content.rs` small files and names; `tree.rs` how a whole tree is
+//! copied, `copies.rs` the copies that go on between calls; `remove.rs` takes trees away in slices;
+//! `space.rs` is about sizes, `quota.rs` about limits.
+
+pub(crate) mod beneath;
+pub(crate) mod content;
+pub(crate) mod copies;
+pub(crate) mod quota;
+pub(crate) mod remove;
+pub(crate) mod space;
+mod tree;

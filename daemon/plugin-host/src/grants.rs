@@ -1,0 +1,196 @@
+//! What a plugin may do: nothing, unless the operator granted it.
+//!
+//! **The threat.** A plugin is a stranger's program with a say in where the node mounts what. It may be
+//! written badly, hacked in its supply chain, or talked into something by whoever names volumes, and it
+//! talks to a cloud that may answer anything. We assume that it wants three things: to reach what it should
+//! not (files of the host, other tenants' volumes, the cloud's metadata service, machines of the internal
+//! network), to learn secrets, and to make trusted parts of the house act for it (the node that mounts what
+//! it names, programs that run with its arguments).
+//!
+//! **The answer.** It holds no descriptor, no socket and no secret. For each power there is one kind of
+//! grant and one place that checks it, on our side and at the moment of use:
+//!
+//! - *directories* (`files/beneath.rs`): a name for an absolute path. Every path is resolved by the kernel
+//!   beneath the granted directory, without symlinks; nothing is checked by comparing strings and used
+//!   later. The root disk and the directories of the system cannot be granted.
+//! - *http* (`grants/http.rs`): scheme, host, port, methods and paths, and which addresses the name may
+//!   resolve to. The address that was checked is the one that is connected to, so a name that resolves to
+//!   something else the second time gains nothing. Link-local addresses (metadata services) are refused
+//!   unless a CIDR among them is granted on purpose. Redirects are requests of their own.
+//! - *credentials* (`grants/credentials.rs`): put on requests on their way out, never given to the guest.
+//! - *commands* (`grants/commands.rs`): whole command lines with typed holes. No hole is a path or begins
+//!   with a dash, because options such as `--log-file` make "a program and its first arguments" no grant.
+//! - *connections* (`grants/connections.rs`): what a plugin answers is checked before the node sees it.
+//!
+//! **Both must agree.** A plugin asks in its manifest, the operator grants in the configuration, and the
+//! effective power is what both name. So a plugin that is replaced by one that wants more gets no more, and
+//! a grant that is too wide is narrowed to what the plugin was written for.
+
+pub(crate) mod commands;
+pub(crate) mod connections;
+pub(crate) mod credentials;
+pub(crate) mod directories;
+pub(crate) mod http;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use kato_orchestrator::Error;
+use serde::Deserialize;
+
+pub use self::{
+    commands::CommandGrant,
+    connections::{ConnectionGrants, IscsiGrant, RbdGrant},
+    credentials::{Authoriser, Secret, SecretSource},
+    http::{Addresses, HttpGrant},
+};
+use crate::manifest::Asks;
+
+/// What the operator grants to a backend.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grants {
+    /// Directories of this host by the names that the plugin uses for them.
+    pub directories: BTreeMap<String, PathBuf>,
+    /// Where requests may go.
+    pub http: Vec<HttpGrant>,
+    /// Command lines by the names that the plugin uses for them.
+    pub commands: BTreeMap<String, CommandGrant>,
+    /// What the plugin may tell the node to connect to.
+    pub connections: ConnectionGrants,
+}
+
+/// One power, as a person compares what is asked with what is granted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Power {
+    /// `directory`, `command`, `connection` or `http`.
+    pub kind: &'static str,
+    /// What it is about.
+    pub name: String,
+    /// Whether the plugin's manifest asks for it.
+    pub asked: bool,
+    /// Whether the operator grants it.
+    pub granted: bool,
+}
+
+impl Power {
+    /// Whether the plugin can use it.
+    #[must_use]
+    pub fn effective(&self) -> bool {
+        self.asked && self.granted
+    }
+}
+
+impl Grants {
+    /// What is asked beside what is granted, for people.
+    #[must_use]
+    pub fn compare(&self, asks: &Asks) -> Vec<Power> {
+        let mut powers = Vec::new();
+        let mut both = |kind, asked: &[String], granted: Vec<&str>| {
+            for name in asked {
+                let granted = granted.contains(&name.as_str());
+                powers.push(Power { kind, name: name.clone(), asked: true, granted });
+            }
+            for name in granted {
+                if !asked.iter().any(|ask| ask == name) {
+                    powers.push(Power { kind, name: name.to_owned(), asked: false, granted: true });
+                }
+            }
+        };
+        both("directory", &asks.directories, self.directories.keys().map(String::as_str).collect());
+        both("command", &asks.commands, self.commands.keys().map(String::as_str).collect());
+        both("connection", &asks.connections, self.connections.kinds());
+        let origins: Vec<&str> = self.http.iter().map(|grant| grant.url.as_str()).collect();
+        for url in &asks.http {
+            let granted =
+                origins.iter().any(|granted| http::covers(url, granted) || http::covers(granted, url));
+            powers.push(Power { kind: "http", name: url.clone(), asked: true, granted });
+        }
+        for url in origins {
+            if !asks.http.iter().any(|ask| ask == url) {
+                let asked = asks.http.iter().any(|ask| http::covers(ask, url));
+                powers.push(Power { kind: "http", name: url.to_owned(), asked, granted: true });
+            }
+        }
+        powers.sort();
+        powers
+    }
+}
+
+/// How the daemon's environment is looked up: the daemon reads it in one place.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What a backend's guests can do: what is asked and granted, ready to be checked against.
+#[derive(Debug, Default)]
+pub(crate) struct Powers {
+    pub(crate) directories: directories::Directories,
+    pub(crate) http: Arc<http::Rules>,
+    pub(crate) commands: commands::Lines,
+    pub(crate) connections: connections::Kinds,
+    pub(crate) secrets: credentials::Secrets,
+}
+
+impl Powers {
+    /// The intersection of what is asked and what is granted. Every mistake of the grants is told, also in
+    /// those that nobody asks for.
+    pub(crate) fn new(asks: &Asks, grants: &Grants, environment: &Environment) -> Result<Self, Error> {
+        let mut mistakes = Vec::new();
+        let mut keep = |mistake: Error| mistakes.push(mistake.message);
+        let directories = directories::Directories::new(&asks.directories, &grants.directories, &mut keep);
+        let secrets = credentials::Secrets::new(environment);
+        let http = http::Rules::new(&asks.http, &grants.http, &secrets, &mut keep);
+        let commands = commands::Lines::new(&asks.commands, &grants.commands, &mut keep);
+        let connections = connections::Kinds::new(&asks.connections, &grants.connections, &mut keep);
+        if mistakes.is_empty() {
+            Ok(Self { directories, http: Arc::new(http), commands, connections, secrets })
+        } else {
+            Err(Error::invalid(format!("the grants have mistakes: {}", mistakes.join("; "))))
+        }
+    }
+}
+
+/// A refusal of something that was not granted.
+pub(crate) fn denied(what: impl Into<String>) -> Error {
+    Error::permission_denied(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_and_granted_is_shown_side_by_side() {
+        let grants: Grants = toml::from_str(
+            "directories = { data = \"/srv/data\", spare = \"/srv/spare\" }\n\
+             connections = { file = true }\n[[http]]\nurl = \"https://api.example.com\"",
+        )
+        .unwrap();
+        let asks = Asks {
+            directories: vec!["data".into(), "log".into()],
+            connections: vec!["file".into()],
+            http: vec!["https://*.example.com".into()],
+            ..Asks::default()
+        };
+        let effective = |kind: &str, name: &str| {
+            let powers = grants.compare(&asks);
+            powers.iter().find(|power| power.kind == kind && power.name == name).map(Power::effective)
+        };
+        assert_eq!(effective("directory", "data"), Some(true));
+        assert_eq!(effective("directory", "log"), Some(false));
+        assert_eq!(effective("directory", "spare"), Some(false));
+        assert_eq!(effective("connection", "file"), Some(true));
+        assert_eq!(effective("http", "https://api.example.com"), Some(true));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let grants: Grants = toml::from_str(
+            "directories = { data = \"/\" }\ncommands = { x = { line = \"{name} x\" } }\n[[http]]\nurl = \"ftp://x\"",
+        )
+        .unwrap();
+        let environment: Environment = Arc::new(|_| None);
+        let error = Powers::new(&Asks::default(), &grants, &environment).unwrap_err();
+        for word in ["\"/\"", "ftp", "\"x\""] {
+            assert!(error.message.contains(word), "{error}");
+        }
+    }
+}

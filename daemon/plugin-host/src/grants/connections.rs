@@ -1,0 +1,345 @@
+//! Granted connections: what a plugin may tell the node to connect to. Each kind is granted by itself; paths
+//! are opened beneath their granted directory, by the rules of `files/beneath.rs`, before the answer leaves;
+//! the node opens them the same way again when it connects.
+
+use std::path::Path;
+
+use kato_orchestrator::{Error, model::Connection};
+use rustix::fs::{FileType, OFlags, fstat};
+use serde::Deserialize;
+
+use super::{denied, directories::Directories};
+use crate::files::beneath;
+
+/// What a plugin may tell the node to connect to.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConnectionGrants {
+    /// Directories beneath granted directories.
+    pub directory: bool,
+    /// Files beneath granted directories.
+    pub file: bool,
+    /// Block devices by these kinds of identity: `nvme-serial`, `wwid`, `virtio-serial`, `scsi-serial`, `by-id`.
+    pub device: Vec<String>,
+    /// Images in Ceph.
+    pub rbd: Option<RbdGrant>,
+    /// Logical units behind iSCSI portals.
+    pub iscsi: Option<IscsiGrant>,
+    /// NBD servers: `host:port`, or absolute paths of sockets.
+    pub nbd: Vec<String>,
+    /// NFS servers, as `server:/path` for a directory and what is beneath it.
+    pub nfs: Vec<String>,
+}
+
+/// Images in Ceph.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RbdGrant {
+    /// The monitors, as the plugin names them.
+    pub monitors: Vec<String>,
+    /// The pools, as `pool` or `pool/namespace`.
+    pub pools: Vec<String>,
+    /// The Ceph users, without `client.`.
+    pub users: Vec<String>,
+}
+
+/// Logical units behind iSCSI portals.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IscsiGrant {
+    /// The portals, as `address:port`.
+    pub portals: Vec<String>,
+    /// What the target's name has to begin with; empty for any target of these portals.
+    #[serde(default)]
+    pub iqn_prefix: String,
+}
+
+impl ConnectionGrants {
+    /// The kinds that are granted.
+    pub(crate) fn kinds(&self) -> Vec<&'static str> {
+        [
+            ("directory", self.directory),
+            ("file", self.file),
+            ("device", !self.device.is_empty()),
+            ("rbd", self.rbd.is_some()),
+            ("iscsi", self.iscsi.is_some()),
+            ("nbd", !self.nbd.is_empty()),
+            ("nfs", !self.nfs.is_empty()),
+        ]
+        .into_iter()
+        .filter_map(|(kind, granted)| granted.then_some(kind))
+        .collect()
+    }
+}
+
+/// The identities of devices that the node knows to look for.
+const IDENTITIES: [&str; 5] = ["nvme-serial", "wwid", "virtio-serial", "scsi-serial", "by-id"];
+
+/// The kinds that a plugin can answer.
+#[derive(Debug, Default)]
+pub(crate) struct Kinds {
+    grants: ConnectionGrants,
+    kinds: Vec<&'static str>,
+}
+
+impl Kinds {
+    pub(crate) fn new(asks: &[String], grants: &ConnectionGrants, mistake: &mut impl FnMut(Error)) -> Self {
+        for identity in grants.device.iter().filter(|identity| !IDENTITIES.contains(&identity.as_str())) {
+            mistake(Error::invalid(format!(
+                "devices are granted by the unknown identity {identity:?}: use {}",
+                IDENTITIES.join(", ")
+            )));
+        }
+        for server in grants.nfs.iter().filter(|server| !server.contains(":/")) {
+            mistake(Error::invalid(format!("the NFS grant {server:?} is not server:/path")));
+        }
+        let kinds = grants.kinds().into_iter().filter(|kind| asks.iter().any(|ask| ask == kind)).collect();
+        Self { grants: grants.clone(), kinds }
+    }
+
+    /// Checks an answer. Opens files, so it belongs where blocking is allowed.
+    pub(crate) fn check(&self, connection: &Connection) -> Result<(), Error> {
+        let kind = connection.kind();
+        if !self.kinds.contains(&kind) {
+            return Err(denied(format!(
+                "the plugin answered a connection of kind {kind}, which is not granted (or its manifest does \
+                 not ask for it)"
+            )));
+        }
+        let refuse = |what: String| {
+            Err(denied(format!("the plugin answered a connection to {what}, which is not granted")))
+        };
+        match connection {
+            Connection::Directory { root, path } => opened(Path::new(root), path, FileType::Directory),
+            Connection::File { root, path } => opened(Path::new(root), path, FileType::RegularFile),
+            Connection::Device { identity, value } => {
+                if !self.grants.device.contains(identity) {
+                    return refuse(format!("a device by {}", identity.escape_debug()));
+                }
+                let safe = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b'\\') || b == b' ';
+                if value.is_empty() || value.len() > 256 || !value.bytes().all(safe) || value.starts_with('.')
+                {
+                    return refuse("a device whose identity is no plain word".into());
+                }
+                Ok(())
+            }
+            Connection::Rbd { monitors, pool, namespace, image, user } => {
+                let Some(grant) = &self.grants.rbd else { return refuse("Ceph".into()) };
+                let place = if namespace.is_empty() { pool.clone() } else { format!("{pool}/{namespace}") };
+                if monitors.is_empty() || !monitors.iter().all(|monitor| grant.monitors.contains(monitor)) {
+                    return refuse(format!("the monitors {monitors:?}"));
+                }
+                if !grant.pools.contains(&place) {
+                    return refuse(format!("the pool {place:?}"));
+                }
+                if !grant.users.contains(user) {
+                    return refuse(format!("Ceph as the user {user:?}"));
+                }
+                if !plain(image) {
+                    return refuse(format!("the image {image:?} (its name is no plain word)"));
+                }
+                Ok(())
+            }
+            Connection::Iscsi { portals, iqn, multipath, lun: _ } => {
+                let Some(grant) = &self.grants.iscsi else { return refuse("iSCSI".into()) };
+                if portals.is_empty() || !portals.iter().all(|portal| grant.portals.contains(portal)) {
+                    return refuse(format!("the portals {portals:?}"));
+                }
+                let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'_');
+                if !iqn.starts_with(&grant.iqn_prefix)
+                    || iqn.is_empty()
+                    || iqn.len() > 223
+                    || !iqn.bytes().all(word)
+                {
+                    return refuse(format!("the target {iqn:?}"));
+                }
+                if multipath.as_ref().is_some_and(|name| !plain(name)) {
+                    return refuse("a multipath map whose name is no plain word".into());
+                }
+                Ok(())
+            }
+            Connection::Nbd { server, export } => {
+                if !self.grants.nbd.contains(server) {
+                    return refuse(format!("the NBD server {server:?}"));
+                }
+                if export.len() > 256 || export.chars().any(char::is_control) {
+                    return refuse("an NBD export whose name is no text".into());
+                }
+                Ok(())
+            }
+            Connection::Nfs { server, path, options } => {
+                let dots = path.split('/').any(|part| part == "." || part == "..");
+                let beneath = |grant: &String| {
+                    grant.strip_prefix(server.as_str()).and_then(|rest| rest.strip_prefix(':')).is_some_and(
+                        |root| {
+                            let root = root.trim_end_matches('/');
+                            path.strip_prefix(root)
+                                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                        },
+                    )
+                };
+                if dots || path.chars().any(char::is_control) || !self.grants.nfs.iter().any(beneath) {
+                    return refuse(format!("{server}:{path}"));
+                }
+                nfs_options(options)
+            }
+        }
+    }
+}
+
+/// Options that only say how to talk to the server.
+fn nfs_options(options: &[String]) -> Result<(), Error> {
+    const KNOWN: [&str; 18] = [
+        "vers",
+        "nfsvers",
+        "minorversion",
+        "proto",
+        "port",
+        "rsize",
+        "wsize",
+        "timeo",
+        "retrans",
+        "hard",
+        "nconnect",
+        "noresvport",
+        "sec",
+        "lookupcache",
+        "actimeo",
+        "nolock",
+        "tcp",
+        "ro",
+    ];
+    match options.iter().find(|option| {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let plain = value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-'));
+        !KNOWN.contains(&name) || !plain
+    }) {
+        Some(option) => {
+            Err(denied(format!("the plugin answered the NFS option {option:?}, which is not allowed")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn plain(word: &str) -> bool {
+    let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=256).contains(&word.len())
+        && word.bytes().all(safe)
+        && word.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
+}
+
+fn opened(root: &Path, path: &str, wanted: FileType) -> Result<(), Error> {
+    let root = beneath::root(root)?;
+    let found = beneath::open(&root, path, OFlags::PATH)?;
+    let stat = fstat(&found).map_err(|error| beneath::failed(path, error))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != wanted {
+        return Err(denied(format!(
+            "the plugin answered a connection to {path:?}, which is no {}",
+            if wanted == FileType::Directory { "directory" } else { "regular file" }
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a granted directory is meant at all: used when an answer is converted.
+pub(crate) fn root_of(directories: &Directories, grant: &str) -> Result<String, Error> {
+    let path = directories.path(grant)?;
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        Error::invalid(format!("the path of the granted directory {grant:?} is not text (UTF-8)"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(grants: &str) -> Kinds {
+        let grants: ConnectionGrants = toml::from_str(grants).unwrap();
+        let asks: Vec<String> =
+            ["directory", "file", "device", "rbd", "iscsi", "nbd", "nfs"].map(str::to_owned).into();
+        Kinds::new(&asks, &grants, &mut |error| panic!("{error}"))
+    }
+
+    #[test]
+    fn paths_are_opened_beneath_their_directory() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temp.path().join("vol")).unwrap();
+        std::fs::write(temp.path().join("image"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc", temp.path().join("link")).unwrap();
+        let kinds = kinds("directory = true\nfile = true");
+        let root = temp.path().to_str().unwrap().to_owned();
+        let directory =
+            |path: &str| kinds.check(&Connection::Directory { root: root.clone(), path: path.into() });
+        let file = |path: &str| kinds.check(&Connection::File { root: root.clone(), path: path.into() });
+        directory("vol").unwrap();
+        file("image").unwrap();
+        for bad in [
+            "image",
+            "link",
+            "link/ssh",
+            "..",
+            "../x",
+            "/",
+            "/etc",
+            "vol/",
+            "vol/../vol",
+            "",
+            ".",
+            "missing",
+            "a\0b",
+        ] {
+            assert!(directory(bad).is_err(), "{bad:?}");
+        }
+        assert!(file("vol").is_err());
+    }
+
+    #[test]
+    fn network_kinds_have_to_be_granted_by_name() {
+        let kinds = kinds(
+            "device = [\"wwid\"]\nnbd = [\"h:10809\"]\nnfs = [\"h:/export\"]\n\
+             rbd = { monitors = [\"m:6789\"], pools = [\"p\", \"p/n\"], users = [\"kato\"] }\n\
+             iscsi = { portals = [\"10.0.0.1:3260\"], iqn_prefix = \"iqn.2026-01.x:\" }",
+        );
+        let rbd = |monitor: &str, pool: &str, namespace: &str, image: &str, user: &str| {
+            kinds.check(&Connection::Rbd {
+                monitors: vec![monitor.into()],
+                pool: pool.into(),
+                namespace: namespace.into(),
+                image: image.into(),
+                user: user.into(),
+            })
+        };
+        rbd("m:6789", "p", "", "a", "kato").unwrap();
+        rbd("m:6789", "p", "n", "a", "kato").unwrap();
+        for bad in [
+            ("x:1", "p", "", "a", "kato"),
+            ("m:6789", "q", "", "a", "kato"),
+            ("m:6789", "p", "x", "a", "kato"),
+            ("m:6789", "p", "", "--conf=/x", "kato"),
+            ("m:6789", "p", "", "a@s", "kato"),
+            ("m:6789", "p", "", "a", "admin"),
+        ] {
+            assert!(rbd(bad.0, bad.1, bad.2, bad.3, bad.4).is_err(), "{bad:?}");
+        }
+        let nfs = |path: &str, options: &[&str]| {
+            let options = options.iter().map(|option| (*option).to_owned()).collect();
+            kinds.check(&Connection::Nfs { server: "h".into(), path: path.into(), options })
+        };
+        nfs("/export/a", &["vers=4.2"]).unwrap();
+        nfs("/export", &[]).unwrap();
+        assert!(
+            nfs("/exports", &[]).is_err()
+                && nfs("/export/../etc", &[]).is_err()
+                && nfs("/export", &["suid"]).is_err()
+        );
+        let device = |identity: &str, value: &str| {
+            kinds.check(&Connection::Device { identity: identity.into(), value: value.into() })
+        };
+        device("wwid", "naa.5000c500a1b2c3d4").unwrap();
+        assert!(
+            device("by-id", "x").is_err() && device("wwid", "../sda").is_err() && device("wwid", "").is_err()
+        );
+        assert!(kinds.check(&Connection::Directory { root: "/srv".into(), path: "x".into() }).is_err());
+    }
+}

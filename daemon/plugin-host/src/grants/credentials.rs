@@ -1,0 +1,255 @@
+//! Credentials stay with the host: an authoriser puts them on a request on its way out. They come by
+//! reference (a file, an environment variable that the daemon looked up), are read when they are used and
+//! again after a while, never print, and are struck from every text that a guest hands out.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use kato_orchestrator::Error;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::Environment;
+
+/// How long a secret that was read from a file is used before it is read again.
+const FRESH: Duration = Duration::from_secs(30);
+/// The largest secret.
+const LARGEST: usize = 16 << 10;
+
+/// A text that never prints.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// Takes a text as a secret.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, for the one place that uses it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Where a secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub enum SecretSource {
+    /// A file; its trailing line break does not count.
+    File(PathBuf),
+    /// An environment variable of the daemon's.
+    Env(String),
+}
+
+/// Puts a credential on a request.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub enum Authoriser {
+    /// `Authorization: Bearer …`.
+    Bearer {
+        /// The token.
+        secret: SecretSource,
+    },
+    /// A header of any name.
+    Header {
+        /// Its name.
+        name: String,
+        /// Its value.
+        secret: SecretSource,
+    },
+    /// `Authorization: Basic …`.
+    Basic {
+        /// The user.
+        user: String,
+        /// The password.
+        secret: SecretSource,
+    },
+}
+
+impl Authoriser {
+    /// The header that it sets, which no guest may set.
+    pub(crate) fn header(&self) -> Result<HeaderName, Error> {
+        match self {
+            Self::Bearer { .. } | Self::Basic { .. } => Ok(header::AUTHORIZATION),
+            Self::Header { name, .. } => HeaderName::try_from(name.as_str()).map_err(|error| {
+                Error::invalid(format!("the authoriser's header {name:?} is no header name")).caused_by(error)
+            }),
+        }
+    }
+
+    fn secret(&self) -> &SecretSource {
+        match self {
+            Self::Bearer { secret } | Self::Header { secret, .. } | Self::Basic { secret, .. } => secret,
+        }
+    }
+
+    /// Puts the credential on.
+    pub(crate) async fn sign(&self, headers: &mut HeaderMap, secrets: &Secrets) -> Result<(), Error> {
+        let secret = secrets.get(self.secret()).await?;
+        let text = match self {
+            Self::Bearer { .. } => format!("Bearer {}", secret.expose()),
+            Self::Header { .. } => secret.expose().to_owned(),
+            Self::Basic { user, .. } => {
+                let encoded = base64(format!("{user}:{}", secret.expose()).as_bytes());
+                secrets.remember(&encoded);
+                format!("Basic {encoded}")
+            }
+        };
+        let mut value = HeaderValue::try_from(text).map_err(|_secret| {
+            Error::invalid("the credential holds characters that no header can carry: check its source")
+        })?;
+        value.set_sensitive(true);
+        headers.insert(self.header()?, value);
+        Ok(())
+    }
+}
+
+/// The secrets of one backend: looked up late, remembered for redacting.
+#[derive(Clone)]
+pub(crate) struct Secrets {
+    environment: Environment,
+    read: Arc<Mutex<BTreeMap<PathBuf, (Instant, Secret)>>>,
+    known: Arc<Mutex<Vec<Secret>>>,
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        let nothing: Environment = Arc::new(|_| None);
+        Self::new(&nothing)
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets").finish_non_exhaustive()
+    }
+}
+
+impl Secrets {
+    pub(crate) fn new(environment: &Environment) -> Self {
+        Self { environment: Arc::clone(environment), read: Arc::default(), known: Arc::default() }
+    }
+
+    async fn get(&self, source: &SecretSource) -> Result<Secret, Error> {
+        let secret = match source {
+            SecretSource::Env(name) => (self.environment)(name).map(|text| Secret::new(&text)).ok_or_else(|| {
+                Error::unavailable(format!(
+                    "the credential cannot be used: the environment variable {name} is not set for the daemon"
+                ))
+            })?,
+            SecretSource::File(path) => self.file(path).await?,
+        };
+        if secret.expose().is_empty() {
+            return Err(Error::unavailable("the credential cannot be used: its source is empty"));
+        }
+        self.remember(secret.expose());
+        Ok(secret)
+    }
+
+    async fn file(&self, path: &PathBuf) -> Result<Secret, Error> {
+        let fresh = {
+            let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+            read.get(path).filter(|(when, _)| when.elapsed() < FRESH).map(|(_, secret)| secret.clone())
+        };
+        if let Some(secret) = fresh {
+            return Ok(secret);
+        }
+        let failed = |why: String| {
+            Error::unavailable(format!("the credential in {} cannot be used: {why}", path.display()))
+        };
+        let bytes = tokio::fs::read(path).await.map_err(|error| failed(error.to_string()))?;
+        if bytes.len() > LARGEST {
+            return Err(failed("it is larger than 16 KiB".into()));
+        }
+        let text = String::from_utf8(bytes).map_err(|_bytes| failed("it is not text".into()))?;
+        let secret = Secret::new(text.trim_end_matches(['\r', '\n']));
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.insert(path.clone(), (Instant::now(), secret.clone()));
+        Ok(secret)
+    }
+
+    fn remember(&self, text: &str) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if text.len() >= 4 && !known.iter().any(|secret| secret.expose() == text) {
+            known.push(Secret::new(text));
+        }
+    }
+
+    /// The text without any secret that was ever put on a request: a cloud may echo what it was sent.
+    pub(crate) fn redact(&self, text: String) -> String {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().fold(text, |text, secret| {
+            if text.contains(secret.expose()) { text.replace(secret.expose(), "[redacted]") } else { text }
+        })
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let letter = |bits: u32| {
+        let index = usize::try_from(bits & 63).unwrap_or(0);
+        char::from(ALPHABET.get(index).copied().unwrap_or(b'A'))
+    };
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - u32::try_from(chunk.len()).unwrap_or(3)));
+        for place in 0..4_u32 {
+            let used = usize::try_from(place).unwrap_or(0) <= chunk.len();
+            text.push(if used { letter(bits >> (18 - 6 * place)) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_the_usual_one() {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("user:pass", "dXNlcjpwYXNz")]
+        {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_are_put_on_and_struck_out() {
+        let environment: Environment = Arc::new(|name| (name == "TOKEN").then(|| "hush-hush".to_owned()));
+        let secrets = Secrets::new(&environment);
+        let mut headers = HeaderMap::new();
+        let authoriser: Authoriser = toml::from_str("bearer = { secret = { env = \"TOKEN\" } }").unwrap();
+        authoriser.sign(&mut headers, &secrets).await.unwrap();
+        assert_eq!(headers.get(header::AUTHORIZATION).unwrap(), "Bearer hush-hush");
+        assert_eq!(secrets.redact("got hush-hush".into()), "got [redacted]");
+        assert!(!format!("{headers:?} {secrets:?}").contains("hush"));
+    }
+
+    #[tokio::test]
+    async fn a_secret_in_a_file_loses_its_line_break_and_a_missing_one_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("token");
+        let secrets = Secrets::default();
+        let source = SecretSource::File(file.clone());
+        assert!(secrets.get(&source).await.unwrap_err().message.contains("token"));
+        std::fs::write(&file, "abc123\n").unwrap();
+        assert_eq!(secrets.get(&source).await.unwrap(), Secret::new("abc123"));
+        assert_eq!(format!("{:?}", Secret::new("abc123")), "Secret(…)");
+    }
+}

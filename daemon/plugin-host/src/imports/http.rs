@@ -1,0 +1,333 @@
+//! Requests of guests by `wasi:http`. Every request is checked against the grants before anything is sent
+//! (`grants/http.rs`), its host's name is resolved here, the address is checked, and that very address is
+//! connected to. The authoriser puts the credential on last; a guest can neither set nor see it.
+//!
+//! Connections are kept in one pool per backend, so that backends share none and a loaded-again plugin
+//! starts afresh. Nothing follows a redirect: a guest that does so sends another request, which is checked
+//! like any other. The request's body is read to its end before the request leaves, because a guest that is
+//! still writing would take a refusal for a broken connection.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderName, Method, Request, Response, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{
+        self,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use kato_orchestrator::Error;
+use tokio::{net::TcpStream, time::timeout};
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, Error as WasiError, ForbiddenHeaderFilter, RequestOptions, WasiBody,
+    WasiHttpHooks,
+};
+
+use crate::{
+    grants::{
+        denied,
+        http::{Rules, target},
+    },
+    guest::{Ground, Notes},
+};
+
+/// How long a name may take to resolve, and a connection to be made.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long the first byte of an answer may take.
+const FIRST_BYTE: Duration = Duration::from_secs(60);
+/// The largest body of a request.
+const BODY: usize = 32 << 20;
+
+type Pool = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
+
+/// The pooled connections of one backend.
+#[derive(Clone)]
+pub(crate) struct Client(Option<Pool>);
+
+impl Client {
+    /// A client behind these grants; nothing where there are none.
+    pub(crate) fn new(rules: &Arc<Rules>) -> Result<Self, Error> {
+        if rules.is_empty() {
+            return Ok(Self(None));
+        }
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls()?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(Connector { rules: Arc::clone(rules) });
+        let pool = legacy::Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(16)
+            .pool_timer(TokioTimer::new())
+            .retry_canceled_requests(false)
+            .http1_max_buf_size(64 << 10)
+            .build(connector);
+        Ok(Self(Some(pool)))
+    }
+}
+
+/// TLS with the roots that browsers trust, and ring for arithmetic whatever else is linked.
+fn tls() -> Result<rustls::ClientConfig, Error> {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| Error::internal("TLS could not be set up").caused_by(error))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The requests of one call.
+pub(crate) struct Outgoing {
+    ground: Arc<Ground>,
+    notes: Arc<Notes>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(ground: Arc<Ground>, notes: Arc<Notes>) -> Self {
+        Self { ground, notes }
+    }
+}
+
+/// The end of a request's sending, which the pool takes care of.
+type Sent = Box<dyn Future<Output = Result<(), WasiError>> + Send>;
+
+impl WasiHttpHooks for Outgoing {
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        let own = self.ground.powers.http.own_headers();
+        Arc::new(move |name| forbidden(name) || own.contains(name))
+    }
+
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _sent: Sent,
+    ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Sent), WasiError>> + Send> {
+        let (ground, notes) = (Arc::clone(&self.ground), Arc::clone(&self.notes));
+        Box::new(async move {
+            let first_byte = options
+                .and_then(|options| options.first_byte_timeout)
+                .map_or(FIRST_BYTE, |wait| wait.min(FIRST_BYTE));
+            let response = send(&ground, &notes, request, first_byte).await?;
+            let done: Sent = Box::new(async { Ok(()) });
+            Ok((response, done))
+        })
+    }
+}
+
+/// Headers that say who vouches for a request: the authoriser's to set.
+fn forbidden(name: &HeaderName) -> bool {
+    DEFAULT_FORBIDDEN_HEADERS.contains(name)
+        || [header::AUTHORIZATION, header::COOKIE, header::FORWARDED].contains(name)
+        || name.as_str().starts_with("x-forwarded-")
+}
+
+async fn send(
+    ground: &Ground,
+    notes: &Notes,
+    request: Request<WasiBody>,
+    first_byte: Duration,
+) -> Result<Response<WasiBody>, WasiError> {
+    let (mut parts, body) = request.into_parts();
+    let rules = &ground.powers.http;
+    // The body is drained even if the request is refused: the guest is still writing it.
+    let body = Limited::new(body, BODY).collect().await;
+    let refuse = |error: Error| {
+        notes.denied(&error);
+        tracing::warn!(backend = %ground.backend, error = %error, "a plugin's request was denied");
+        WasiError::HttpRequestDenied
+    };
+    let rule = rules.check(&parts.method, &parts.uri).map_err(refuse)?;
+    let body = body.map_err(|_too_large| WasiError::HttpRequestBodySize(None))?.to_bytes();
+    let Some(pool) = &ground.client.0 else { return Err(WasiError::HttpRequestDenied) };
+    if let Some(authoriser) = &rule.authoriser {
+        authoriser.sign(&mut parts.headers, &rules.secrets).await.map_err(|error| {
+            tracing::error!(backend = %ground.backend, error = %error, "a credential could not be used");
+            notes.denied(&error);
+            WasiError::InternalError(Some(error.message))
+        })?;
+    }
+    let reads = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let answer = timeout(first_byte, pool.request(Request::from_parts(parts, Full::new(body)))).await;
+    let response = match answer {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            if let Some(denial) = denial(&error) {
+                return Err(refuse(denial));
+            }
+            // A connection that was never made carried nothing.
+            if !reads && !error.is_connect() {
+                notes.uncertain();
+            }
+            tracing::debug!(backend = %ground.backend, error = ?error, "a plugin's request failed");
+            return Err(if error.is_connect() {
+                connect_error(&error)
+            } else {
+                WasiError::ConnectionTerminated
+            });
+        }
+        Err(_late) => {
+            if !reads {
+                notes.uncertain();
+            }
+            return Err(WasiError::ConnectionReadTimeout);
+        }
+    };
+    if response.status().is_server_error() && !reads {
+        notes.uncertain();
+    }
+    let largest = ground.limits.response();
+    Ok(response.map(|body| {
+        Limited::new(body, largest)
+            .map_err(|error| match error.downcast::<http_body_util::LengthLimitError>() {
+                Ok(_) => WasiError::HttpResponseBodySize(None),
+                Err(_) => WasiError::HttpResponseIncomplete,
+            })
+            .boxed_unsync()
+    }))
+}
+
+/// The refusal of an address, deep in a client's error.
+fn denial(error: &legacy::Error) -> Option<Error> {
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(Refused::Denied(denial)) = error.downcast_ref() {
+            return Some(denial.clone());
+        }
+        source = error.source();
+    }
+    None
+}
+
+fn connect_error(error: &legacy::Error) -> WasiError {
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = source {
+        match error.downcast_ref() {
+            Some(Refused::Late) => return WasiError::ConnectionTimeout,
+            Some(Refused::Unknown(_)) => return WasiError::DnsError { rcode: None, info_code: None },
+            Some(Refused::Denied(_) | Refused::Failed(_)) | None => {}
+        }
+        source = error.source();
+    }
+    WasiError::ConnectionRefused
+}
+
+/// Why no connection was made.
+#[derive(Debug)]
+enum Refused {
+    Denied(Error),
+    Unknown(std::io::Error),
+    Failed(std::io::Error),
+    Late,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(error) => write!(f, "{error}"),
+            Self::Unknown(error) => write!(f, "the host's name could not be resolved: {error}"),
+            Self::Failed(error) => write!(f, "the host could not be reached: {error}"),
+            Self::Late => f.write_str("the host could not be reached in time"),
+        }
+    }
+}
+
+impl StdError for Refused {}
+
+/// Makes connections to addresses that were checked.
+#[derive(Clone)]
+struct Connector {
+    rules: Arc<Rules>,
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = Refused;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, Refused>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Refused>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let rules = Arc::clone(&self.rules);
+        Box::pin(async move { timeout(CONNECT, connect(&rules, &uri)).await.unwrap_or(Err(Refused::Late)) })
+    }
+}
+
+async fn connect(rules: &Rules, uri: &Uri) -> Result<Stream, Refused> {
+    let (tls, host, port) = target(uri).map_err(Refused::Denied)?;
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    // The system's resolver also reads decimal, octal and shortened forms: what comes out is what counts.
+    let addresses: Vec<SocketAddr> =
+        tokio::net::lookup_host((literal, port)).await.map_err(Refused::Unknown)?.collect();
+    let mut last = Refused::Unknown(std::io::Error::other("it has no address"));
+    for address in addresses {
+        if let Err(denial) = rules.address(tls, &host, port, address.ip()) {
+            if !matches!(last, Refused::Failed(_)) {
+                last = Refused::Denied(denied(denial.message));
+            }
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // Small requests should not wait for their predecessors' acknowledgement.
+                let _unsupported = stream.set_nodelay(true);
+                return Ok(Stream(TokioIo::new(stream)));
+            }
+            Err(error) => last = Refused::Failed(error),
+        }
+    }
+    Err(last)
+}
+
+/// A connection to an address that was checked.
+struct Stream(TokioIo<TcpStream>);
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
