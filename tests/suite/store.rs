@@ -425,7 +425,7 @@ async fn what_is_too_large_or_no_key_is_refused_before_anything_happens(subject:
 
 async fn large_records_come_back(subject: Subject) {
     let value =
-        |n: usize| (0..100_000).map(|byte| u8::try_from((byte * n) % 251).unwrap()).collect::<Vec<u8>>();
+        |n: usize| (0..32_000).map(|byte| u8::try_from((byte * n) % 251).unwrap()).collect::<Vec<u8>>();
     for n in 0..40 {
         let batch = Batch { puts: vec![(format!("k/{n:02}"), value(n))], ..Batch::default() };
         subject.store.commit(batch, Durability::Durable).await.unwrap();

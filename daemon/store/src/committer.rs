@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 
 /// The longest key.
 const KEY_LIMIT: usize = 2048;
-/// The longest value.
-const VALUE_LIMIT: usize = 128 << 10;
-/// The largest batch: see `sled.rs` for what depends on it.
+/// The longest value. `sled.rs` says what depends on it.
+const VALUE_LIMIT: usize = 32 << 10;
+/// The largest batch; the same.
 pub(crate) const BATCH_LIMIT: usize = 256 << 10;
 /// A store that is opened for the n-th time counts its revisions from n times this, so that none is ever given
 /// twice, not even for a lazy commit that a crash took back.

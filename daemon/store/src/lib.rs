@@ -52,7 +52,7 @@ impl Config {
             reserve: Bytes(64 << 20),
             low_water: Bytes(8 << 20),
             cache: Bytes(16 << 20),
-            segment: 512 << 10,
+            segment: 4 << 20,
         }
     }
 }

@@ -72,6 +72,7 @@ pub(crate) fn make(config: &Config, fill: impl FnOnce(&Opened) -> Result<(), Err
 
 /// Lets sled open its files.
 pub(crate) fn open_engine(config: &Config, engine: &Path) -> Result<Opened, Error> {
+    place::wait_for_engine(engine)?;
     let sled = sled::Config::new()
         .path(engine)
         .cache_capacity(config.cache.0)

@@ -168,6 +168,29 @@ fn is_whole_snapshot(path: &Path) -> io::Result<bool> {
     Ok(!content.is_empty() && trailer == [length.as_slice(), crc.as_slice()].concat())
 }
 
+/// Waits until sled's threads have let go of an engine that this process closed a moment ago. Nobody else can
+/// have it, for the store's lock is ours.
+pub(crate) fn wait_for_engine(engine: &Path) -> Result<(), Error> {
+    let path = engine.join("db");
+    let failed = |error| unusable(&path, error);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    for _ in 0..10_000 {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+    Err(Error::unavailable(format!(
+        "{} is in use by a program that is not kato: end that first",
+        path.display()
+    )))
+}
+
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(path: &Path) -> Result<(), Error> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| unusable(path, error))

@@ -1,10 +1,13 @@
 //! The store on sled.
 //!
 //! *Durable.* sled's `flush` waits for its writes and no more: a power cut may still take them back. So a
-//! durable group is flushed by sled and then synced by us through [`Files`]. sled reuses a segment of its log
-//! when another one says that its records have moved; that is only safe if the move is durable by then, so
-//! never more than an eighth of a segment goes without a sync ([`window`]): with all that sled rewrites along
-//! with it, that is less than the whole segment which must be filled before one can be reused.
+//! durable group is flushed by sled and then synced by us through [`Files`]. sled believes that what it flushed
+//! is durable, and says so in the header of each segment of its log: then it reuses the segments whose records
+//! have moved, and at its next start looks for no gap before that point. Both are only safe if it is true, and
+//! it is as long as less than a segment is written between two syncs. So segments are long (4 MiB), never more
+//! than a 64th of one goes without a sync ([`window`]), and a batch is a 16th at most: sled writes some three
+//! bytes of its own for each of ours. Records are short enough (32 KiB) that a node of sled's, which has up to
+//! 16 of them, never takes a file of its own (a blob, of a quarter of a segment), for a lost one is overlooked.
 //!
 //! *Order.* One thread commits (see `committer.rs`). What it has written and not yet published is hidden: the
 //! view keeps what readers are to see instead until the group is durable.
@@ -167,7 +170,7 @@ impl fmt::Debug for SledStore {
 
 /// How many bytes may be written without a sync.
 fn window(config: &Config) -> usize {
-    config.segment / 8
+    config.segment / 64
 }
 
 /// The store's thread.
