@@ -102,8 +102,10 @@ impl<F: Files> Folder<F> {
     /// The thing in this place; nothing if there is none, which the caller believes only of a known folder.
     pub(crate) fn find(&self, place: &Place) -> Result<Option<Thing>, Error> {
         let Some(thing) = self.look(place)? else { return Ok(None) };
-        // What is removed while it is being looked at seems to lose its parts one by one.
-        let torn = thing.mark.is_empty() || (thing.meta.kind == Kind::Image && thing.image.is_none());
+        // What comes or goes while it is being looked at seems to lack a part.
+        let torn = thing.damaged
+            || thing.mark.is_empty()
+            || (thing.meta.kind == Kind::Image && thing.image.is_none());
         if torn { self.look(place) } else { Ok(Some(thing)) }
     }
 
@@ -228,7 +230,8 @@ impl<F: Files> Folder<F> {
     }
 }
 
-/// What a fresh hasher is seeded with comes from the host's random numbers: enough to tell folders apart.
-fn random() -> u64 {
+/// What a fresh hasher is seeded with comes from the host's random numbers: enough to tell folders and attempts
+/// apart.
+pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(MARKER)
 }

@@ -76,6 +76,15 @@ pub(crate) fn in_the_way(place: &Place) -> Error {
     ))
 }
 
+/// The place is taken, and not by a thing: by somebody who is at work there, most likely.
+pub(crate) fn occupied(place: &Place) -> Error {
+    Error::busy(format!(
+        "somebody else is at work on {}; should this go on, something that is no {} lies there: move it away",
+        place.path(),
+        place.shelf.one()
+    ))
+}
+
 /// The bytes are gone, or not all there.
 pub(crate) fn broken(place: &Place, what: &str) -> Error {
     Error::precondition(format!(

@@ -3,12 +3,12 @@
 //! touches no file; `api.rs` does.
 //!
 //! ```text
-//! .kato-local                 the marker: what this data folder is
+//! kato-local                  the marker: what this data folder is
 //! volumes/<token>/meta        kind, size, thin, source, name: see [`Meta`]
 //! volumes/<token>/mark        what the host wrote on it
 //! volumes/<token>/tree/       the bytes of a directory volume, or
 //! volumes/<token>/image       the bytes of an image volume
-//! volumes/.new-<token>        being made, not there yet
+//! volumes/.new-<token>.<n>    an attempt at making it, not there yet
 //! volumes/.gone-<token>       being removed, not there any more
 //! snapshots/...               the same
 //! ```
@@ -18,7 +18,7 @@ use std::fmt;
 use kato_plugin_sdk::types::{Error, Which};
 
 /// The marker of a data folder.
-pub(crate) const MARKER: &str = ".kato-local";
+pub(crate) const MARKER: &str = "kato-local";
 /// Where the marker is written before it is there.
 pub(crate) const NEW_MARKER: &str = ".new-kato-local";
 /// The first line of a `meta`, with its version.
@@ -142,9 +142,15 @@ impl Place {
         format!("{}/{}", self.shelf.path(), self.token)
     }
 
-    /// Where it is while it is being made.
-    pub(crate) fn coming(&self) -> String {
-        format!("{}/.new-{}", self.shelf.path(), self.token)
+    /// Where it is while it is being made. Each attempt has a place of its own: one that is thought dead, and
+    /// is not, can then neither spoil nor finish another's work.
+    pub(crate) fn coming(&self, attempt: &str) -> String {
+        format!("{}/{}{attempt}", self.shelf.path(), self.attempts())
+    }
+
+    /// How the names of all attempts begin. No token contains a dot.
+    pub(crate) fn attempts(&self) -> String {
+        format!(".new-{}.", self.token)
     }
 
     /// Where it is while it is being removed.

@@ -1,7 +1,8 @@
 //! How a thing comes to be and how it goes, the same for volumes and snapshots. It is made under another name
 //! and renamed when it is whole; it is renamed before it is removed. So nothing half-made or half-gone is ever
 //! seen under its token, wherever the work is cut off, and whoever repeats the call finds the rest by the token
-//! and goes on or begins anew.
+//! and goes on or begins anew. A repeated call may overlap with one that was given up and still runs: so every
+//! attempt works in a place of its own, and takes away those of others.
 
 use kato_plugin_sdk::{
     files::{Files, Piece},
@@ -9,15 +10,13 @@ use kato_plugin_sdk::{
 };
 
 use crate::{
-    api::{Folder, Thing},
+    api::{Folder, Thing, random},
     error,
     layout::{Kind, Meta, Place},
 };
 
-/// The `resume` of a copy under way: what was made so far is gone on with.
-const COPYING: &[u8] = b"copying";
-/// The `resume` of a removal of what was half-made.
-const SWEEPING: &[u8] = b"sweeping";
+/// The `resume` of a copy under way, before the name of the attempt that is gone on with.
+const COPYING: &str = "copying ";
 /// How long the host waits between two slices of long work.
 const SLICE_MS: u64 = 100;
 
@@ -40,31 +39,50 @@ pub(crate) enum Progress {
     Pending(Pending),
 }
 
-fn pending(resume: &[u8], note: impl Into<String>) -> Progress {
-    Progress::Pending(Pending { resume: resume.to_vec(), retry_after_ms: SLICE_MS, note: note.into() })
+fn pending(resume: &str, note: impl Into<String>) -> Progress {
+    let resume = resume.as_bytes().to_vec();
+    Progress::Pending(Pending { resume, retry_after_ms: SLICE_MS, note: note.into() })
 }
 
-/// Tries to make a thing: first nothing is left of an earlier attempt (unless it is a copy that is gone on
-/// with), and after a refusal nothing is left of this one. `work` is told whether to go on, and answers whether
-/// it came to its end. Whatever can refuse belongs into it, the question for room above all.
+/// An attempt at making a thing.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    name: String,
+    /// Whether it is one whose copy is gone on with.
+    resumed: bool,
+}
+
+impl Attempt {
+    fn of(resume: Option<&[u8]>) -> Self {
+        let named = resume.and_then(|resume| std::str::from_utf8(resume).ok()?.strip_prefix(COPYING));
+        match named.filter(|name| name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            Some(name) => Self { name: name.to_owned(), resumed: true },
+            None => Self { name: format!("{:016x}", random()), resumed: false },
+        }
+    }
+}
+
+/// Tries to make a thing: first nothing is left of other attempts, and after a refusal nothing is left of this
+/// one. `work` answers whether it came to its end. Whatever can refuse belongs into it, the question for room
+/// above all.
 pub(crate) fn attempt<F: Files>(
     folder: &Folder<F>,
     place: &Place,
     resume: Option<&[u8]>,
-    work: impl FnOnce(bool) -> Result<bool, Error>,
+    work: impl FnOnce(&Attempt) -> Result<bool, Error>,
 ) -> Result<Progress, Error> {
-    let copying = resume == Some(COPYING);
-    if !copying && !sweep(folder, place)? {
-        return Ok(pending(SWEEPING, "removing what an earlier attempt left"));
+    let attempt = Attempt::of(resume);
+    if !sweep(folder, place, attempt.resumed.then_some(&attempt))? {
+        return Ok(pending("", "removing what an earlier attempt left"));
     }
-    let refusal = match work(copying) {
+    let refusal = match work(&attempt) {
         Ok(true) => return Ok(Progress::Done),
-        Ok(false) => return Ok(pending(COPYING, "copying")),
+        Ok(false) => return Ok(pending(&format!("{COPYING}{}", attempt.name), "copying")),
         Err(refusal) => refusal,
     };
-    match sweep(folder, place) {
+    match sweep(folder, place, None) {
         Ok(true) => Err(refusal),
-        Ok(false) => Ok(pending(SWEEPING, format!("removing a failed attempt: {}", refusal.message))),
+        Ok(false) => Ok(pending("", format!("removing a failed attempt: {}", refusal.message))),
         // Not final while something may be left: a later delete by token finds it.
         Err(error) => Err(Error::unavailable(format!("{}; moreover, {}", refusal.message, error.message))),
     }
@@ -73,26 +91,39 @@ pub(crate) fn attempt<F: Files>(
 /// Makes a thing where nothing is half-made, or goes on with a copy; false while that is under way. True means
 /// that there is one under its token; whether it is ours or that of somebody who did the same at the same time,
 /// the caller has to see.
-pub(crate) fn make<F: Files>(folder: &Folder<F>, new: &New<'_>, copying: bool) -> Result<bool, Error> {
+pub(crate) fn make<F: Files>(folder: &Folder<F>, new: &New<'_>, attempt: &Attempt) -> Result<bool, Error> {
     if new.meta.kind == Kind::Directory && new.source.is_none() && new.meta.size == 0 {
         // The everyday case is one call.
-        let answer = folder.0.assemble(&new.place.path(), &new.place.coming(), &pieces(new));
+        let answer = folder.0.assemble(&new.place.path(), &new.place.coming(&attempt.name), &pieces(new));
         return placed(folder, new.place, answer);
     }
-    build(folder, new, copying)
+    build(folder, new, attempt)
 }
 
 /// Removes a thing and whatever was half-made or half-gone under its token.
 pub(crate) fn remove<F: Files>(folder: &Folder<F>, place: &Place) -> Result<Progress, Error> {
     // What is coming first: were it renamed into its place meanwhile, the discard finds it there.
     let doing = || format!("removing the {} {}", place.shelf.one(), place.token);
-    let done = sweep(folder, place)?
+    let done = sweep(folder, place, None)?
         && folder.0.discard(&place.path(), &place.going()).map_err(error::at(doing()))?;
-    Ok(if done { Progress::Done } else { pending(b"", "removing files") })
+    Ok(if done { Progress::Done } else { pending("", "removing files") })
 }
 
-fn sweep<F: Files>(folder: &Folder<F>, place: &Place) -> Result<bool, Error> {
-    folder.0.remove_tree(&place.coming()).map_err(error::at("removing what an earlier attempt left"))
+/// Removes what attempts at this thing have left, except for one; false while there is more. Looking for it
+/// costs no flush, and most often there is nothing.
+fn sweep<F: Files>(folder: &Folder<F>, place: &Place, except: Option<&Attempt>) -> Result<bool, Error> {
+    let doing = || "removing what an earlier attempt left";
+    let prefix = place.attempts();
+    let names = folder.0.names(place.shelf.path(), Some(&prefix), 10).map_err(error::at(doing()))?;
+    for attempt in names.iter().map_while(|name| name.strip_prefix(&prefix)) {
+        if except.is_none_or(|except| except.name != attempt)
+            && !folder.0.remove_tree(&place.coming(attempt)).map_err(error::at(doing()))?
+        {
+            return Ok(false);
+        }
+    }
+    // Ten at once are never there; should they be, the next call sees to the rest.
+    Ok(names.len() < 10 || !names.last().is_some_and(|name| name.starts_with(&prefix)))
 }
 
 fn pieces(new: &New<'_>) -> [(String, Piece); 3] {
@@ -108,17 +139,17 @@ fn placed<F: Files>(folder: &Folder<F>, place: &Place, answer: Result<(), Error>
     match answer {
         Ok(()) => Ok(true),
         Err(error) if error.kind == ErrorKind::AlreadyExists => match folder.find(place)? {
-            Some(_) => sweep(folder, place),
-            None => Err(error::in_the_way(place)),
+            Some(_) => sweep(folder, place, None),
+            None => Err(error::occupied(place)),
         },
         Err(error) => Err(error::at("putting it into its place")(error)),
     }
 }
 
 /// Makes anything else step by step; false while a copy is under way.
-fn build<F: Files>(folder: &Folder<F>, new: &New<'_>, copying: bool) -> Result<bool, Error> {
+fn build<F: Files>(folder: &Folder<F>, new: &New<'_>, attempt: &Attempt) -> Result<bool, Error> {
     let (files, place, meta) = (&folder.0, new.place, new.meta);
-    let coming = place.coming();
+    let coming = place.coming(&attempt.name);
     let content = format!("{coming}/{}", meta.kind.content());
     files.make_directory(&coming).map_err(error::at("making a directory"))?;
 
@@ -136,7 +167,7 @@ fn build<F: Files>(folder: &Folder<F>, new: &New<'_>, copying: bool) -> Result<b
         Ok(true) => {}
         Ok(false) => return Ok(false),
         // A copy that was whole when the call was cut off.
-        Err(error) if copying && error.kind == ErrorKind::AlreadyExists => {}
+        Err(error) if attempt.resumed && error.kind == ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error::at("copying the source")(error)),
     }
 

@@ -34,7 +34,7 @@ pub(crate) fn cut<F: Files>(
     if let Some(thing) = folder.find(&place)? {
         return there(&thing, &source);
     }
-    let made = make::attempt(folder, &place, resume, |copying| {
+    let made = make::attempt(folder, &place, resume, |attempt| {
         let volume = folder.get(Shelf::Volumes, &wish.volume)?;
         volume.whole()?;
         volumes::holding(folder, config, &volume)?;
@@ -46,7 +46,7 @@ pub(crate) fn cut<F: Files>(
             name: wish.name.clone(),
         };
         let (mark, source) = (&wish.mark, Some(&volume));
-        make::make(folder, &New { place: &place, meta: &meta, mark, source, allocated: false }, copying)
+        make::make(folder, &New { place: &place, meta: &meta, mark, source, allocated: false }, attempt)
     });
     match made? {
         Progress::Pending(pending) => Ok(CutAnswer::Pending(pending)),

@@ -43,7 +43,7 @@ pub(crate) fn create<F: Files>(
         convert::satisfies(&thing, parameters, &wish.size, from.as_deref())?;
         return Ok(Created::Done(convert::volume(&thing)));
     }
-    let made = make::attempt(folder, &place, resume, |copying| {
+    let made = make::attempt(folder, &place, resume, |attempt| {
         let source = origin.map(|(shelf, which)| folder.get(shelf, which)).transpose()?;
         let shape = convert::shape(config, parameters, &wish.size, source.as_ref())?;
         possible(folder, config, shape, source.as_ref())?;
@@ -58,7 +58,7 @@ pub(crate) fn create<F: Files>(
         make::make(
             folder,
             &New { place: &place, meta: &meta, mark: &wish.mark, source, allocated: !shape.thin },
-            copying,
+            attempt,
         )
     });
     match made? {

@@ -1,5 +1,5 @@
 //! A granted directory in memory, for the tests of backends: it keeps what [`Files`] promises, and can be told
-//! to be cut off at any call, to be slow, to be full, and to have reflinks or quotas or not.
+//! to be cut off or overtaken at any call, to be slow, to be full, and to have reflinks or quotas or not.
 //!
 //! ```
 //! use kato_plugin_sdk::{files::Files, testing::{Cut, MemoryFiles}};
@@ -15,6 +15,8 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    fmt,
+    rc::Rc,
 };
 
 use crate::{
@@ -22,9 +24,9 @@ use crate::{
     types::Error,
 };
 
-/// A granted directory in memory.
-#[derive(Debug)]
-pub struct MemoryFiles(RefCell<State>);
+/// A granted directory in memory. Its clones are the same directory.
+#[derive(Clone, Debug)]
+pub struct MemoryFiles(Rc<RefCell<State>>);
 
 /// Where the world ends: the n-th call from now (counted from one) and all after it answer `unavailable`.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +51,16 @@ struct State {
     slices: u32,
     begun: BTreeMap<String, u32>,
     gone: bool,
+    meanwhile: Option<Meanwhile>,
+}
+
+/// What somebody else does just before a call.
+struct Meanwhile(u64, Box<dyn FnOnce()>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Meanwhile({})", self.0)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +81,7 @@ enum Reach {
 impl Default for MemoryFiles {
     /// An empty directory of 64 GiB without reflinks and quotas.
     fn default() -> Self {
-        Self(RefCell::new(State {
+        Self(Rc::new(RefCell::new(State {
             nodes: BTreeMap::new(),
             kind: "ext4".into(),
             reflink: false,
@@ -80,7 +92,8 @@ impl Default for MemoryFiles {
             slices: 1,
             begun: BTreeMap::new(),
             gone: false,
-        }))
+            meanwhile: None,
+        })))
     }
 }
 
@@ -125,6 +138,19 @@ impl MemoryFiles {
         let mut state = self.0.borrow_mut();
         state.cut = None;
         state.begun.clear();
+    }
+
+    /// Lets somebody else act just before the n-th call from now.
+    pub fn meanwhile(&self, call: u64, act: impl FnOnce() + 'static) {
+        let mut state = self.0.borrow_mut();
+        state.calls = 0;
+        state.meanwhile = Some(Meanwhile(call, Box::new(act)));
+    }
+
+    /// Whether nobody acted yet who was to act meanwhile; nobody will any more.
+    #[must_use]
+    pub fn undisturbed(&self) -> bool {
+        self.0.borrow_mut().meanwhile.take().is_some()
     }
 
     /// How many calls there were since the last cut, or in all.
@@ -214,6 +240,14 @@ impl MemoryFiles {
         half: impl FnOnce(&mut State) -> Result<(), Error>,
         rest: impl FnOnce(&mut State) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let other = {
+            let mut state = self.0.borrow_mut();
+            let next = state.calls + 1;
+            state.meanwhile.take_if(|meanwhile| meanwhile.0 == next)
+        };
+        if let Some(Meanwhile(_, act)) = other {
+            act();
+        }
         let state = &mut *self.0.borrow_mut();
         let reach = state.reach();
         if state.gone {

@@ -1,6 +1,8 @@
-//! Cut at every call. Each story is told once undisturbed; then, for every call that it makes of the host, it
-//! is cut off there (before the call, in its midst, or after it with the answer lost), and then either
-//! repeated, which must end where the undisturbed story ended, or reversed, which must leave nothing.
+//! Cut, or overtaken, at every call. Each story is told once undisturbed; then, for every call that it makes of
+//! the host, it is cut off there (before the call, in its midst, or after it with the answer lost), and then
+//! either repeated, which must end where the undisturbed story ended, or reversed, which must leave nothing. Or
+//! the same is asked a second time at that call, or the contrary, as happens when a call that was given up is
+//! still at work.
 
 use kato_plugin_sdk::{
     testing::{Cut, MemoryFiles},
@@ -132,7 +134,7 @@ fn backend(reflink: bool, slices: u32) -> Backend {
 /// All that is there: each path, and of files the bytes and the lengths. The marker's own bytes are left out.
 fn state(backend: &Backend) -> Vec<(String, Option<Vec<u8>>, Option<u64>)> {
     let files = backend.files();
-    let paths = files.paths().into_iter().filter(|path| !path.starts_with(".kato"));
+    let paths = files.paths().into_iter().filter(|path| !path.starts_with("kato-local"));
     paths
         .map(|path| {
             let length = files.space(&path).ok().map(|taken| taken.length_bytes);
@@ -245,7 +247,74 @@ fn a_first_check_that_is_cut_off_still_makes_one_marker() {
             let fingerprint = backend.check().unwrap();
             assert!(heard.is_none_or(|heard| heard == fingerprint));
             assert_eq!(backend.check().unwrap(), fingerprint);
-            assert_eq!(backend.files().paths(), [".kato-local", "snapshots", "volumes"], "{:?}", cut(call));
+            assert_eq!(backend.files().paths(), ["kato-local", "snapshots", "volumes"], "{:?}", cut(call));
         }
     }
+}
+
+/// What a call that was overtaken may answer, besides what it answers otherwise.
+fn overtaken(answer: &Result<(), Error>) -> bool {
+    answer.as_ref().map_or_else(
+        |error| matches!(error.kind, ErrorKind::Busy | ErrorKind::NotFound | ErrorKind::Unavailable),
+        |()| true,
+    )
+}
+
+#[test]
+fn what_is_asked_twice_at_once_ends_as_if_it_was_asked_once() {
+    for story in STORIES {
+        for (reflink, slices) in [(false, 1), (false, 3), (true, 1)] {
+            let calm = backend(reflink, slices);
+            (story.before)(&calm);
+            (story.tell)(&calm).unwrap();
+            for call in 1.. {
+                let (backend, other) = pair(reflink, slices);
+                (story.before)(&backend);
+                let tell = story.tell;
+                backend.files().meanwhile(call, move || tell(&other).unwrap());
+                let answer = (story.tell)(&backend);
+                assert!(overtaken(&answer), "{} at {call}: {answer:?}", story.name);
+                let ended = backend.files().undisturbed();
+                seen_whole(&backend, story.name);
+                (story.tell)(&backend).unwrap_or_else(|error| panic!("{} at {call}: {error:?}", story.name));
+                assert_eq!(state(&backend), state(&calm), "{} at {call}", story.name);
+                if ended {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_deleted_while_it_is_made_leaves_nothing_after_one_more_delete() {
+    for story in STORIES {
+        for (reflink, slices) in [(false, 1), (false, 3), (true, 1)] {
+            let calm = backend(reflink, slices);
+            (story.before)(&calm);
+            (story.undo)(&calm).unwrap();
+            for call in 1.. {
+                let (backend, other) = pair(reflink, slices);
+                (story.before)(&backend);
+                let undo = story.undo;
+                backend.files().meanwhile(call, move || undo(&other).unwrap());
+                let answer = (story.tell)(&backend);
+                assert!(overtaken(&answer), "{} at {call}: {answer:?}", story.name);
+                let ended = backend.files().undisturbed();
+                seen_whole(&backend, story.name);
+                (story.undo)(&backend).unwrap();
+                assert_eq!(state(&backend), state(&calm), "{} at {call}", story.name);
+                if ended {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Two who work in the same folder.
+fn pair(reflink: bool, slices: u32) -> (Backend, Backend) {
+    let one = backend(reflink, slices);
+    let other = Backend { folder: Folder(one.files().clone()), config: Config::read(&Vec::new()).unwrap() };
+    (one, other)
 }
