@@ -61,8 +61,17 @@ fn read_answer(stream: &mut BufReader<UnixStream>) -> Fallible<(u16, Vec<u8>)> {
         }
         chunked |= header.starts_with("transfer-encoding:") && header.ends_with("chunked");
     }
-    let mut body = Vec::new();
-    while chunked {
+    if chunked {
+        return Ok((status, read_chunks(stream)?));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok((status, body))
+}
+
+fn read_chunks(stream: &mut BufReader<UnixStream>) -> Fallible<Vec<u8>> {
+    let (mut body, mut line) = (Vec::new(), String::new());
+    loop {
         line.clear();
         stream.read_line(&mut line)?;
         let size = usize::from_str_radix(line.trim(), 16)?;
@@ -70,13 +79,10 @@ fn read_answer(stream: &mut BufReader<UnixStream>) -> Fallible<(u16, Vec<u8>)> {
         stream.read_exact(&mut chunk)?;
         chunk.truncate(size);
         if size == 0 {
-            return Ok((status, body));
+            return Ok(body);
         }
         body.append(&mut chunk);
     }
-    body.resize(length, 0);
-    stream.read_exact(&mut body)?;
-    Ok((status, body))
 }
 
 /// A connection to the Docker door.
