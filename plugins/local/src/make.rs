@@ -81,11 +81,25 @@ pub(crate) fn attempt<F: Files>(
         Err(refusal) => refusal,
     };
     match sweep(folder, place, None) {
+        // What refuses ours may be another's that was made meanwhile: the room that it took, for one.
+        Ok(true) if folder.find(place)?.is_some() => Ok(Progress::Done),
         Ok(true) => Err(refusal),
         Ok(false) => Ok(pending("", format!("removing a failed attempt: {}", refusal.message))),
         // Not final while something may be left: a later delete by token finds it.
         Err(error) => Err(Error::unavailable(format!("{}; moreover, {}", refusal.message, error.message))),
     }
+}
+
+/// The thing is there. A call that goes on may have come second, and then takes its own attempt away.
+pub(crate) fn settle<F: Files>(
+    folder: &Folder<F>,
+    place: &Place,
+    resume: Option<&[u8]>,
+) -> Result<Progress, Error> {
+    if resume.is_none() || sweep(folder, place, None)? {
+        return Ok(Progress::Done);
+    }
+    Ok(pending("", "removing an attempt that came too late"))
 }
 
 /// Makes a thing where nothing is half-made, or goes on with a copy; false while that is under way. True means

@@ -32,7 +32,10 @@ pub(crate) fn cut<F: Files>(
 
     folder.known()?;
     if let Some(thing) = folder.find(&place)? {
-        return there(&thing, &source);
+        return match make::settle(folder, &place, resume)? {
+            Progress::Done => there(&thing, &source),
+            Progress::Pending(pending) => Ok(CutAnswer::Pending(pending)),
+        };
     }
     let made = make::attempt(folder, &place, resume, |attempt| {
         let volume = folder.get(Shelf::Volumes, &wish.volume)?;

@@ -41,7 +41,10 @@ pub(crate) fn create<F: Files>(
     folder.known()?;
     if let Some(thing) = folder.find(&place)? {
         convert::satisfies(&thing, parameters, &wish.size, from.as_deref())?;
-        return Ok(Created::Done(convert::volume(&thing)));
+        return Ok(match make::settle(folder, &place, resume)? {
+            Progress::Done => Created::Done(convert::volume(&thing)),
+            Progress::Pending(pending) => Created::Pending(pending),
+        });
     }
     let made = make::attempt(folder, &place, resume, |attempt| {
         let source = origin.map(|(shelf, which)| folder.get(shelf, which)).transpose()?;
