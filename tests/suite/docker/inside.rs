@@ -1,0 +1,247 @@
+//! The door before a hall whose world is slow or away: what a real daemon meets too seldom to wait for it.
+//! The door, the hall and the socket are the real ones; backend, node and clock are in memory.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kato_docker_plugin::{Config, Passed, listen, serve};
+use kato_orchestrator::{
+    Catalog, Error, Orchestrator, Ports,
+    model::{BackendName, Bytes, Class, ClassName, DataRoot, FsType, NodeId},
+    ports::{
+        Backend, Store,
+        store::{Batch, Changes, Claim, Durability, Entry, Revision},
+    },
+    testing::{BackendWorld, FakeBackend, FakeClock, FakeHost, FakeIds, Fault, Fuse, HostWorld, Verb},
+};
+use kato_store::MemoryStore;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::wire::{Message, Wire};
+
+/// A store that can be switched off.
+struct Switched {
+    inner: MemoryStore,
+    away: Arc<AtomicBool>,
+}
+
+impl Switched {
+    fn here(&self) -> Result<(), Error> {
+        if self.away.load(Ordering::SeqCst) { Err(Error::unavailable("the store is away")) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Store for Switched {
+    async fn load(&self, key: &str) -> Result<Option<Entry>, Error> {
+        self.here()?;
+        self.inner.load(key).await
+    }
+    async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
+        self.here()?;
+        self.inner.scan(prefix, after, limit).await
+    }
+    async fn commit(&self, batch: Batch, durability: Durability) -> Result<Revision, Error> {
+        self.here()?;
+        self.inner.commit(batch, durability).await
+    }
+    async fn claim(&self, key: &str) -> Result<Box<dyn Claim>, Error> {
+        self.here()?;
+        self.inner.claim(key).await
+    }
+    async fn watch_from(&self, prefix: &str, revision: Revision) -> Result<Changes, Error> {
+        self.inner.watch_from(prefix, revision).await
+    }
+    async fn flush(&self) -> Result<(), Error> {
+        self.here()?;
+        self.inner.flush().await
+    }
+}
+
+/// A door with everything behind it.
+struct House {
+    folder: TempDir,
+    backend: Arc<Mutex<BackendWorld>>,
+    store_away: Arc<AtomicBool>,
+    shutdown: CancellationToken,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl House {
+    async fn open(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (backend, fuse) = (Arc::<Mutex<BackendWorld>>::default(), Arc::<Fuse>::default());
+        let store_away = Arc::<AtomicBool>::default();
+        let ports = Ports {
+            store: Arc::new(Switched { inner: MemoryStore::new(), away: Arc::clone(&store_away) }),
+            host: Arc::new(FakeHost::new(
+                Arc::<Mutex<HostWorld>>::default(),
+                Arc::clone(&backend),
+                Arc::clone(&fuse),
+            )),
+            clock: Arc::new(FakeClock::default()),
+            ids: Arc::new(FakeIds::default()),
+        };
+        let fake = FakeBackend::new(Arc::clone(&backend), fuse, true, Duration::from_secs(60));
+        let hall = kato_orchestrator::Config {
+            node: NodeId::parse("here").unwrap(),
+            cluster: None,
+            topology: Default::default(),
+            idle_grace: Duration::from_secs(30),
+            reap_after: Duration::from_secs(600),
+            freeze_limit: Duration::from_secs(10),
+        };
+        let orchestrator = Orchestrator::open(ports, catalog(Arc::new(fake)), hall).await.unwrap();
+        let mut config = Config { socket: socket(&folder), ..Config::default() };
+        change(&mut config);
+        let listener = listen(&config.socket, &Passed::default(), "docker").unwrap();
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, orchestrator, config, shutdown.clone()));
+        Self { folder, backend, store_away, shutdown, served }
+    }
+
+    /// Asks as dockerd does; nothing when the connection was closed instead.
+    async fn ask(&self, operation: &str, body: Value) -> Option<Message> {
+        let (wire, operation) = (Wire(socket(&self.folder)), operation.to_owned());
+        let asked = tokio::task::spawn_blocking(move || {
+            wire.ask(&format!("/VolumeDriver.{operation}"), &body.to_string()).unwrap_or(None)
+        });
+        asked.await.unwrap()
+    }
+
+    async fn call(&self, operation: &str, body: Value) -> Value {
+        self.ask(operation, body).await.unwrap().json()
+    }
+
+    async fn close(self) {
+        self.shutdown.cancel();
+        self.served.await.unwrap();
+    }
+}
+
+fn socket(folder: &TempDir) -> std::path::PathBuf {
+    Path::new(folder.path()).join("kato.sock")
+}
+
+fn catalog(backend: Arc<dyn Backend>) -> Catalog {
+    let class = ClassName::parse("fake").unwrap();
+    let name = BackendName::parse("fake").unwrap();
+    Catalog {
+        classes: [(
+            class.clone(),
+            Arc::new(Class {
+                name: class.clone(),
+                backend: name.clone(),
+                parameters: Default::default(),
+                fs: FsType::Ext4,
+                mount_options: Vec::new(),
+                default_size: Bytes::GIB,
+                max_size: None,
+                root: DataRoot::default(),
+                anonymous: false,
+                retain: false,
+            }),
+        )]
+        .into(),
+        backends: [(name, backend)].into(),
+        broken: Default::default(),
+        default_class: Some(class),
+        anonymous_class: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_takes_too_long_is_withdrawn_and_the_next_finds_it_done() {
+    let house = House::open(|config| config.mount_seconds = 1).await;
+    assert_eq!(house.call("Create", json!({"Name": "db"})).await["Err"], "");
+    house.backend.lock().unwrap().fault(Verb::Attach, Fault::Pending(2));
+    let late = house.call("Mount", json!({"Name": "db", "ID": "one"})).await;
+    assert!(late["Err"].as_str().unwrap().contains("try again"), "{late}");
+    assert!(late.get("Mountpoint").is_none(), "{late}");
+    let volume = house.call("Get", json!({"Name": "db"})).await;
+    assert_eq!(volume["Volume"]["Status"]["holders"], json!([]), "{volume}");
+    // dockerd sends no Unmount for it; the next container joins what is still under way.
+    let mut tries = 0;
+    let path = loop {
+        let answer = house.call("Mount", json!({"Name": "db", "ID": "two"})).await;
+        if answer["Err"] == "" {
+            break answer["Mountpoint"].clone();
+        }
+        tries += 1;
+        assert!(tries < 60, "{answer}");
+    };
+    assert!(path.as_str().unwrap().starts_with('/'));
+    assert_eq!(house.backend.lock().unwrap().attachments(), 1);
+    let volume = house.call("Get", json!({"Name": "db"})).await;
+    assert_eq!(volume["Volume"]["Status"]["holders"], json!([{"holder": "two", "node": "here", "count": 1}]));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_get_that_cannot_look_is_not_answered() {
+    let house = House::open(|_| ()).await;
+    assert_eq!(house.call("Create", json!({"Name": "db"})).await["Err"], "");
+    house.store_away.store(true, Ordering::SeqCst);
+    assert_eq!(house.ask("Get", json!({"Name": "db"})).await, None, "dockerd would forget the volume");
+    assert_eq!(house.ask("Get", json!({"Name": "never"})).await, None);
+    for (operation, request) in [
+        ("List", json!({})),
+        ("Path", json!({"Name": "db"})),
+        ("Mount", json!({"Name": "db", "ID": "one"})),
+        ("Unmount", json!({"Name": "db", "ID": "one"})),
+        ("Remove", json!({"Name": "db"})),
+        ("Create", json!({"Name": "other"})),
+    ] {
+        let answer = house.call(operation, request).await;
+        assert!(answer["Err"].as_str().unwrap().contains("away"), "{operation}: {answer}");
+    }
+    assert_eq!(house.call("Capabilities", json!({})).await["Err"], "");
+    house.store_away.store(false, Ordering::SeqCst);
+    assert_eq!(house.call("Get", json!({"Name": "db"})).await["Volume"]["Name"], "db");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_answer_while_the_backend_is_down() {
+    let house = House::open(|config| config.mount_seconds = 1).await;
+    assert_eq!(house.call("Create", json!({"Name": "db"})).await["Err"], "");
+    for _ in 0..100 {
+        let down = Fault::Refuse(Error::unavailable("the cloud is away").pending());
+        house.backend.lock().unwrap().fault(Verb::Attach, down);
+    }
+    let answer = house.call("Mount", json!({"Name": "db", "ID": "one"})).await;
+    assert!(answer["Err"].as_str().unwrap().contains("the cloud is away"), "{answer}");
+    let volume = house.call("Get", json!({"Name": "db"})).await;
+    assert_eq!(volume["Volume"]["Status"]["holders"], json!([]));
+    assert_eq!(volume["Volume"]["Status"]["error"], "the cloud is away", "{volume}");
+    assert_eq!(house.call("List", json!({})).await["Volumes"], json!([{"Name": "db"}]));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_is_answered_before_the_door_closes() {
+    let house = House::open(|_| ()).await;
+    house.backend.lock().unwrap().fault(Verb::Create, Fault::Pending(1));
+    let wire = Wire(socket(&house.folder));
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut stream = wire.connect().unwrap();
+        std::io::Write::write_all(
+            &mut stream,
+            super::wire::request("/VolumeDriver.Create", "{\"Name\":\"db\"}").as_bytes(),
+        )
+        .unwrap();
+        super::wire::read(&mut std::io::BufReader::new(stream)).unwrap().unwrap().json()
+    });
+    while house.call("List", json!({})).await["Volumes"] == json!([]) {}
+    house.close().await;
+    assert_eq!(asked.await.unwrap(), json!({"Err": ""}));
+}
