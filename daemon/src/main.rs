@@ -1,1 +1,34 @@
-fn main() {}
+//! `kato`: one program that is the daemon (`kato serve`), its command line, and the short-lived child in which
+//! the node touches devices. This file only chooses: `serve.rs` is the daemon from top to bottom, `cli/` the
+//! command line, `config/` what both are told.
+
+mod cli;
+mod serve;
+
+mod admin;
+mod config;
+
+mod catalog;
+mod clock;
+mod folder;
+mod journal;
+mod plugins;
+mod reload;
+mod systemd;
+mod tasks;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use crate::cli::{Exit, Task};
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Task::Done(exit) => exit.into(),
+        Task::Worker => kato_node::worker_main(),
+        Task::Serve(sources) => match serve::run(&sources) {
+            Ok(()) => Exit::Ok.into(),
+            Err(failure) => cli::told(&failure).into(),
+        },
+    }
+}

@@ -1,0 +1,10 @@
+//! The admin door: REST over a socket of our own, for `kato` itself, for scripts, and for Prometheus. Like the
+//! other doors it translates and calls the hall; unlike them it also shows the house: plugins, configuration,
+//! records. `server.rs` is the way in, `routes.rs` the table of what can be asked.
+
+mod convert;
+mod error;
+mod routes;
+mod server;
+
+pub(crate) use self::server::{Door, Doorway, serve};

@@ -1,0 +1,403 @@
+//! What the admin door can be asked: one line per request in the table, one short function beneath. Each reads
+//! its words, calls the hall once, and writes the answer. `convert.rs` knows the words, `error.rs` the problems,
+//! `server.rs` who may ask at all.
+
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, Extension, Path, Query, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use futures_util::stream;
+use kato_orchestrator::{
+    Error, Outcome,
+    model::{BackendName, ClassName, SnapshotName, VolumeName},
+    ops::{Context, DeleteSnapshot, DeleteVolume, ListPage},
+};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::{convert, error::Problem, server::Door};
+
+/// The largest component that is taken.
+const COMPONENT_LIMIT: usize = 64 << 20;
+
+/// The most items on a page.
+const PAGE_LIMIT: usize = 1000;
+
+/// How often a watcher looks for what is new.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// The request's number, for the log and for whoever asks about it.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) String);
+
+type Answer = Result<Response, Problem>;
+
+/// Everything that can be asked.
+pub(crate) fn router(door: Arc<Door>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .route("/v1/volumes", get(volumes).post(create))
+        .route("/v1/volumes/watch", get(watch))
+        .route("/v1/volumes/{name}", get(volume).delete(remove))
+        .route("/v1/volumes/{name}/grow", post(grow))
+        .route("/v1/volumes/{name}/why", get(why))
+        .route("/v1/names", get(names))
+        .route("/v1/snapshots", get(snapshots).post(cut))
+        .route("/v1/snapshots/{name}", get(snapshot).delete(remove_snapshot))
+        .route("/v1/classes", get(classes))
+        .route("/v1/classes/{name}", get(class))
+        .route("/v1/backends", get(backends))
+        .route("/v1/backends/{name}", get(backend))
+        .route("/v1/backends/{name}/rebind", post(rebind))
+        .route("/v1/plugins", get(plugins).post(install).layer(DefaultBodyLimit::max(COMPONENT_LIMIT)))
+        .route("/v1/plugins/{name}", get(plugin))
+        .route("/v1/plugins/{name}", delete(remove_plugin))
+        .route("/v1/node", get(node))
+        .route("/v1/doctor", get(doctor).post(doctor_fix))
+        .route("/v1/recover", post(recover))
+        .route("/v1/store/dump", get(dump))
+        .route("/v1/config/reload", post(reload))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(door)
+}
+
+/// How long the caller wants to wait, and what it must not do by mistake.
+#[derive(Debug, Default, Deserialize)]
+struct Wish {
+    timeout_ms: Option<u64>,
+    #[serde(default)]
+    forget: bool,
+}
+
+/// Which page.
+#[derive(Debug, Default, Deserialize)]
+struct Page {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+impl Page {
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(PAGE_LIMIT).clamp(1, PAGE_LIMIT)
+    }
+}
+
+fn context(door: &Door, id: RequestId, wish: &Wish) -> Context {
+    let wait = wish.timeout_ms.map_or(door.wait, Duration::from_millis);
+    Context { request: id.0, door: "admin", deadline: door.clock.now().plus(wait) }
+}
+
+pub(crate) fn answer(status: StatusCode, body: &Json) -> Response {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn ok(body: &Json) -> Answer {
+    Ok(answer(StatusCode::OK, body))
+}
+
+fn made(outcome: Outcome<Json>) -> Answer {
+    Ok(match outcome {
+        Outcome::Changed(body) => answer(StatusCode::CREATED, &body),
+        Outcome::Unchanged(body) => answer(StatusCode::OK, &body),
+    })
+}
+
+fn page(items: Vec<Json>, next: Option<String>) -> Answer {
+    let mut body = json!({ "items": items });
+    if let (Some(body), Some(next)) = (body.as_object_mut(), next) {
+        body.insert("next".to_owned(), next.into());
+    }
+    ok(&body)
+}
+
+async fn nowhere(uri: axum::http::Uri) -> Problem {
+    Problem(Error::not_found(format!("there is no {}: the paths begin with /v1/", uri.path())))
+}
+
+async fn no_such_method() -> Problem {
+    Problem(Error::unsupported("this cannot be asked with this method"))
+}
+
+async fn healthz(State(door): State<Arc<Door>>) -> Answer {
+    door.hall.gauges().await?;
+    Ok((StatusCode::OK, "ok\n").into_response())
+}
+
+async fn metrics(State(door): State<Arc<Door>>) -> Answer {
+    let text = door.metrics.page(&door.hall).await?;
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+async fn volumes(State(door): State<Arc<Door>>, Query(wish): Query<Page>) -> Answer {
+    let ListPage { items, next } = door.hall.list(wish.after.as_deref(), wish.limit()).await?;
+    page(items.iter().map(|view| convert::volume_to_wire(view, door.hall.node())).collect(), next)
+}
+
+async fn names(State(door): State<Arc<Door>>, Query(wish): Query<Page>) -> Answer {
+    let ListPage { items, next } = door.hall.names(wish.after.as_deref(), wish.limit()).await?;
+    page(items.iter().map(|name| Json::from(name.as_str())).collect(), next)
+}
+
+async fn create(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Query(wish): Query<Wish>,
+    body: Bytes,
+) -> Answer {
+    let command = convert::create_from_wire(&body)?;
+    let made_volume = door.hall.create(&context(&door, id, &wish), command).await?;
+    made(map(made_volume, |view| convert::volume_to_wire(&view, door.hall.node())))
+}
+
+fn map<T>(outcome: Outcome<T>, to: impl FnOnce(T) -> Json) -> Outcome<Json> {
+    match outcome {
+        Outcome::Changed(value) => Outcome::Changed(to(value)),
+        Outcome::Unchanged(value) => Outcome::Unchanged(to(value)),
+    }
+}
+
+fn gone(outcome: &Outcome<()>) -> Answer {
+    ok(&json!({ "changed": matches!(outcome, Outcome::Changed(())) }))
+}
+
+async fn volume(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    let view = door.hall.inspect(&VolumeName::parse(&name)?).await?;
+    ok(&convert::volume_to_wire(&view, door.hall.node()))
+}
+
+async fn remove(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Path(name): Path<String>,
+    Query(wish): Query<Wish>,
+) -> Answer {
+    let command = DeleteVolume { name: VolumeName::parse(&name)?, forget: wish.forget };
+    gone(&door.hall.delete(&context(&door, id, &wish), command).await?)
+}
+
+async fn grow(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Path(name): Path<String>,
+    Query(wish): Query<Wish>,
+    body: Bytes,
+) -> Answer {
+    let command = convert::grow_from_wire(VolumeName::parse(&name)?, &body)?;
+    let view = door.hall.grow(&context(&door, id, &wish), command).await?.into_inner();
+    ok(&convert::volume_to_wire(&view, door.hall.node()))
+}
+
+async fn why(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    let why = door.hall.why(&VolumeName::parse(&name)?).await?;
+    ok(&convert::why_to_wire(&why, door.hall.node()))
+}
+
+/// What a watcher has seen: a number for each volume's whole view, by name.
+#[derive(Default)]
+struct Watcher {
+    seen: HashMap<String, u64>,
+    ready: std::collections::VecDeque<Json>,
+    began: bool,
+}
+
+impl Watcher {
+    /// Reads everything again and keeps what is new.
+    async fn look(&mut self, door: &Door) -> Result<(), Error> {
+        let mut found = HashMap::with_capacity(self.seen.len());
+        let mut after: Option<String> = None;
+        loop {
+            let ListPage { items, next } = door.hall.list(after.as_deref(), PAGE_LIMIT).await?;
+            for view in &items {
+                let name = view.volume.name.as_str().to_owned();
+                let wire = convert::volume_to_wire(view, door.hall.node());
+                let print = fingerprint(&wire);
+                if self.seen.get(&name) != Some(&print) {
+                    self.ready.push_back(json!({ "event": "seen", "volume": wire }));
+                }
+                found.insert(name, print);
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        for name in self.seen.keys().filter(|name| !found.contains_key(*name)) {
+            self.ready.push_back(json!({ "event": "gone", "volume": { "name": name } }));
+        }
+        self.seen = found;
+        Ok(())
+    }
+}
+
+fn fingerprint(wire: &Json) -> u64 {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(wire.to_string())
+}
+
+/// All volumes, then each that changes, one JSON object a line, until the watcher hangs up.
+async fn watch(State(door): State<Arc<Door>>) -> Answer {
+    let mut watcher = Watcher::default();
+    watcher.look(&door).await?;
+    let lines = stream::unfold((watcher, door), |(mut watcher, door)| async move {
+        loop {
+            if let Some(event) = watcher.ready.pop_front() {
+                return Some((Ok::<_, Infallible>(Bytes::from(format!("{event}\n"))), (watcher, door)));
+            }
+            if !watcher.began {
+                // An empty line, so that a watcher of an empty house knows that it is heard.
+                watcher.began = true;
+                return Some((Ok(Bytes::from_static(b"\n")), (watcher, door)));
+            }
+            tokio::select! {
+                () = door.shutdown.cancelled() => return None,
+                () = tokio::time::sleep(WATCH_EVERY) => {}
+            }
+            if let Err(error) = watcher.look(&door).await {
+                let line =
+                    format!("{}\n", json!({ "event": "failed", "problem": super::error::to_wire(&error) }));
+                tracing::warn!(%error, "a watcher could not be served");
+                watcher.ready.clear();
+                tokio::time::sleep(WATCH_EVERY).await;
+                return Some((Ok(Bytes::from(line)), (watcher, door)));
+            }
+        }
+    });
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response())
+}
+
+async fn snapshots(State(door): State<Arc<Door>>, Query(wish): Query<Page>) -> Answer {
+    let ListPage { items, next } = door.hall.list_snapshots(wish.after.as_deref(), wish.limit()).await?;
+    page(items.iter().map(convert::snapshot_to_wire).collect(), next)
+}
+
+async fn cut(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Query(wish): Query<Wish>,
+    body: Bytes,
+) -> Answer {
+    let command = convert::cut_from_wire(&body)?;
+    let outcome = door.hall.create_snapshot(&context(&door, id, &wish), command).await?;
+    made(map(outcome, |snapshot| convert::snapshot_to_wire(&snapshot)))
+}
+
+async fn snapshot(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    ok(&convert::snapshot_to_wire(&door.hall.inspect_snapshot(&SnapshotName::parse(&name)?).await?))
+}
+
+async fn remove_snapshot(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Path(name): Path<String>,
+    Query(wish): Query<Wish>,
+) -> Answer {
+    let command = DeleteSnapshot { name: SnapshotName::parse(&name)? };
+    gone(&door.hall.delete_snapshot(&context(&door, id, &wish), command).await?)
+}
+
+async fn classes(State(door): State<Arc<Door>>) -> Answer {
+    let catalog = door.hall.catalog();
+    let wire = |class: &kato_orchestrator::model::Class| {
+        convert::class_to_wire(class, catalog.default_class.as_ref() == Some(&class.name))
+    };
+    page(catalog.classes.values().map(|class| wire(class)).collect(), None)
+}
+
+async fn class(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    let catalog = door.hall.catalog();
+    let class = catalog.class(Some(&ClassName::parse(&name)?))?;
+    ok(&convert::class_to_wire(&class, catalog.default_class.as_ref() == Some(&class.name)))
+}
+
+async fn backends(State(door): State<Arc<Door>>) -> Answer {
+    let views = door.hall.backends().await?;
+    page(views.iter().map(convert::backend_to_wire).collect(), None)
+}
+
+async fn backend(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    let name = BackendName::parse(&name)?;
+    let views = door.hall.backends().await?;
+    let view = views.iter().find(|view| view.name == name).ok_or_else(|| {
+        let known = views.iter().map(|view| view.name.as_str()).collect::<Vec<_>>().join(", ");
+        Error::not_found(format!("it is not configured: the backends are {known}"))
+            .about(format!("backend {name}"))
+    })?;
+    ok(&convert::backend_to_wire(view))
+}
+
+async fn rebind(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    ok(&convert::backend_to_wire(&door.hall.rebind(&BackendName::parse(&name)?).await?))
+}
+
+async fn plugins(State(door): State<Arc<Door>>) -> Answer {
+    page(door.plugins.list()?, None)
+}
+
+async fn plugin(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    ok(&door.plugins.show(&name)?)
+}
+
+async fn install(State(door): State<Arc<Door>>, body: Bytes) -> Answer {
+    let plugins = Arc::clone(&door.plugins);
+    let installed = blocking(move || plugins.install(&body)).await?;
+    made(installed)
+}
+
+async fn remove_plugin(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    let (plugins, used) = (Arc::clone(&door.plugins), door.reloader.plugins_in_use());
+    let outcome = blocking(move || plugins.remove(&name, &used)).await?;
+    gone(&outcome)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::internal("the work was cut short").caused_by(error))?
+}
+
+async fn node(State(door): State<Arc<Door>>) -> Answer {
+    let facts = door.hall.host().facts().await?;
+    let gauges = door.hall.gauges().await?;
+    ok(&convert::node_to_wire(door.hall.node(), &door.topology, &facts, &gauges))
+}
+
+async fn doctor(State(door): State<Arc<Door>>) -> Answer {
+    findings(door.hall.doctor(false).await?)
+}
+
+async fn doctor_fix(State(door): State<Arc<Door>>) -> Answer {
+    findings(door.hall.doctor(true).await?)
+}
+
+async fn recover(State(door): State<Arc<Door>>) -> Answer {
+    findings(door.hall.recover().await?)
+}
+
+fn findings(found: Vec<kato_orchestrator::Finding>) -> Answer {
+    page(found.iter().map(convert::finding_to_wire).collect(), None)
+}
+
+async fn dump(State(door): State<Arc<Door>>) -> Answer {
+    let text = door.journal.dump().await?;
+    let kind = HeaderValue::from_static("application/octet-stream");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+async fn reload(State(door): State<Arc<Door>>) -> Answer {
+    ok(&door.reloader.reload().await?)
+}

@@ -1,0 +1,442 @@
+//! `kato volume`: making, finding, growing and removing volumes, and saying why one waits.
+
+use clap::{Args, Subcommand};
+use clap_complete::ArgValueCompleter;
+use kato_orchestrator::model::Bytes;
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    Exit, Failure, Global,
+    client::{Client, encode},
+    complete, each,
+    output::{Column, Format, column, wide, word},
+    pairs,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make a volume, or find the one that is as wished
+    Create(Create),
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls(List),
+    /// Tell everything about volumes
+    #[command(alias = "get")]
+    Inspect {
+        /// Which
+        #[arg(required = true, add = ArgValueCompleter::new(complete::volumes))]
+        names: Vec<String>,
+    },
+    /// Remove volumes and their data
+    #[command(visible_alias = "delete", alias = "remove")]
+    Rm {
+        /// Which
+        #[arg(required = true, add = ArgValueCompleter::new(complete::volumes))]
+        names: Vec<String>,
+        /// Forget the record alone and leave the data: for a volume that its backend no longer has
+        #[arg(long)]
+        forget: bool,
+        /// It is no failure if there is none
+        #[arg(long)]
+        ignore_missing: bool,
+    },
+    /// Make a volume larger
+    Grow {
+        /// Which
+        #[arg(add = ArgValueCompleter::new(complete::volumes))]
+        name: String,
+        /// How large in all, such as 20GiB
+        size: String,
+    },
+    /// Tell what a volume waits for and who holds it
+    Why {
+        /// Which
+        #[arg(add = ArgValueCompleter::new(complete::volumes))]
+        name: String,
+    },
+    /// Remove all volumes that nobody holds and that match
+    Prune {
+        /// Which: as in `ls`; `all=true` for every one
+        #[arg(long, short, required = true, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
+        /// Only list them
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Create {
+    /// What to call it
+    name: String,
+    /// By which recipe
+    #[arg(long, short, add = ArgValueCompleter::new(complete::classes))]
+    class: Option<String>,
+    /// How large, such as 10GiB
+    #[arg(long, short)]
+    size: Option<String>,
+    /// What the backend is told, on top of the class
+    #[arg(long = "parameter", short, value_name = "KEY=VALUE")]
+    parameters: Vec<String>,
+    /// What to write on it
+    #[arg(long = "label", short, value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// Make it a copy of a snapshot
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "from_volume", add = ArgValueCompleter::new(complete::snapshots))]
+    from_snapshot: Option<String>,
+    /// Make it a copy of a volume
+    #[arg(long, value_name = "VOLUME", add = ArgValueCompleter::new(complete::volumes))]
+    from_volume: Option<String>,
+    /// Which filesystem: ext4 or xfs
+    #[arg(long)]
+    fs: Option<String>,
+    /// The directory of the filesystem that a container gets; / for all of it
+    #[arg(long, value_name = "DIRECTORY")]
+    data_root: Option<String>,
+    /// Who owns what a container finds
+    #[arg(long)]
+    uid: Option<u32>,
+    /// The same for the group
+    #[arg(long)]
+    gid: Option<u32>,
+    /// Its mode in octal
+    #[arg(long)]
+    mode: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct List {
+    /// Only these: state=, class=, backend=, node=, holder=, name= (with * for anything), label=KEY or
+    /// label=KEY=VALUE, used=true or false
+    #[arg(long, short, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Go on and print each volume that changes
+    #[arg(long, short)]
+    watch: bool,
+}
+
+const COLUMNS: &[Column] = &[
+    column("NAME", |volume| word(volume, "name")),
+    column("STATE", state),
+    column("SIZE", |volume| size(volume, "size_bytes")),
+    column("CLASS", |volume| word(volume, "class")),
+    column("BACKEND", |volume| word(volume, "backend")),
+    column("HOLDERS", |volume| count(volume, "holders")),
+    column("CREATED", |volume| word(volume, "created").get(..19).unwrap_or_default().replace('T', " ")),
+    wide("NODES", |volume| nodes(volume).join(",")),
+    wide("FS", |volume| word(volume, "fs")),
+    wide("PATH", |volume| word(volume, "path")),
+    wide("LABELS", labels),
+    wide("ID", |volume| word(volume, "id")),
+];
+
+fn state(volume: &Json) -> String {
+    let failed = volume.get("intent").is_some_and(|intent| intent.get("last_error").is_some());
+    let broken = list(volume, "mounts").any(|mount| word(mount, "state") == "broken");
+    let mark = match (broken, failed) {
+        (true, _) => " (broken)",
+        (false, true) => " (failing)",
+        (false, false) => "",
+    };
+    word(volume, "state") + mark
+}
+
+/// A number of bytes as people read it.
+pub(super) fn size(item: &Json, field: &str) -> String {
+    match item.get(field).and_then(Json::as_u64) {
+        None | Some(0) => String::new(),
+        Some(bytes) => Bytes(bytes).to_string(),
+    }
+}
+
+fn list<'a>(item: &'a Json, field: &str) -> impl Iterator<Item = &'a Json> {
+    item.get(field).and_then(Json::as_array).into_iter().flatten()
+}
+
+fn count(item: &Json, field: &str) -> String {
+    list(item, field).count().to_string()
+}
+
+fn nodes(volume: &Json) -> Vec<String> {
+    list(volume, "mounts").map(|mount| word(mount, "node")).collect()
+}
+
+fn labels(item: &Json) -> String {
+    let labels = item.get("labels").and_then(Json::as_object).into_iter().flatten();
+    labels
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+impl Verb {
+    pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let client = global.client()?;
+        match self {
+            Self::Create(wish) => create(global, &client, wish),
+            Self::Ls(wish) => ls(global, &client, &wish),
+            Self::Inspect { names } => {
+                let mut found = Vec::new();
+                let exit = each(&names, |name| {
+                    found.push(client.get(&place(name))?);
+                    Ok(())
+                });
+                if !found.is_empty() {
+                    global.out().things(found)?;
+                }
+                exit
+            }
+            Self::Rm { names, forget, ignore_missing } => {
+                let path =
+                    |name: &str| format!("{}{}", place(name), if forget { "?forget=true" } else { "" });
+                each(&names, |name| {
+                    let what = if forget { "Forgets the record of" } else { "Destroys all data of" };
+                    global.confirm(&format!("{what} volume {name}."), name)?;
+                    match client.get(&place(name)) {
+                        Ok(_) => {}
+                        Err(failure) if failure.exit == Exit::NotFound && ignore_missing => return Ok(()),
+                        Err(failure) => return Err(failure),
+                    }
+                    client.delete(&path(name))?;
+                    global.out().text(&format!("{name}\n"))
+                })
+            }
+            Self::Grow { name, size } => {
+                let grown = client.post(&format!("{}/grow", place(&name)), &json!({ "size": size }))?;
+                done(global, grown)
+            }
+            Self::Why { name } => why(global, &client.get(&format!("{}/why", place(&name)))?),
+            Self::Prune { filter, dry_run } => prune(global, &client, &filter, dry_run),
+        }
+    }
+}
+
+fn place(name: &str) -> String {
+    format!("/v1/volumes/{}", encode(name))
+}
+
+/// What was made: its name for a person who reads along, all of it for a program.
+pub(super) fn done(global: &Global, thing: Json) -> Result<Exit, Failure> {
+    let out = global.out();
+    match out.format {
+        Format::Table | Format::Wide | Format::Name => out.text(&format!("{}\n", word(&thing, "name")))?,
+        Format::Json | Format::Yaml => out.things(vec![thing])?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn create(global: &Global, client: &Client, wish: Create) -> Result<Exit, Failure> {
+    let mut body = Map::new();
+    body.insert("name".to_owned(), wish.name.into());
+    body.insert("parameters".to_owned(), pairs(&wish.parameters)?);
+    body.insert("labels".to_owned(), pairs(&wish.labels)?);
+    let words = [
+        ("class", wish.class),
+        ("size", wish.size),
+        ("from_snapshot", wish.from_snapshot),
+        ("from_volume", wish.from_volume),
+        ("fs", wish.fs),
+        ("data_root", wish.data_root),
+        ("mode", wish.mode),
+    ];
+    for (key, value) in words {
+        if let Some(value) = value {
+            body.insert(key.to_owned(), value.into());
+        }
+    }
+    for (key, value) in [("uid", wish.uid), ("gid", wish.gid)] {
+        if let Some(value) = value {
+            body.insert(key.to_owned(), value.into());
+        }
+    }
+    done(global, client.post("/v1/volumes", &Json::Object(body))?)
+}
+
+fn ls(global: &Global, client: &Client, wish: &List) -> Result<Exit, Failure> {
+    let filters = wish.filter.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let matches = |volume: &Json| filters.iter().all(|filter| filter.admits(volume));
+    let out = global.out();
+    if !wish.watch {
+        let volumes: Vec<Json> =
+            client.list("/v1/volumes")?.into_iter().filter(|volume| matches(volume)).collect();
+        out.list(&volumes, COLUMNS)?;
+        return Ok(Exit::Ok);
+    }
+    let mut first = true;
+    client.follow("/v1/volumes/watch", |event| {
+        let kind = word(&event, "event");
+        if kind == "failed" {
+            return Err(Failure::of_problem(event.get("problem").unwrap_or(&Json::Null)));
+        }
+        let mut volume = event.get("volume").cloned().unwrap_or_default();
+        match out.format {
+            // A volume that is gone has nothing left to be filtered by.
+            Format::Json if kind == "gone" || matches(&volume) => out.text(&format!("{event}\n")),
+            Format::Json => Ok(()),
+            _ if kind == "gone" => {
+                if let Some(volume) = volume.as_object_mut() {
+                    volume.insert("state".to_owned(), "gone".into());
+                }
+                global.out_without_headers().list(&[volume], COLUMNS)
+            }
+            _ if matches(&volume) => {
+                let out =
+                    if std::mem::take(&mut first) { global.out() } else { global.out_without_headers() };
+                out.list(&[volume], COLUMNS)
+            }
+            _ => Ok(()),
+        }
+    })?;
+    Ok(Exit::Ok)
+}
+
+fn why(global: &Global, why: &Json) -> Result<Exit, Failure> {
+    let out = global.out();
+    if !matches!(out.format, Format::Table | Format::Wide) {
+        out.things(vec![why.clone()])?;
+        return Ok(Exit::Ok);
+    }
+    let volume = why.get("volume").unwrap_or(&Json::Null);
+    let mut text = format!("{} is {}", word(volume, "name"), state(volume));
+    let size = size(volume, "size_bytes");
+    if !size.is_empty() {
+        text.push_str(&format!(", {size}"));
+    }
+    text.push('\n');
+    for (title, field, none) in [
+        ("waits for", "waits", "It waits for nothing."),
+        ("held by", "holders", "Nobody holds it."),
+        ("kept by", "keeps", "Nothing keeps it from being deleted."),
+    ] {
+        let mut lines = list(why, field).filter_map(Json::as_str).peekable();
+        if lines.peek().is_none() {
+            text.push_str(&format!("{none}\n"));
+            continue;
+        }
+        text.push_str(&format!("{title}:\n"));
+        for line in lines {
+            text.push_str(&format!("  {line}\n"));
+        }
+    }
+    out.text(&text)?;
+    Ok(Exit::Ok)
+}
+
+fn prune(global: &Global, client: &Client, filter: &[String], dry_run: bool) -> Result<Exit, Failure> {
+    let filters = filter.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let volumes: Vec<Json> = client
+        .list("/v1/volumes")?
+        .into_iter()
+        .filter(|volume| list(volume, "holders").next().is_none() && word(volume, "state") == "ready")
+        .filter(|volume| filters.iter().all(|filter| filter.admits(volume)))
+        .collect();
+    if dry_run || volumes.is_empty() {
+        global.out().list(&volumes, COLUMNS)?;
+        return Ok(Exit::Ok);
+    }
+    if !global.yes {
+        let names: Vec<String> = volumes.iter().map(|volume| word(volume, "name")).collect();
+        let what = format!("Destroys all data of {} volumes: {}.", names.len(), names.join(", "));
+        global.must_confirm(&what, "yes")?;
+    }
+    let names: Vec<String> = volumes.iter().map(|volume| word(volume, "name")).collect();
+    each(&names, |name| {
+        client.delete(&place(name))?;
+        global.out().text(&format!("{name}\n"))
+    })
+}
+
+/// What a volume has to be to be listed.
+struct Filter {
+    key: String,
+    value: String,
+}
+
+impl Filter {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        const KEYS: [&str; 9] =
+            ["state", "class", "backend", "node", "holder", "name", "label", "used", "all"];
+        match text.split_once('=') {
+            Some((key, value)) if KEYS.contains(&key) => {
+                if matches!(key, "used" | "all") && !matches!(value, "true" | "false") {
+                    return Err(Failure::usage(format!("{key} is true or false, not {value:?}")));
+                }
+                Ok(Self { key: key.to_owned(), value: value.to_owned() })
+            }
+            _ => Err(Failure::usage(format!("{text:?} is no filter"))
+                .next(format!("write KEY=VALUE with one of {}", KEYS.join(", ")))),
+        }
+    }
+
+    fn admits(&self, volume: &Json) -> bool {
+        let value = self.value.as_str();
+        match self.key.as_str() {
+            "name" => glob(value, &word(volume, "name")),
+            "node" => nodes(volume).iter().any(|node| node == value),
+            "holder" => list(volume, "holders").any(|holder| word(holder, "holder").starts_with(value)),
+            "used" => list(volume, "holders").next().is_some() == (value == "true"),
+            "all" => value == "true",
+            "label" => {
+                let (key, wanted) = match value.split_once('=') {
+                    Some((key, wanted)) => (key, Some(wanted)),
+                    None => (value, None),
+                };
+                let label = volume.get("labels").and_then(|labels| labels.get(key)).and_then(Json::as_str);
+                label.is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
+            }
+            key => word(volume, key) == value,
+        }
+    }
+}
+
+/// Whether a text is as a pattern says, in which `*` stands for anything.
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|head| text.strip_prefix(head)) else { return false };
+    let Some(tail) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_find_what_they_say() {
+        let volume = json!({
+            "name": "web-db", "state": "ready", "labels": { "app": "web" },
+            "holders": [{ "holder": "c0ffee" }], "mounts": [{ "node": "a" }],
+        });
+        for (text, admits) in [
+            ("state=ready", true),
+            ("state=creating", false),
+            ("name=web-*", true),
+            ("name=*d*", true),
+            ("name=web", false),
+            ("label=app", true),
+            ("label=app=db", false),
+            ("used=true", true),
+            ("holder=c0f", true),
+            ("node=b", false),
+        ] {
+            assert_eq!(Filter::parse(text).unwrap().admits(&volume), admits, "{text}");
+        }
+        assert!(Filter::parse("stat=ready").is_err());
+        assert!(Filter::parse("used=maybe").is_err());
+    }
+
+    #[test]
+    fn patterns_stand_for_the_whole_name() {
+        for (pattern, text, fits) in
+            [("a*b*c", "a1b2c", true), ("a*b*c", "acb", false), ("*", "", true), ("ab*ba", "aba", false)]
+        {
+            assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+}

@@ -1,0 +1,718 @@
+//! What the written values mean together: names are parsed, references looked up, and what contradicts itself
+//! is refused. Shapes were checked before (`keys.rs`), so a value of the wrong shape is quietly taken for
+//! its default here: its mistake is already told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use kato_orchestrator::{
+    Error,
+    model::{BackendName, Bytes, Class, ClassName, DataRoot, FsType, NodeId},
+};
+use kato_plugin_host::{
+    Addresses, Authoriser, CommandGrant, ConnectionGrants, Grants, HttpGrant, IscsiGrant, RbdGrant,
+    SecretSource, embedded,
+};
+use serde_json::Value as Json;
+
+use super::{
+    Admin, Backend, Config, Docker, Folders, Layout, Limits, Log, LogFormat, NodeConfig, Plugin, Store,
+    StoreKind, Tcp, keys,
+    mistakes::{Mistake, nearest},
+    tree::{self, Node, Origin, Value},
+};
+
+/// Understands a checked tree. Nothing only when there is nothing sensible to go on with.
+pub(crate) fn config(written: Node, mistakes: &mut Vec<Mistake>) -> Option<Config> {
+    let folders = folders(&Scope::root(&written));
+    let mut tree = match Scope::root(&written).section("catalog").flag("embedded") {
+        true => built_in(&written, &folders.data, mistakes),
+        false => Node::empty(),
+    };
+    tree.lay_over(written.clone());
+    let root = Scope::root(&tree);
+
+    let backends = named(&root, "backend", BackendName::parse, mistakes, backend);
+    let mut classes = named(&root, "class", ClassName::parse, mistakes, class);
+    for (name, class) in &classes {
+        if !backends.contains_key(&class.backend) && root.at(&["backend", class.backend.as_str()]).is_none() {
+            let scope = root.section("class").section(name.as_str());
+            let meant = nearest(class.backend.as_str(), backends.keys().map(BackendName::as_str));
+            mistakes.push(
+                scope.mistake("backend", format!("there is no backend \"{}\"", class.backend)).meaning(meant),
+            );
+        }
+    }
+    let known = |classes: &BTreeMap<ClassName, Class>, name: &str| {
+        ClassName::parse(name).ok().filter(|name| classes.contains_key(name))
+    };
+    let catalog = root.section("catalog");
+    let default_class = match catalog.text("default-class") {
+        Some(name) => known(&classes, &name).or_else(|| {
+            let meant = nearest(&name, classes.keys().map(ClassName::as_str));
+            mistakes.push(
+                catalog.mistake("default-class", format!("there is no class \"{name}\"")).meaning(meant),
+            );
+            None
+        }),
+        None => known(&classes, "default"),
+    };
+    let door = root.section("docker");
+    let anonymous_class = match door.text("anonymous").as_deref() {
+        None | Some("deny") => None,
+        Some(name) => known(&classes, name).or_else(|| {
+            let words = classes.keys().map(ClassName::as_str).chain(["deny"]);
+            let meant = nearest(name, words);
+            mistakes.push(
+                door.mistake("anonymous", format!("there is no class \"{name}\", and it is not \"deny\""))
+                    .meaning(meant),
+            );
+            None
+        }),
+    };
+    if let Some(class) = anonymous_class.as_ref().and_then(|name| classes.get_mut(name)) {
+        class.anonymous = true;
+    }
+
+    // All of them before any is given up on, so that all mistakes are told.
+    let (store, node) = (store(&root, mistakes), node(&root, &folders, mistakes));
+    let (docker, admin) = (docker(&root, mistakes), admin(&root, &folders, mistakes));
+    let log = log(&root, mistakes);
+    Some(Config {
+        store: store?,
+        node: node?,
+        docker,
+        admin,
+        log,
+        limits: limits(&root),
+        folders,
+        classes,
+        default_class,
+        anonymous_class,
+        backends,
+        written: tree,
+    })
+}
+
+/// What is there without being written. A backend `local` that is somebody else's plugin gets none of it:
+/// nobody granted that one our folder.
+fn built_in(written: &Node, data: &Path, mistakes: &mut Vec<Mistake>) -> Node {
+    let ours = written
+        .at(["backend", "local", "plugin"])
+        .is_none_or(|node| node.value.scalar().as_deref() == Some("local"));
+    let volumes = toml::Value::String(data.join("volumes").display().to_string());
+    let backend = format!(
+        "[backend.local]\nplugin = \"local\"\n\
+         [backend.local.grants]\n\
+         directories = {{ data = {volumes} }}\n\
+         connections = {{ directory = true, file = true }}\n"
+    );
+    let classes = "[class.default]\nbackend = \"local\"\n\
+         [class.ext4]\nbackend = \"local\"\nfs = \"ext4\"\ndefault-size = \"1GiB\"\n\
+         parameters = { kind = \"image\" }\n\
+         [class.xfs]\nbackend = \"local\"\nfs = \"xfs\"\ndefault-size = \"1GiB\"\n\
+         parameters = { kind = \"image\" }\n";
+    let text = if ours { format!("{backend}{classes}") } else { classes.to_owned() };
+    let path: Arc<Path> = Arc::from(Path::new("built in"));
+    let (node, wrong) = tree::parse(&text, &path);
+    mistakes.extend(wrong);
+    unplace(node)
+}
+
+/// The same tree, as something that nobody wrote.
+fn unplace(node: Node) -> Node {
+    let value = match node.value {
+        Value::Table(table) => {
+            Value::Table(table.into_iter().map(|(key, node)| (key, unplace(node))).collect())
+        }
+        Value::List(items) => Value::List(items.into_iter().map(unplace).collect()),
+        scalar => scalar,
+    };
+    Node { value, origin: Origin::Default }
+}
+
+fn folders(root: &Scope<'_>) -> Folders {
+    let scope = root.section("folders");
+    Folders {
+        data: scope.path("data").unwrap_or_else(|| PathBuf::from("/var/lib/kato")),
+        run: scope.path("run").unwrap_or_else(|| PathBuf::from("/run/kato")),
+        require_mount: scope.flag("require-mount"),
+    }
+}
+
+fn store(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Store> {
+    let scope = root.section("store");
+    let kind = match scope.text("kind").as_deref() {
+        Some("memory") => StoreKind::Memory,
+        Some("etcd") => {
+            mistakes.push(scope.mistake(
+                "kind",
+                "\"etcd\", records shared by several hosts, is not part of this release: use \"sled\"",
+            ));
+            return None;
+        }
+        _ => StoreKind::Sled,
+    };
+    Some(Store { kind, dumps: usize::try_from(scope.count("dumps").unwrap_or(0)).unwrap_or(0) })
+}
+
+fn node(root: &Scope<'_>, folders: &Folders, mistakes: &mut Vec<Mistake>) -> Option<NodeConfig> {
+    let scope = root.section("node");
+    let id =
+        scope.text("id").unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    let id = match NodeId::parse(&id) {
+        Ok(id) => id,
+        Err(error) => {
+            mistakes.push(scope.mistake("id", error.message));
+            return None;
+        }
+    };
+    Some(NodeConfig {
+        id,
+        topology: scope.words("topology"),
+        volumes: scope.path("volumes").unwrap_or_else(|| folders.data.join("mnt")),
+        layout: match scope.text("layout").as_deref() {
+            Some("names") => Layout::Names,
+            _ => Layout::Ids,
+        },
+        reap_after: scope.span("reap-after"),
+        idle_grace: scope.span("idle-grace"),
+        freeze_limit: scope.span("freeze-limit"),
+    })
+}
+
+fn docker(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Docker {
+    let scope = root.section("docker");
+    let socket = scope.path("socket").unwrap_or_default();
+    check_socket(&scope, "socket", &socket, mistakes);
+    if socket.extension().is_none_or(|extension| extension != "sock") {
+        mistakes.push(scope.mistake("socket", "Docker only finds sockets whose names end in .sock"));
+    }
+    Docker {
+        enabled: scope.flag("enabled"),
+        socket,
+        global: scope.text("scope").as_deref() == Some("global"),
+        implicit: scope.flag("implicit"),
+    }
+}
+
+/// The kernel takes at most 107 bytes for a socket's path, and says nothing helpful about longer ones.
+fn check_socket(scope: &Scope<'_>, word: &str, path: &Path, mistakes: &mut Vec<Mistake>) {
+    let length = path.as_os_str().len();
+    if length > 107 {
+        mistakes.push(scope.mistake(
+            word,
+            format!("the path {} is {length} bytes long: a socket's may have 107 at most", path.display()),
+        ));
+    }
+}
+
+fn admin(root: &Scope<'_>, folders: &Folders, mistakes: &mut Vec<Mistake>) -> Admin {
+    let scope = root.section("admin");
+    let socket = scope.path("socket").unwrap_or_else(|| folders.run.join("admin.sock"));
+    check_socket(&scope, "socket", &socket, mistakes);
+    let group = scope.text("group");
+    let mode = scope.mode("mode").unwrap_or(if group.is_some() { 0o660 } else { 0o600 });
+    if mode & 0o007 != 0 {
+        mistakes.push(
+            scope.mistake("mode", "this lets everybody on this host delete every volume: use 0600 or 0660"),
+        );
+    } else if mode & 0o070 != 0 && group.is_none() {
+        mistakes
+            .push(scope.mistake("mode", "this lets a group in, but no group is named: write admin.group"));
+    }
+    let token_file = scope.path("token-file");
+    let tcp = scope.text("tcp").and_then(|text| match text.parse::<SocketAddr>() {
+        Ok(address) if !address.ip().is_loopback() => {
+            mistakes.push(scope.mistake(
+                "tcp",
+                format!("{text} is not a loopback address: use 127.0.0.1 and a proxy with TLS before it"),
+            ));
+            None
+        }
+        Ok(address) => match &token_file {
+            Some(token_file) => Some(Tcp {
+                address,
+                token_file: token_file.clone(),
+                hosts: scope.texts("hosts").into_iter().collect::<BTreeSet<_>>(),
+            }),
+            None => {
+                mistakes.push(scope.mistake("tcp", "a token is needed for TCP: write admin.token-file"));
+                None
+            }
+        },
+        Err(_) => {
+            mistakes.push(
+                scope.mistake("tcp", format!("\"{text}\" is not an address and port such as 127.0.0.1:7878")),
+            );
+            None
+        }
+    });
+    Admin { socket, mode, group, tcp }
+}
+
+fn log(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Log {
+    let scope = root.section("log");
+    let level = scope.text("level").unwrap_or_default();
+    if let Err(error) = level.parse::<tracing_subscriber::filter::Targets>() {
+        let words = ["error", "warn", "info", "debug", "trace", "off"];
+        let reason = format!("\"{level}\" is no level and no filter: {error}");
+        mistakes.push(scope.mistake("level", reason).meaning(nearest(&level, words)));
+    }
+    Log {
+        level,
+        format: match scope.text("format").as_deref() {
+            Some("json") => LogFormat::Json,
+            Some("text") => LogFormat::Text,
+            _ => LogFormat::Auto,
+        },
+    }
+}
+
+fn limits(root: &Scope<'_>) -> Limits {
+    let scope = root.section("limits");
+    let count = |word: &str| scope.count(word).and_then(|count| usize::try_from(count).ok());
+    Limits {
+        threads: count("threads").filter(|threads| *threads > 0),
+        requests: count("requests").unwrap_or(64),
+        wait: scope.span("wait"),
+        tidy_every: scope.span("tidy-every").max(Duration::from_millis(100)),
+    }
+}
+
+/// The tables of an operator's own names beneath a section.
+fn named<N: Ord, T>(
+    root: &Scope<'_>,
+    section: &str,
+    parse: impl Fn(&str) -> Result<N, Error>,
+    mistakes: &mut Vec<Mistake>,
+    understand: impl Fn(&str, &Scope<'_>, &mut Vec<Mistake>) -> Option<T>,
+) -> BTreeMap<N, T> {
+    let all = root.section(section);
+    let names: Vec<String> =
+        all.node.and_then(Node::table).map(|table| table.keys().cloned().collect()).unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for name in names {
+        let scope = all.section(&name);
+        match parse(&name) {
+            Ok(parsed) => {
+                if let Some(value) = understand(&name, &scope, mistakes) {
+                    found.insert(parsed, value);
+                }
+            }
+            Err(error) => mistakes.push(all.mistake(&name, error.message)),
+        }
+    }
+    found
+}
+
+fn class(name: &str, scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Class> {
+    let backend = match BackendName::parse(&scope.text("backend").unwrap_or_default()) {
+        Ok(backend) => backend,
+        Err(error) => {
+            mistakes.push(scope.mistake("backend", error.message));
+            return None;
+        }
+    };
+    let (default_size, max_size) = (scope.size("default-size"), scope.size("max-size"));
+    if let (Some(default), Some(max)) = (default_size, max_size)
+        && default > max
+    {
+        mistakes.push(scope.mistake(
+            "default-size",
+            format!("the default, {default}, is larger than the largest allowed, {max}"),
+        ));
+    }
+    let directory = scope.text("data-root").unwrap_or_default();
+    let directory = match directory.as_str() {
+        "" | "/" => None,
+        word if word.starts_with('/') || word.split('/').any(|part| matches!(part, "" | "." | "..")) => {
+            mistakes.push(scope.mistake(
+                "data-root",
+                format!(
+                    "\"{word}\" is not a directory of the filesystem: write one such as \"data\", or \"/\""
+                ),
+            ));
+            None
+        }
+        word => Some(word.to_owned()),
+    };
+    let id = |word: &str| scope.count(word).and_then(|id| u32::try_from(id).ok());
+    Some(Class {
+        name: ClassName::parse(name).ok()?,
+        backend,
+        parameters: scope.words("parameters"),
+        fs: scope.text("fs").and_then(|fs| FsType::parse(&fs).ok()).unwrap_or(FsType::Ext4),
+        mount_options: scope.texts("mount-options"),
+        default_size: default_size.unwrap_or_default(),
+        max_size,
+        root: DataRoot { directory, uid: id("uid"), gid: id("gid"), mode: scope.mode("mode") },
+        anonymous: false,
+        retain: scope.flag("retain"),
+    })
+}
+
+fn backend(_: &str, scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Backend> {
+    let grants = scope.section("grants");
+    let limits = scope.section("limits");
+    let directories = grants.words("directories");
+    for (name, path) in &directories {
+        if !path.starts_with('/') {
+            mistakes.push(
+                grants
+                    .section("directories")
+                    .mistake(name, format!("\"{path}\" is not a path from the root: begin it with /")),
+            );
+        }
+    }
+    let grants = Grants {
+        directories: directories.into_iter().map(|(name, path)| (name, PathBuf::from(path))).collect(),
+        http: grants.entries("http").iter().filter_map(|entry| http(entry, mistakes)).collect(),
+        commands: commands(&grants.section("commands"), mistakes),
+        connections: connections(&grants.section("connections"), mistakes),
+    };
+    let plugin = plugin(scope, mistakes)?;
+    let mib = |word: &str| limits.size(word).and_then(|size| u32::try_from(size.0.div_ceil(1 << 20)).ok());
+    let millis = |word: &str| u64::try_from(limits.span(word).as_millis()).unwrap_or(u64::MAX);
+    let count = |word: &str| limits.count(word).and_then(|count| u32::try_from(count).ok());
+    let usual = kato_plugin_host::Limits::default();
+    Some(Backend {
+        plugin,
+        configuration: scope.words("configuration"),
+        grants,
+        limits: kato_plugin_host::Limits {
+            memory_mib: mib("memory").unwrap_or(usual.memory_mib),
+            cpu_ms: millis("cpu"),
+            wall_ms: millis("wall"),
+            calls: count("calls").unwrap_or(usual.calls),
+            reads: count("reads").unwrap_or(usual.reads),
+            answer_mib: mib("answer").unwrap_or(usual.answer_mib),
+            response_mib: mib("response").unwrap_or(usual.response_mib),
+        },
+    })
+}
+
+fn http(entry: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<HttpGrant> {
+    let authoriser = match entry.node("authoriser") {
+        Some(_) => authoriser(&entry.section("authoriser"), mistakes),
+        None => None,
+    };
+    Some(HttpGrant {
+        url: entry.required("url", mistakes)?,
+        methods: entry.texts("methods"),
+        paths: entry.texts("paths"),
+        addresses: Addresses::Many(entry.texts("addresses")),
+        authoriser,
+    })
+}
+
+fn authoriser(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Authoriser> {
+    let mut written = ["bearer", "header", "basic"].into_iter().filter(|way| scope.node(way).is_some());
+    let (first, second) = (written.next(), written.next());
+    let (Some(way), None) = (first, second) else {
+        mistakes.push(scope.mistake(first.unwrap_or("bearer"), "write one of bearer, header and basic"));
+        return None;
+    };
+    let place = scope.section(way);
+    let secret = secret(&place.section("secret"), mistakes);
+    match way {
+        "bearer" => Some(Authoriser::Bearer { secret: secret? }),
+        "header" => Some(Authoriser::Header { name: place.required("name", mistakes)?, secret: secret? }),
+        _ => Some(Authoriser::Basic { user: place.required("user", mistakes)?, secret: secret? }),
+    }
+}
+
+fn secret(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<SecretSource> {
+    match (scope.path("file"), scope.text("env")) {
+        (Some(file), None) => Some(SecretSource::File(file)),
+        (None, Some(name)) => Some(SecretSource::Env(name)),
+        (Some(_), Some(_)) => {
+            mistakes.push(scope.mistake("env", "the secret is in two places: write file or env"));
+            None
+        }
+        (None, None) => {
+            mistakes.push(scope.mistake("file", "the secret is nowhere: write file or env"));
+            None
+        }
+    }
+}
+
+fn commands(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, CommandGrant> {
+    let names = scope.node.and_then(Node::table).into_iter().flat_map(BTreeMap::keys);
+    let command = |name: &String, mistakes: &mut Vec<Mistake>| {
+        let entry = scope.section(name);
+        let id = |word: &str| entry.count(word).and_then(|id| u32::try_from(id).ok()).unwrap_or(65_534);
+        Some(CommandGrant {
+            line: entry.required("line", mistakes)?,
+            uid: id("uid"),
+            gid: id("gid"),
+            timeout_ms: u64::try_from(entry.span("timeout").as_millis()).unwrap_or(u64::MAX),
+        })
+    };
+    names.filter_map(|name| Some((name.clone(), command(name, mistakes)?))).collect()
+}
+
+fn connections(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> ConnectionGrants {
+    let (rbd, iscsi) = (scope.section("rbd"), scope.section("iscsi"));
+    let ceph = ["monitors", "pools", "users"].iter().any(|word| !rbd.texts(word).is_empty());
+    if ceph {
+        for word in ["monitors", "pools", "users"] {
+            if rbd.texts(word).is_empty() {
+                mistakes.push(rbd.mistake(word, "this has to be written"));
+            }
+        }
+    }
+    let prefix = iscsi.text("iqn-prefix").unwrap_or_default();
+    let portals = iscsi.texts("portals");
+    if !prefix.is_empty() && portals.is_empty() {
+        mistakes.push(iscsi.mistake("portals", "this has to be written"));
+    }
+    ConnectionGrants {
+        directory: scope.flag("directory"),
+        file: scope.flag("file"),
+        device: scope.texts("device"),
+        rbd: ceph.then(|| RbdGrant {
+            monitors: rbd.texts("monitors"),
+            pools: rbd.texts("pools"),
+            users: rbd.texts("users"),
+        }),
+        iscsi: (!portals.is_empty()).then(|| IscsiGrant { portals, iqn_prefix: prefix }),
+        nbd: scope.texts("nbd"),
+        nfs: scope.texts("nfs"),
+    }
+}
+
+fn plugin(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Plugin> {
+    let text = scope.required("plugin", mistakes)?;
+    if text.starts_with('/') {
+        return Some(Plugin::File(PathBuf::from(text)));
+    }
+    if let Some(digest) = text.strip_prefix("sha256:") {
+        if digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Some(Plugin::Digest(digest.to_owned()));
+        }
+        mistakes.push(scope.mistake("plugin", "a digest is sha256: and 64 lower-case hex digits"));
+        return None;
+    }
+    if embedded::names().any(|name| name == text) {
+        return Some(Plugin::Embedded(text));
+    }
+    let ours = embedded::names().collect::<Vec<_>>().join(", ");
+    let reason =
+        format!("\"{text}\" is not among what is built in ({ours}): write a path from the root or a digest");
+    mistakes.push(scope.mistake("plugin", reason).meaning(nearest(&text, embedded::names())));
+    None
+}
+
+/// A tree as JSON.
+pub(crate) fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::Text(text) => Json::from(text.as_str()),
+        Value::Integer(number) => Json::from(*number),
+        Value::Float(number) => Json::from(*number),
+        Value::Flag(flag) => Json::from(*flag),
+        Value::List(items) => items.iter().map(json).collect(),
+        Value::Table(table) => table.iter().map(|(key, node)| (key.clone(), json(node))).collect(),
+    }
+}
+
+/// A table of the tree, with the place in `keys.rs` that it has.
+struct Scope<'a> {
+    node: Option<&'a Node>,
+    pattern: Vec<String>,
+    shown: String,
+}
+
+impl<'a> Scope<'a> {
+    fn root(tree: &'a Node) -> Self {
+        Self { node: Some(tree), pattern: Vec::new(), shown: String::new() }
+    }
+
+    fn at(&self, path: &[&str]) -> Option<&'a Node> {
+        self.node?.at(path.iter().copied())
+    }
+
+    fn section(&self, word: &str) -> Self {
+        let mut pattern = self.pattern.clone();
+        pattern.push(word.to_owned());
+        Self { node: self.at(&[word]), pattern, shown: self.show(word) }
+    }
+
+    fn show(&self, word: &str) -> String {
+        if self.shown.is_empty() { word.to_owned() } else { format!("{}.{word}", self.shown) }
+    }
+
+    fn node(&self, word: &str) -> Option<&'a Node> {
+        self.at(&[word])
+    }
+
+    fn mistake(&self, word: &str, reason: impl Into<String>) -> Mistake {
+        let node = self.node(word).or(self.node);
+        let origin = node.map_or(Origin::Default, |node| node.origin.clone());
+        Mistake::new(origin, self.show(word), reason)
+    }
+
+    /// What was written if `read` takes it, else what `keys.rs` says, else nothing.
+    fn read<T>(&self, word: &str, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
+        if let Some(value) = self.node(word).and_then(|node| read(&node.value)) {
+            return Some(value);
+        }
+        let mut path = self.pattern.clone();
+        path.push(word.to_owned());
+        let default = keys::find(&path).map(|key| key.default).filter(|default| !default.is_empty())?;
+        read(&tree::parse_value(default, &Origin::Default).ok()?)
+    }
+
+    fn text(&self, word: &str) -> Option<String> {
+        self.read(word, |value| match value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        })
+    }
+
+    fn required(&self, word: &str, mistakes: &mut Vec<Mistake>) -> Option<String> {
+        let text = self.text(word).filter(|text| !text.is_empty());
+        if text.is_none() && self.node(word).is_none_or(|node| matches!(node.value, Value::Text(_))) {
+            mistakes.push(self.mistake(word, "this has to be written"));
+        }
+        text
+    }
+
+    fn path(&self, word: &str) -> Option<PathBuf> {
+        self.text(word).map(PathBuf::from)
+    }
+
+    fn flag(&self, word: &str) -> bool {
+        let flag = self.read(word, |value| match value {
+            Value::Flag(flag) => Some(*flag),
+            _ => None,
+        });
+        flag.unwrap_or(false)
+    }
+
+    fn count(&self, word: &str) -> Option<i64> {
+        self.read(word, |value| match value {
+            Value::Integer(number) => Some(*number),
+            _ => None,
+        })
+    }
+
+    fn span(&self, word: &str) -> Duration {
+        self.text(word).and_then(|text| keys::span(&text).ok()).unwrap_or_default()
+    }
+
+    fn size(&self, word: &str) -> Option<Bytes> {
+        self.read(word, |value| match value {
+            Value::Text(text) => Bytes::parse(text).ok(),
+            Value::Integer(number) => u64::try_from(*number).ok().filter(|size| *size > 0).map(Bytes),
+            _ => None,
+        })
+    }
+
+    fn mode(&self, word: &str) -> Option<u32> {
+        self.text(word).and_then(|text| keys::mode(&text))
+    }
+
+    fn texts(&self, word: &str) -> Vec<String> {
+        let texts = self.read(word, |value| match value {
+            Value::List(items) => Some(items.iter().filter_map(|item| item.value.scalar()).collect()),
+            _ => None,
+        });
+        texts.unwrap_or_default()
+    }
+
+    fn words(&self, word: &str) -> BTreeMap<String, String> {
+        let words = self.read(word, |value| match value {
+            Value::Table(table) => Some(
+                table.iter().filter_map(|(word, node)| Some((word.clone(), node.value.scalar()?))).collect(),
+            ),
+            _ => None,
+        });
+        words.unwrap_or_default()
+    }
+
+    fn entries(&self, word: &str) -> Vec<Self> {
+        let Some(Value::List(items)) = self.node(word).map(|node| &node.value) else { return Vec::new() };
+        let entry = |(index, item): (usize, &'a Node)| {
+            let mut pattern = self.pattern.clone();
+            pattern.extend([word.to_owned(), "[]".to_owned()]);
+            Self { node: Some(item), pattern, shown: format!("{}[{index}]", self.show(word)) }
+        };
+        items.iter().enumerate().map(entry).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::config::{Sources, load};
+
+    fn told(text: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, text).unwrap();
+        let sources = Sources { file: Some(file), set: Vec::new(), environment: BTreeMap::new() };
+        let place = format!("{}/", folder.path().display());
+        match load(&sources) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => {
+                mistakes.0.iter().map(|mistake| mistake.to_string().replace(&place, "")).collect()
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_written_is_a_configuration() {
+        assert!(told("").is_empty());
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_line() {
+        let told = told(
+            "[node]\nidd = \"x\"\nreap-after = 5\n\n[docker]\nscope = \"globl\"\nanonymous = \"xsf\"\n\n\
+             [class.fast]\nbackend = \"lcal\"\ndefault-size = \"5GiB\"\nmax-size = \"1GiB\"\n\n\
+             [csi]\nenabled = true\n\n[store]\nkind = \"etcd\"\n\n[admin]\ntcp = \"0.0.0.0:80\"\nmode = \"0666\"\n",
+        );
+        let expected = [
+            "c.toml:2: node.idd: there is no such key; did you mean \"id\"?",
+            "c.toml:3: node.reap-after: this has to be a time with its unit as text, for example \"30s\", not an integer",
+            "c.toml:6: docker.scope: \"globl\" is none of local, global; did you mean \"global\"?",
+            "c.toml:7: docker.anonymous: there is no class \"xsf\", and it is not \"deny\"; did you mean \"xfs\"?",
+            "c.toml:10: class.fast.backend: there is no backend \"lcal\"; did you mean \"local\"?",
+            "c.toml:11: class.fast.default-size: the default, 5GiB, is larger than the largest allowed, 1GiB",
+            "c.toml:14: csi: the CSI door is not part of this release: remove the section",
+            "c.toml:18: store.kind: \"etcd\", records shared by several hosts, is not part of this release: use \"sled\"",
+        ];
+        for line in expected {
+            assert!(told.iter().any(|mistake| mistake == line), "{line} is not in {told:#?}");
+        }
+        assert!(told.iter().any(|mistake| mistake.starts_with("c.toml:21: admin.tcp")), "{told:#?}");
+    }
+
+    #[test]
+    fn a_foreign_plugin_named_local_is_granted_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, "[backend.local]\nplugin = \"/somebody/elses.wasm\"\n").unwrap();
+        let sources = Sources { file: Some(file), set: Vec::new(), environment: BTreeMap::new() };
+        let config = load(&sources).unwrap();
+        let backend = config.backends.values().next().unwrap();
+        assert!(backend.grants.directories.is_empty() && !backend.grants.connections.file);
+    }
+
+    #[test]
+    fn secrets_are_named_and_never_written() {
+        let told = told(
+            "[backend.x]\nplugin = \"local\"\n[[backend.x.grants.http]]\nurl = \"https://x\"\n\
+             authoriser = { bearer = { secret = { text = \"hunter2\" } } }\n",
+        );
+        assert!(told.iter().all(|mistake| !mistake.contains("hunter2")), "{told:?}");
+        assert!(told.iter().any(|mistake| mistake.contains("the secret is nowhere")), "{told:?}");
+    }
+}

@@ -1,0 +1,625 @@
+//! Every key that the configuration knows, once: its shape, what it is when nobody writes it, and what it
+//! does in a sentence. Checking, the environment's names, the default file and the JSON schema are all read
+//! from this table, so none of them can disagree. What the values mean together is `convert.rs`.
+//!
+//! In a path, `*` is a name that the operator gives and `[]` an entry of a list.
+
+use std::time::Duration;
+
+use kato_orchestrator::model::Bytes;
+
+use super::{
+    mistakes::{Mistake, nearest},
+    tree::{Node, Value},
+};
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Any text.
+    Text,
+    /// A path from the root.
+    Path,
+    /// True or false.
+    Flag,
+    /// A whole number within.
+    Count(i64, i64),
+    /// A time such as `30s` or `10m`.
+    Span,
+    /// A size such as `1GiB`.
+    Size,
+    /// The mode of a file, in octal: `"0750"`.
+    Mode,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// A list of texts.
+    Texts,
+    /// A table of texts; numbers and true or false are taken as they are written.
+    Words,
+    /// A list of tables, whose keys are listed beneath.
+    Tables,
+}
+
+/// A key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    /// Where it is.
+    pub(crate) path: &'static str,
+    /// What it may be.
+    pub(crate) shape: Shape,
+    /// What it is when nobody writes it, as TOML; empty when it then is nothing.
+    pub(crate) default: &'static str,
+    /// What it does.
+    pub(crate) doc: &'static str,
+}
+
+const fn key(path: &'static str, shape: Shape, default: &'static str, doc: &'static str) -> Key {
+    Key { path, shape, default, doc }
+}
+
+use Shape::{Count, Flag, Mode, OneOf, Path, Size, Span, Tables, Text, Texts, Words};
+
+/// What each section is for, in the order in which people read them.
+pub(crate) const SECTIONS: &[(&str, &str)] = &[
+    ("folders", "Where the daemon keeps what is its own."),
+    ("store", "The journal: every volume is a record in it before it is anything else."),
+    ("node", "This host."),
+    ("docker", "The door for Docker, Podman and everything that speaks Docker's volume plugin protocol."),
+    ("csi", "The door for Kubernetes and Nomad. It is not part of this release: its keys are refused."),
+    ("admin", "The door for `kato` itself and for the metrics."),
+    ("log", "What is told on standard error."),
+    ("limits", "How much of the machine the daemon and its plugins may take."),
+    ("catalog", "Which classes there are without any being written."),
+    ("class.*", "A class is a recipe for volumes. `[class.fast]` makes the class \"fast\"."),
+    ("backend.*", "A backend is a plugin with its configuration and what it is granted."),
+];
+
+/// Every key.
+pub(crate) const KEYS: &[Key] = &[
+    key(
+        "folders.data",
+        Path,
+        "\"/var/lib/kato\"",
+        "The journal, installed plugins and, unless a backend says otherwise, the volumes. Only root may enter it.",
+    ),
+    key("folders.run", Path, "\"/run/kato\"", "Sockets and what need not survive a reboot."),
+    key(
+        "folders.require-mount",
+        Flag,
+        "false",
+        "Refuse to start unless the data folder is on a mounted filesystem of its own. Set it when the data folder is on a disk of its own, so that a missing disk is not taken for an empty one.",
+    ),
+    key(
+        "store.kind",
+        OneOf(&["sled", "memory", "etcd"]),
+        "\"sled\"",
+        "\"sled\" keeps the records on this host's disk. \"memory\" forgets everything at the end and is for tests.",
+    ),
+    key(
+        "store.dumps",
+        Count(0, 365),
+        "7",
+        "How many daily dumps of the records are kept under the data folder; 0 for none.",
+    ),
+    key(
+        "node.id",
+        Text,
+        "",
+        "What this host is called among the others; its host name when nothing is written.",
+    ),
+    key("node.topology", Words, "{}", "Where this host is, for example { zone = \"a\" }."),
+    key("node.volumes", Path, "", "Where volumes are mounted; `<data>/mnt` when nothing is written."),
+    key(
+        "node.layout",
+        OneOf(&["ids", "names"]),
+        "\"ids\"",
+        "Whether mounts are called by the volume's id or by its name. \"names\" is for programs that build the path themselves.",
+    ),
+    key(
+        "node.reap-after",
+        Span,
+        "\"10m\"",
+        "How long a holder has to look dead before its mount is taken back.",
+    ),
+    key(
+        "node.idle-grace",
+        Span,
+        "\"30s\"",
+        "How long a mount that nobody holds is kept, in case somebody wants it again.",
+    ),
+    key("node.freeze-limit", Span, "\"10s\"", "How long a filesystem may be held still for a snapshot."),
+    key("docker.enabled", Flag, "true", "Whether the door is open."),
+    key(
+        "docker.socket",
+        Path,
+        "\"/run/docker/plugins/kato.sock\"",
+        "Where Docker finds it; the file's name is the driver's name.",
+    ),
+    key(
+        "docker.scope",
+        OneOf(&["local", "global"]),
+        "\"local\"",
+        "What Docker is told: \"global\" makes Swarm take a volume for the same on every host.",
+    ),
+    key(
+        "docker.implicit",
+        Flag,
+        "true",
+        "Whether mounting a volume that does not exist makes it, as `docker run -v` expects.",
+    ),
+    key(
+        "docker.anonymous",
+        Text,
+        "\"deny\"",
+        "The class of volumes that Docker names with 64 hex digits, or \"deny\". Nothing in Docker removes them reliably.",
+    ),
+    key(
+        "admin.socket",
+        Path,
+        "",
+        "Where the command line finds the daemon; `<run>/admin.sock` when nothing is written.",
+    ),
+    key("admin.mode", Mode, "", "The socket's mode; \"0600\", or \"0660\" with a group."),
+    key("admin.group", Text, "", "The group whose members may use the socket. They can delete every volume."),
+    key(
+        "admin.tcp",
+        Text,
+        "",
+        "Also listen on this address and port. Only a loopback address is taken, for there is no TLS here: put a proxy before it.",
+    ),
+    key(
+        "admin.token-file",
+        Path,
+        "",
+        "A file with the token that every request over TCP has to carry; at least 16 characters, readable by root only.",
+    ),
+    key(
+        "admin.hosts",
+        Texts,
+        "[]",
+        "Names besides the address itself that requests over TCP may call us by.",
+    ),
+    key(
+        "log.level",
+        Text,
+        "\"info\"",
+        "error, warn, info, debug or trace, or filters such as \"info,kato_node=debug\".",
+    ),
+    key(
+        "log.format",
+        OneOf(&["auto", "json", "text"]),
+        "\"auto\"",
+        "\"auto\" is text for a terminal and JSON for everything else.",
+    ),
+    key("limits.threads", Count(0, 256), "0", "Threads that serve requests; 0 for one per core, at most 8."),
+    key("limits.requests", Count(1, 4096), "64", "Requests to the admin door that are worked on at once."),
+    key(
+        "limits.wait",
+        Span,
+        "\"110s\"",
+        "How long the admin door waits for a wish before it answers that it is under way.",
+    ),
+    key("limits.tidy-every", Span, "\"5s\"", "How often what is over is taken down."),
+    key(
+        "catalog.embedded",
+        Flag,
+        "true",
+        "Whether the backend \"local\" and the classes \"default\", \"ext4\" and \"xfs\" are there without being written. What is written under their names is laid over them.",
+    ),
+    key(
+        "catalog.default-class",
+        Text,
+        "",
+        "The class of wishes that name none; \"default\" if there is one.",
+    ),
+    key("class.*.backend", Text, "\"local\"", "Where its volumes live."),
+    key(
+        "class.*.parameters",
+        Words,
+        "{}",
+        "What the backend is told for each of its volumes; `kato backend inspect` lists what it understands.",
+    ),
+    key(
+        "class.*.fs",
+        OneOf(&["ext4", "xfs"]),
+        "\"ext4\"",
+        "What is made on a blank device; directories have no filesystem of their own.",
+    ),
+    key("class.*.mount-options", Texts, "[]", "Options of every mount; nosuid and nodev are always set."),
+    key(
+        "class.*.default-size",
+        Size,
+        "",
+        "What a volume gets whose caller names no size; the backend chooses when nothing is written.",
+    ),
+    key("class.*.max-size", Size, "", "The largest that a caller may ask for."),
+    key("class.*.uid", Count(0, 4_294_967_294), "", "Who owns what a container finds, set once."),
+    key("class.*.gid", Count(0, 4_294_967_294), "", "The same for the group."),
+    key(
+        "class.*.mode",
+        Mode,
+        "",
+        "The mode of what a container finds, set once; \"0755\" when nothing is written.",
+    ),
+    key(
+        "class.*.data-root",
+        Text,
+        "\"data\"",
+        "The directory of the filesystem that a container gets; \"/\" for the filesystem itself, lost+found and all.",
+    ),
+    key("class.*.retain", Flag, "false", "Whether deleting a volume leaves its data with the backend."),
+    key(
+        "backend.*.plugin",
+        Text,
+        "",
+        "\"local\" for the one that is built in, the path of a component, or \"sha256:…\" of an installed one.",
+    ),
+    key(
+        "backend.*.configuration",
+        Words,
+        "{}",
+        "What the plugin itself is told; `kato plugin inspect` shows what it understands. No secrets here: an authoriser of the grants puts them on requests.",
+    ),
+    key(
+        "backend.*.grants.directories",
+        Words,
+        "{}",
+        "Directories of the host by the names that the plugin uses for them.",
+    ),
+    key("backend.*.grants.http", Tables, "[]", "Servers that the plugin may call."),
+    key(
+        "backend.*.grants.http.[].url",
+        Text,
+        "",
+        "Scheme, host and port, `https://api.example.com`; a host `*.x` is any beneath x.",
+    ),
+    key("backend.*.grants.http.[].methods", Texts, "[]", "The methods; all when nothing is written."),
+    key(
+        "backend.*.grants.http.[].paths",
+        Texts,
+        "[]",
+        "The paths, `*` for one segment, `**` at the end for any rest; all when nothing is written.",
+    ),
+    key(
+        "backend.*.grants.http.[].addresses",
+        Texts,
+        "[\"public\"]",
+        "Which addresses the name may have: public, private, loopback or networks such as 10.0.0.0/8. Link-local ones never.",
+    ),
+    key(
+        "backend.*.grants.http.[].authoriser.bearer.secret.file",
+        Path,
+        "",
+        "Sign with a bearer token: the file that holds it.",
+    ),
+    key(
+        "backend.*.grants.http.[].authoriser.bearer.secret.env",
+        Text,
+        "",
+        "The same, from a variable of the daemon's environment.",
+    ),
+    key("backend.*.grants.http.[].authoriser.header.name", Text, "", "Sign with a header of this name."),
+    key("backend.*.grants.http.[].authoriser.header.secret.file", Path, "", "The file that holds its value."),
+    key(
+        "backend.*.grants.http.[].authoriser.header.secret.env",
+        Text,
+        "",
+        "The same, from a variable of the daemon's environment.",
+    ),
+    key("backend.*.grants.http.[].authoriser.basic.user", Text, "", "Sign with this user's password."),
+    key("backend.*.grants.http.[].authoriser.basic.secret.file", Path, "", "The file that holds it."),
+    key(
+        "backend.*.grants.http.[].authoriser.basic.secret.env",
+        Text,
+        "",
+        "The same, from a variable of the daemon's environment.",
+    ),
+    key(
+        "backend.*.grants.commands.*.line",
+        Text,
+        "",
+        "A whole command line with holes, by the name that the plugin uses for it.",
+    ),
+    key("backend.*.grants.commands.*.uid", Count(1, 4_294_967_294), "65534", "Who runs it; never root."),
+    key("backend.*.grants.commands.*.gid", Count(1, 4_294_967_294), "65534", "Its group."),
+    key("backend.*.grants.commands.*.timeout", Span, "\"30s\"", "How long it may take."),
+    key(
+        "backend.*.grants.connections.directory",
+        Flag,
+        "false",
+        "Whether the plugin may name directories beneath granted ones as the place of a volume's bytes.",
+    ),
+    key(
+        "backend.*.grants.connections.file",
+        Flag,
+        "false",
+        "The same for files beneath granted directories.",
+    ),
+    key(
+        "backend.*.grants.connections.device",
+        Texts,
+        "[]",
+        "Block devices by these kinds of identity: nvme-serial, wwid, virtio-serial, scsi-serial, by-id.",
+    ),
+    key(
+        "backend.*.grants.connections.nbd",
+        Texts,
+        "[]",
+        "NBD servers, as host:port or the path of a socket.",
+    ),
+    key(
+        "backend.*.grants.connections.nfs",
+        Texts,
+        "[]",
+        "NFS servers, as server:/path for a directory and what is beneath it.",
+    ),
+    key("backend.*.grants.connections.rbd.monitors", Texts, "[]", "Images in Ceph: the monitors."),
+    key("backend.*.grants.connections.rbd.pools", Texts, "[]", "The pools, as pool or pool/namespace."),
+    key("backend.*.grants.connections.rbd.users", Texts, "[]", "The Ceph users, without `client.`."),
+    key(
+        "backend.*.grants.connections.iscsi.portals",
+        Texts,
+        "[]",
+        "Logical units behind these iSCSI portals, `address:port`.",
+    ),
+    key(
+        "backend.*.grants.connections.iscsi.iqn-prefix",
+        Text,
+        "\"\"",
+        "What the target's name has to begin with; empty for any target of these portals.",
+    ),
+    key(
+        "backend.*.limits.memory",
+        Size,
+        "\"64MiB\"",
+        "How much memory a call of the plugin may take, 256MiB at most.",
+    ),
+    key("backend.*.limits.cpu", Span, "\"2s\"", "How long a call may compute; waiting costs none of it."),
+    key("backend.*.limits.wall", Span, "\"2m\"", "How long a call may take in all."),
+    key(
+        "backend.*.limits.calls",
+        Count(1, 256),
+        "12",
+        "How many calls that change something may run at once.",
+    ),
+    key("backend.*.limits.reads", Count(1, 256), "6", "How many calls that only read may run at once."),
+    key("backend.*.limits.answer", Size, "\"32MiB\"", "The largest answer or argument of a call."),
+    key("backend.*.limits.response", Size, "\"32MiB\"", "The largest body of an HTTP response."),
+];
+
+/// The key at this path of written words; names stand for `*`, entries for `[]`.
+pub(crate) fn find(path: &[String]) -> Option<&'static Key> {
+    KEYS.iter().find(|key| {
+        let mut segments = key.path.split('.');
+        path.iter().all(|word| segments.next().is_some_and(|segment| segment == "*" || segment == word))
+            && segments.next().is_none()
+    })
+}
+
+/// Whether some key is at or beneath this path.
+pub(crate) fn is_section(path: &[String]) -> bool {
+    KEYS.iter().any(|key| {
+        let mut segments = key.path.split('.');
+        path.iter().all(|word| segments.next().is_some_and(|segment| segment == "*" || segment == word))
+            && segments.next().is_some()
+    })
+}
+
+/// Checks names and shapes of everything that was written.
+pub(crate) fn check(tree: &Node, mistakes: &mut Vec<Mistake>) {
+    check_table(tree, &mut Vec::new(), "", mistakes);
+}
+
+fn check_table(node: &Node, pattern: &mut Vec<String>, shown: &str, mistakes: &mut Vec<Mistake>) {
+    let Some(table) = node.table() else { return };
+    for (word, child) in table {
+        let path = match shown {
+            "" => word.clone(),
+            shown => format!("{shown}.{word}"),
+        };
+        if pattern.is_empty() && word == "csi" {
+            mistakes.push(Mistake::new(
+                child.origin.clone(),
+                path,
+                "the CSI door is not part of this release: remove the section",
+            ));
+            continue;
+        }
+        pattern.push(word.clone());
+        if let Some(key) = find(pattern) {
+            check_value(key, child, pattern, &path, mistakes);
+        } else if is_section(pattern) {
+            match &child.value {
+                Value::Table(_) => check_table(child, pattern, &path, mistakes),
+                other => mistakes.push(Mistake::new(
+                    child.origin.clone(),
+                    path,
+                    format!("this is a section, not {}: write [{}]", other.kind(), pattern.join(".")),
+                )),
+            }
+        } else {
+            pattern.pop();
+            let meant = meant(word, pattern);
+            mistakes.push(Mistake::new(child.origin.clone(), path, "there is no such key").meaning(meant));
+            continue;
+        }
+        pattern.pop();
+    }
+}
+
+/// The key that was probably meant: one of this table, or one of that name elsewhere.
+fn meant(word: &str, table: &[String]) -> Option<String> {
+    let beside = KEYS.iter().filter_map(|key| {
+        let mut segments = key.path.split('.');
+        table
+            .iter()
+            .all(|word| segments.next().is_some_and(|segment| segment == "*" || segment == word))
+            .then(|| segments.next())
+            .flatten()
+    });
+    let beside = beside.chain(table.is_empty().then_some("csi"));
+    nearest(word, beside).or_else(|| {
+        let spelt = word.replace('_', "-");
+        KEYS.iter()
+            .find(|key| key.path.rsplit('.').next() == Some(spelt.as_str()))
+            .map(|key| key.path.replace('*', "NAME"))
+    })
+}
+
+fn check_value(key: &Key, node: &Node, pattern: &mut Vec<String>, shown: &str, mistakes: &mut Vec<Mistake>) {
+    let mut wrong = |reason: String| mistakes.push(Mistake::new(node.origin.clone(), shown, reason));
+    match (key.shape, &node.value) {
+        (Shape::Tables, Value::List(items)) => {
+            for (index, item) in items.iter().enumerate() {
+                let shown = format!("{shown}[{index}]");
+                if matches!(item.value, Value::Table(_)) {
+                    pattern.push("[]".to_owned());
+                    check_table(item, pattern, &shown, mistakes);
+                    pattern.pop();
+                } else {
+                    mistakes.push(Mistake::new(
+                        item.origin.clone(),
+                        shown,
+                        format!("this has to be a table, not {}", item.value.kind()),
+                    ));
+                }
+            }
+        }
+        (Shape::Texts, Value::List(items)) => {
+            if items.iter().any(|item| !matches!(item.value, Value::Text(_))) {
+                wrong("every entry has to be text".to_owned());
+            }
+        }
+        (Shape::Words, Value::Table(table)) => {
+            for (word, child) in table {
+                if child.value.scalar().is_none() {
+                    mistakes.push(Mistake::new(
+                        child.origin.clone(),
+                        format!("{shown}.{word}"),
+                        format!("this has to be text or a number, not {}", child.value.kind()),
+                    ));
+                }
+            }
+        }
+        (Shape::Flag, Value::Flag(_)) | (Shape::Text, Value::Text(_)) => {}
+        (Shape::Path, Value::Text(text)) => {
+            if !text.starts_with('/') {
+                wrong(format!("\"{text}\" is not a path from the root: begin it with /"));
+            } else if text.split('/').any(|part| part == "..") {
+                wrong(format!("\"{text}\" goes up by \"..\": write where it is"));
+            }
+        }
+        (Shape::Count(least, most), Value::Integer(number)) => {
+            if !(least..=most).contains(number) {
+                wrong(format!("{number} is out of range: it may be {least} to {most}"));
+            }
+        }
+        (Shape::Span, Value::Text(text)) => {
+            if let Err(why) = span(text) {
+                wrong(why);
+            }
+        }
+        (Shape::Size, Value::Text(text)) => {
+            if let Err(error) = Bytes::parse(text) {
+                wrong(error.message);
+            }
+        }
+        (Shape::Size, Value::Integer(number)) => {
+            if *number <= 0 {
+                wrong(format!("{number} is no size"));
+            }
+        }
+        (Shape::Mode, Value::Text(text)) => {
+            if mode(text).is_none() {
+                wrong(format!("\"{text}\" is not a mode: write it in octal, for example \"0750\""));
+            }
+        }
+        (Shape::OneOf(words), Value::Text(text)) => {
+            if !words.contains(&text.as_str()) {
+                let list = words.join(", ");
+                let meant = nearest(text, words.iter().copied());
+                mistakes.push(
+                    Mistake::new(node.origin.clone(), shown, format!("\"{text}\" is none of {list}"))
+                        .meaning(meant),
+                );
+            }
+        }
+        (shape, other) => wrong(format!("this has to be {}, not {}", shape.describe(), other.kind())),
+    }
+}
+
+impl Shape {
+    /// What is wanted, for people.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Self::Text => "text".to_owned(),
+            Self::Path => "a path from the root, as text".to_owned(),
+            Self::Flag => "true or false".to_owned(),
+            Self::Count(least, most) => format!("a whole number from {least} to {most}"),
+            Self::Span => "a time with its unit as text, for example \"30s\"".to_owned(),
+            Self::Size => "a size as text, for example \"10GiB\"".to_owned(),
+            Self::Mode => "a mode in octal as text, for example \"0750\"".to_owned(),
+            Self::OneOf(words) => format!("one of {}, as text", words.join(", ")),
+            Self::Texts => "a list of texts".to_owned(),
+            Self::Words => "a table of texts".to_owned(),
+            Self::Tables => "a list of tables".to_owned(),
+        }
+    }
+}
+
+/// Reads a time: `500ms`, `30s`, `10m`, `2h`, `1d`.
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("\"{text}\" is not a time: write a number and ms, s, m, h or d, for example \"30s\"");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit.trim() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    number
+        .checked_mul(millis)
+        .filter(|millis| *millis <= 365 * 86_400_000)
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("\"{text}\" is longer than a year"))
+}
+
+/// Reads a mode in octal.
+pub(crate) fn mode(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    ((3..=4).contains(&digits.len()))
+        .then(|| u32::from_str_radix(digits, 8).ok())
+        .flatten()
+        .filter(|mode| *mode <= 0o7777)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_is_listed_twice_and_each_has_its_section() {
+        for (at, key) in KEYS.iter().enumerate() {
+            assert!(!KEYS[at + 1..].iter().any(|other| other.path == key.path), "{}", key.path);
+            assert!(
+                SECTIONS.iter().any(|(section, _)| key.path.starts_with(&format!("{section}."))),
+                "{}",
+                key.path
+            );
+        }
+    }
+
+    #[test]
+    fn times_read_as_people_write_them() {
+        assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(span("10m"), Ok(Duration::from_secs(600)));
+        for wrong in ["", "10", "s", "-1s", "1 fortnight", "400d"] {
+            assert!(span(wrong).is_err(), "{wrong}");
+        }
+    }
+}

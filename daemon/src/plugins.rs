@@ -1,0 +1,260 @@
+//! The plugins that a backend can be made of: those that are built in, and those that were installed. An
+//! installed one is kept under the digest of its bytes (`<data>/plugins/<digest>.wasm`), so that nothing but
+//! those bytes can ever be loaded in its name; the folder is the index.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use kato_orchestrator::{Error, Outcome};
+use kato_plugin_host::{Inspection, embedded, inspect};
+use serde_json::{Value as Json, json};
+
+use crate::config::Plugin;
+
+/// The plugins of this daemon.
+#[derive(Debug)]
+pub(crate) struct Plugins {
+    folder: PathBuf,
+}
+
+impl Plugins {
+    pub(crate) fn in_folder(data: &Path) -> Self {
+        Self { folder: data.join("plugins") }
+    }
+
+    /// The component that a backend names.
+    pub(crate) fn component(&self, plugin: &Plugin) -> Result<Vec<u8>, Error> {
+        match plugin {
+            Plugin::Embedded(name) => embedded::component(name)
+                .map(<[u8]>::to_vec)
+                .ok_or_else(|| Error::not_found(format!("no plugin {name:?} is built in"))),
+            Plugin::File(path) => fs::read(path).map_err(|error| {
+                Error::unavailable(format!("the plugin {} cannot be read: {error}", path.display()))
+                    .caused_by(error)
+            }),
+            Plugin::Digest(digest) => self.installed(digest),
+        }
+    }
+
+    /// An installed component, which is what its name says or nothing.
+    fn installed(&self, digest: &str) -> Result<Vec<u8>, Error> {
+        let path = self.path(digest);
+        let bytes = fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::not_found(format!(
+                "the plugin sha256:{digest} is not installed: `kato plugin install FILE`"
+            )),
+            _ => unusable(&path, error),
+        })?;
+        if inspect(&bytes)?.digest != digest {
+            return Err(Error::internal(format!(
+                "the installed plugin {} is not what it was: remove it and install it again",
+                path.display()
+            )));
+        }
+        Ok(bytes)
+    }
+
+    fn path(&self, digest: &str) -> PathBuf {
+        self.folder.join(format!("{digest}.wasm"))
+    }
+
+    /// All of them, built in ones first.
+    pub(crate) fn list(&self) -> Result<Vec<Json>, Error> {
+        let mut all = Vec::new();
+        for name in embedded::names() {
+            if let Some(bytes) = embedded::component(name) {
+                all.push(wire(&inspect(bytes)?, bytes.len(), "built in"));
+            }
+        }
+        for digest in self.digests()? {
+            let entry = self.installed(&digest).and_then(|bytes| Ok((inspect(&bytes)?, bytes.len())));
+            all.push(match entry {
+                Ok((found, length)) => wire(&found, length, "installed"),
+                Err(error) => {
+                    json!({ "name": digest, "digest": digest, "origin": "broken", "why": error.message })
+                }
+            });
+        }
+        Ok(all)
+    }
+
+    fn digests(&self) -> Result<Vec<String>, Error> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(unusable(&self.folder, error)),
+        };
+        let mut digests: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|name| name.strip_suffix(".wasm").map(str::to_owned))
+            .filter(|digest| is_digest(digest))
+            .collect();
+        digests.sort();
+        Ok(digests)
+    }
+
+    /// One of them, by its name or its digest or the beginning of it.
+    pub(crate) fn show(&self, name: &str) -> Result<Json, Error> {
+        let mut fitting: Vec<Json> = self.list()?.into_iter().filter(|plugin| fits(plugin, name)).collect();
+        match (fitting.pop(), fitting.len()) {
+            (Some(plugin), 0) => Ok(plugin),
+            (None, _) => Err(Error::not_found("it is neither built in nor installed: see `kato plugin ls`")
+                .about(format!("plugin {name}"))),
+            (Some(_), more) => Err(Error::precondition(format!(
+                "{} plugins are called so: name one by its digest",
+                more + 1
+            ))
+            .about(format!("plugin {name}"))),
+        }
+    }
+
+    /// Keeps a component, so that a power cut leaves all of it or none.
+    pub(crate) fn install(&self, bytes: &[u8]) -> Result<Outcome<Json>, Error> {
+        let found = inspect(bytes)?;
+        let path = self.path(&found.digest);
+        let body = wire(&found, bytes.len(), "installed");
+        if path.exists() && self.installed(&found.digest).is_ok() {
+            return Ok(Outcome::Unchanged(body));
+        }
+        let kept = || -> io::Result<()> {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+            let new = self.folder.join(format!("{}.new", found.digest));
+            let mut file = fs::File::create(&new)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            fs::File::open(&self.folder)?.sync_all()
+        };
+        kept().map_err(|error| unusable(&path, error))?;
+        tracing::info!(plugin = %body["name"], digest = %found.digest, "a plugin was installed");
+        Ok(Outcome::Changed(body))
+    }
+
+    /// Removes an installed one that no backend is made of.
+    pub(crate) fn remove(
+        &self,
+        name: &str,
+        used: &BTreeMap<String, Vec<String>>,
+    ) -> Result<Outcome<()>, Error> {
+        let plugin = self.show(name)?;
+        let about = |error: Error| error.about(format!("plugin {name}"));
+        let digest = plugin.get("digest").and_then(Json::as_str).unwrap_or_default();
+        if plugin.get("origin").and_then(Json::as_str) == Some("built in") {
+            return Err(about(Error::precondition("it is built in and cannot be removed")));
+        }
+        if let Some(backends) = used.get(digest) {
+            return Err(about(Error::in_use(format!(
+                "backend {} is made of it: change the configuration first",
+                backends.join(", ")
+            ))));
+        }
+        let path = self.path(digest);
+        fs::remove_file(&path).map_err(|error| unusable(&path, error))?;
+        tracing::info!(%digest, "a plugin was removed");
+        Ok(Outcome::Changed(()))
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn fits(plugin: &Json, name: &str) -> bool {
+    let is = |field: &str, wanted: &dyn Fn(&str) -> bool| {
+        plugin.get(field).and_then(Json::as_str).is_some_and(wanted)
+    };
+    let digest = name.strip_prefix("sha256:").unwrap_or(name);
+    is("name", &|known| known == name)
+        || (digest.len() >= 8 && is("digest", &|known| known.starts_with(digest)))
+}
+
+/// What a component says of itself, without running it.
+pub(crate) fn describe(bytes: &[u8]) -> Result<Json, Error> {
+    Ok(wire(&inspect(bytes)?, bytes.len(), "file"))
+}
+
+fn wire(found: &Inspection, length: usize, origin: &str) -> Json {
+    let manifest = found.manifest.as_ref();
+    let short = found.digest.get(..12).unwrap_or_default();
+    let mut body = json!({
+        "name": manifest.map_or(short, |manifest| manifest.name.as_str()),
+        "digest": found.digest,
+        "origin": origin,
+        "size_bytes": length,
+        "offers": found.offers,
+        "imports": found.imports,
+    });
+    if let (Some(body), Some(manifest)) = (body.as_object_mut(), manifest) {
+        body.insert("version".to_owned(), manifest.version.as_str().into());
+        body.insert("summary".to_owned(), manifest.summary.as_str().into());
+        body.insert(
+            "asks".to_owned(),
+            json!({
+                "directories": manifest.asks.directories,
+                "commands": manifest.asks.commands,
+                "connections": manifest.asks.connections,
+                "http": manifest.asks.http,
+            }),
+        );
+    }
+    if let (Some(body), false) = (body.as_object_mut(), found.unknown.is_empty()) {
+        body.insert("unknown".to_owned(), json!(found.unknown));
+    }
+    body
+}
+
+fn unusable(path: &Path, error: io::Error) -> Error {
+    Error::unavailable(format!("{} cannot be used: {error}", path.display())).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours() -> &'static [u8] {
+        embedded::component("local").unwrap()
+    }
+
+    #[test]
+    fn a_plugin_is_installed_once_and_found_by_name_and_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let plugins = Plugins::in_folder(folder.path());
+        assert!(matches!(plugins.install(ours()).unwrap(), Outcome::Changed(_)));
+        assert!(matches!(plugins.install(ours()).unwrap(), Outcome::Unchanged(_)));
+        let digest = inspect(ours()).unwrap().digest;
+        assert_eq!(plugins.component(&Plugin::Digest(digest.clone())).unwrap(), ours());
+        // Built in and installed under one name: only a digest could tell two versions apart.
+        assert!(plugins.show("local").unwrap_err().message.contains("digest"));
+        let used = BTreeMap::from([(digest.clone(), vec!["x".to_owned()])]);
+        assert!(plugins.show(&format!("sha256:{}", "0".repeat(64))).is_err());
+        let other = plugins.list().unwrap();
+        assert_eq!(other.len(), embedded::names().count() + 1);
+        drop(used);
+    }
+
+    #[test]
+    fn an_installed_plugin_that_was_changed_is_not_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let plugins = Plugins::in_folder(folder.path());
+        plugins.install(ours()).unwrap();
+        let digest = inspect(ours()).unwrap().digest;
+        let mut bytes = ours().to_vec();
+        // A custom section more: still a component, and another one.
+        bytes.extend_from_slice(&[0, 2, 1, b'x']);
+        fs::write(plugins.path(&digest), bytes).unwrap();
+        assert!(plugins.component(&Plugin::Digest(digest)).unwrap_err().message.contains("not what it was"));
+    }
+
+    #[test]
+    fn what_is_no_component_is_not_installed() {
+        let folder = tempfile::tempdir().unwrap();
+        let plugins = Plugins::in_folder(folder.path());
+        assert!(plugins.install(b"#!/bin/sh").is_err());
+        assert!(plugins.list().unwrap().iter().all(|plugin| plugin["origin"] == "built in"));
+    }
+}
