@@ -13,7 +13,7 @@ pub mod model;
 pub mod ops;
 pub mod ports;
 pub mod records;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(feature = "testing")]
 pub mod testing;
 
 mod cut;

@@ -1,0 +1,307 @@
+//! What is done to the hall while it is stopped: one story for each verb, and the ones in which a delete meets
+//! another wish. Each notes what was answered, because that is what has to hold.
+
+use std::{pin::Pin, sync::Arc};
+
+use kato_orchestrator::{
+    Error,
+    model::{Bytes, CapacityRange, SnapshotName, Target},
+    ops::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, MountVolume, SourceName, UnmountVolume},
+    testing::{Fault, Verb},
+};
+
+use super::town::{Teller, holder, name};
+
+type Told = Pin<Box<dyn Future<Output = ()>>>;
+
+pub(super) struct Story {
+    pub(super) name: &'static str,
+    pub(super) attaches: bool,
+    pub(super) tell: fn(Arc<Teller>) -> Told,
+}
+
+macro_rules! stories {
+    ($($name:ident $(($attaches:expr))? => |$teller:ident| $tell:block)*) => {
+        pub(super) struct Stories { $(pub(super) $name: Story),* }
+
+        pub(super) static STORIES: Stories = Stories { $($name: Story {
+            name: stringify!($name),
+            attaches: false $(|| $attaches)?,
+            tell: |$teller| Box::pin(async move { $tell }),
+        }),* };
+    };
+}
+
+stories! {
+    create => |teller| {
+        teller.create("db").await;
+        teller.create("db").await;
+    }
+
+    refused_create => |teller| {
+        teller.fault(Verb::Create, Fault::Refuse(Error::exhausted("the backend is full")));
+        teller.create("db").await;
+        teller.create("db").await;
+    }
+
+    unheard_create => |teller| {
+        for _ in 0..2 {
+            teller.fault(Verb::Create, Fault::LoseAnswer(Error::unavailable("the connection was cut").pending()));
+        }
+        tokio::join!(teller.create("db"), async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            teller.delete("db").await;
+        });
+        teller.create("db").await;
+    }
+
+    pending_create => |teller| {
+        teller.fault(Verb::Create, Fault::Pending(3));
+        teller.create("db").await;
+    }
+
+    mount_by_two_holders => |teller| {
+        teller.create("db").await;
+        tokio::join!(teller.mount("db", "one"), teller.mount("db", "two"));
+        teller.write("db", "bytes");
+        teller.unmount("db", "one").await;
+        teller.mount("db", "three").await;
+        teller.write("db", "more");
+    }
+
+    mount_given_up(true) => |teller| {
+        teller.create("db").await;
+        for _ in 0..40 {
+            teller.fault(Verb::Attach, Fault::Refuse(Error::unavailable("the backend does not answer").pending()));
+        }
+        teller.mount("db", "one").await;
+    }
+
+    bound_mount => |teller| {
+        teller.create("db").await;
+        teller.mount_at("db", "one", "/pods/1").await;
+        teller.mount_at("db", "two", "/pods/2").await;
+        teller.write("db", "bytes");
+        teller.unmount("db", "one").await;
+        teller.unmount("db", "two").await;
+    }
+
+    grow => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.write("db", "bytes");
+        teller.grow("db", 3).await;
+        teller.unmount("db", "one").await;
+        teller.grow("db", 4).await;
+    }
+
+    snapshot => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.write("db", "bytes");
+        teller.snapshot("monday", "db").await;
+        teller.create_from("copy", SourceName::Snapshot(SnapshotName::parse("monday").unwrap())).await;
+        teller.mount("copy", "one").await;
+        teller.delete_snapshot("monday").await;
+    }
+
+    clone => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.write("db", "bytes");
+        teller.create_from("copy", SourceName::Volume(name("db"))).await;
+        teller.mount("copy", "two").await;
+        teller.write("copy", "own");
+    }
+
+    unmount => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.write("db", "bytes");
+        teller.mount("db", "one").await;
+        teller.unmount("db", "one").await;
+        teller.unmount("db", "one").await;
+        teller.mount("db", "two").await;
+        teller.unmount("db", "two").await;
+    }
+
+    delete => |teller| {
+        teller.create("db").await;
+        teller.delete("db").await;
+        teller.create("db").await;
+        teller.delete("db").await;
+    }
+
+    attached_life(true) => |teller| {
+        teller.fault(Verb::Attach, Fault::Pending(2));
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.write("db", "bytes");
+        teller.fault(Verb::Detach, Fault::LoseAnswer(Error::timeout("no answer").pending()));
+        teller.unmount("db", "one").await;
+        teller.mount("db", "two").await;
+        teller.unmount("db", "two").await;
+        teller.delete("db").await;
+    }
+
+    delete_against_mount => |teller| {
+        teller.create("db").await;
+        tokio::join!(teller.delete("db"), teller.mount("db", "one"));
+        teller.unmount("db", "one").await;
+        tokio::join!(teller.mount("db", "two"), teller.delete("db"));
+    }
+
+    delete_against_snapshot => |teller| {
+        teller.create("db").await;
+        tokio::join!(teller.snapshot("monday", "db"), teller.delete("db"));
+        tokio::join!(teller.delete_snapshot("monday"), teller.delete("db"));
+    }
+
+    delete_against_grow => |teller| {
+        teller.create("db").await;
+        teller.fault(Verb::Grow, Fault::Pending(5));
+        tokio::join!(teller.grow("db", 2), teller.delete("db"));
+    }
+
+    delete_against_create => |teller| {
+        teller.fault(Verb::Create, Fault::Pending(5));
+        tokio::join!(teller.create("db"), async {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            teller.delete("db").await;
+        });
+        teller.create("db").await;
+    }
+}
+
+impl Teller {
+    fn fault(&self, verb: Verb, fault: Fault) {
+        self.backend.lock().unwrap().fault(verb, fault);
+    }
+
+    async fn create(&self, volume: &str) {
+        self.note(|said| {
+            said.deleted.remove(volume);
+        });
+        if self.hall.create(&self.context(), CreateVolume::named(name(volume))).await.is_ok() {
+            self.created(volume);
+        }
+    }
+
+    async fn create_from(&self, volume: &str, source: SourceName) {
+        let wish = CreateVolume { source: Some(source), ..CreateVolume::named(name(volume)) };
+        if self.hall.create(&self.context(), wish).await.is_ok() {
+            self.created(volume);
+        }
+    }
+
+    fn created(&self, volume: &str) {
+        self.note(|said| {
+            said.volumes.insert(volume.into());
+        });
+    }
+
+    async fn delete(&self, volume: &str) {
+        // From the moment of asking nothing is promised any more.
+        self.note(|said| {
+            said.volumes.remove(volume);
+        });
+        let there = self.hall.inspect(&name(volume)).await.is_ok();
+        match self.hall.delete(&self.context(), DeleteVolume { name: name(volume), forget: false }).await {
+            Ok(_) => self.note(|said| {
+                said.volumes.remove(volume);
+                said.deleted.insert(volume.into());
+                said.written.remove(volume);
+            }),
+            Err(_) if there => {}
+            Err(error) => panic!("deleting what is not there: {error}"),
+        }
+    }
+
+    async fn mount(&self, volume: &str, by: &str) {
+        self.mount_to(volume, by, Target::Shared).await;
+    }
+
+    async fn mount_at(&self, volume: &str, by: &str, path: &str) {
+        self.mount_to(volume, by, Target::Path(path.into())).await;
+    }
+
+    async fn mount_to(&self, volume: &str, by: &str, target: Target) {
+        let wish = MountVolume {
+            name: name(volume),
+            holder: holder(by),
+            counts: true,
+            caller: None,
+            target,
+            read_only: false,
+            implicit: None,
+        };
+        if self.hall.mount(&self.context(), wish).await.is_ok() {
+            self.note(|said| {
+                said.released.remove(&(volume.into(), by.into()));
+                said.holders.insert((volume.into(), by.into()));
+            });
+        }
+    }
+
+    async fn unmount(&self, volume: &str, by: &str) {
+        let key = (volume.to_owned(), by.to_owned());
+        // Once it asked to leave, the holder may be gone at any time, or not: it is owed nothing but an answer.
+        self.note(|said| {
+            said.released.insert(key.clone());
+        });
+        let wish = UnmountVolume { name: name(volume), holder: holder(by), all: false };
+        self.hall.unmount(&self.context(), wish).await.unwrap();
+        if let Ok(view) = self.hall.inspect(&name(volume)).await {
+            if view.publications.iter().any(|one| one.holder.as_str() == by) {
+                self.note(|said| {
+                    said.released.remove(&key);
+                });
+            }
+        }
+    }
+
+    fn write(&self, volume: &str, text: &str) {
+        let said = Arc::clone(&self.said);
+        let held = said.lock().unwrap().holders.iter().any(|(of, _)| of == volume);
+        if !held || self.fuse.is_blown() {
+            return;
+        }
+        let ids = futures_util::FutureExt::now_or_never(self.hall.inspect(&name(volume)));
+        let Some(Ok(view)) = ids else { return };
+        if view.publications.is_empty() {
+            return;
+        }
+        self.host.write(view.volume.id, text).unwrap();
+        self.note(|said| {
+            said.written.entry(volume.into()).or_default().push_str(text);
+        });
+    }
+
+    async fn grow(&self, volume: &str, gib: u64) {
+        let size = CapacityRange::at_least(Bytes(gib << 30));
+        let _ = self.hall.grow(&self.context(), GrowVolume { name: name(volume), size }).await;
+    }
+
+    async fn snapshot(&self, snapshot: &str, volume: &str) {
+        let wish = CreateSnapshot {
+            name: SnapshotName::parse(snapshot).unwrap(),
+            volume: name(volume),
+            parameters: Default::default(),
+            labels: Default::default(),
+            until_ready: true,
+        };
+        if self.hall.create_snapshot(&self.context(), wish).await.is_ok() {
+            self.note(|said| {
+                said.snapshots.insert(snapshot.into());
+            });
+        }
+    }
+
+    async fn delete_snapshot(&self, snapshot: &str) {
+        self.note(|said| {
+            said.snapshots.remove(snapshot);
+        });
+        let name = SnapshotName::parse(snapshot).unwrap();
+        let _ = self.hall.delete_snapshot(&self.context(), DeleteSnapshot { name }).await;
+    }
+}

@@ -1,0 +1,342 @@
+//! A town: a backend and a machine that outlive the process, a journal that outlives it as far as it was
+//! durable, and the judge of what is left.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kato_orchestrator::{
+    Catalog, Config, Error, Orchestrator, Ports,
+    model::{BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, HolderId, NodeId, Token, VolumeName},
+    ops::{Context, DeleteSnapshot, DeleteVolume, UnmountVolume},
+    ports::{
+        Backend, Clock, Store,
+        store::{Batch, Changes, Claim, Durability, Entry, Revision},
+    },
+    testing::{BackendWorld, FakeBackend, FakeClock, FakeHost, FakeIds, Fuse, HostWorld},
+};
+use kato_store::{LazyFate, MemoryStore};
+
+use super::stories::Story;
+
+const CLUSTER: ClusterId = ClusterId(0xc1);
+
+/// What was answered with success, and must hold whatever happens then.
+#[derive(Debug, Default)]
+pub(super) struct Acknowledged {
+    pub(super) volumes: BTreeSet<String>,
+    pub(super) deleted: BTreeSet<String>,
+    pub(super) snapshots: BTreeSet<String>,
+    pub(super) holders: BTreeSet<(String, String)>,
+    pub(super) released: BTreeSet<(String, String)>,
+    /// What was written into a volume while it was mounted.
+    pub(super) written: BTreeMap<String, String>,
+}
+
+/// The hall as a story sees it.
+pub(super) struct Teller {
+    pub(super) hall: Arc<Orchestrator>,
+    pub(super) host: FakeHost,
+    pub(super) backend: Arc<Mutex<BackendWorld>>,
+    pub(super) clock: Arc<FakeClock>,
+    pub(super) fuse: Arc<Fuse>,
+    pub(super) said: Arc<Mutex<Acknowledged>>,
+}
+
+impl Teller {
+    pub(super) fn context(&self) -> Context {
+        Context {
+            request: "story".into(),
+            door: "test",
+            deadline: self.clock.now().plus(Duration::from_secs(100)),
+        }
+    }
+
+    /// Notes what was answered: only what is said before the process stops counts.
+    pub(super) fn note(&self, what: impl FnOnce(&mut Acknowledged)) {
+        if !self.fuse.is_blown() {
+            what(&mut self.said.lock().unwrap());
+        }
+    }
+}
+
+pub(super) struct Town {
+    backend: Arc<Mutex<BackendWorld>>,
+    host: Arc<Mutex<HostWorld>>,
+    store: MemoryStore,
+    ids: Arc<FakeIds>,
+    said: Arc<Mutex<Acknowledged>>,
+    attaches: bool,
+    rebooted: bool,
+}
+
+impl Town {
+    pub(super) fn new(attaches: bool) -> Self {
+        Self {
+            backend: Arc::default(),
+            host: Arc::default(),
+            store: MemoryStore::new(),
+            ids: Arc::default(),
+            said: Arc::default(),
+            attaches,
+            rebooted: false,
+        }
+    }
+
+    /// Runs a story in a process of its own, to its end or until it is cut. Answers how many instants passed.
+    pub(super) fn run(&self, story: &Story, cut: Option<u64>) -> u64 {
+        let fuse = Arc::new(cut.map_or_else(Fuse::default, Fuse::after));
+        self.process(Arc::clone(&fuse), |teller| async move { (story.tell)(teller).await });
+        fuse.passed()
+    }
+
+    /// Starts a process that only recovers, and cuts it.
+    pub(super) fn recover_cut(&self, cut: u64) {
+        self.process(Arc::new(Fuse::after(cut)), |_| async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        });
+    }
+
+    /// What the next process finds.
+    pub(super) fn crash(&mut self, fate: LazyFate) {
+        self.store = self.store.after_crash(fate);
+    }
+
+    pub(super) fn reboot(&mut self) {
+        self.host.lock().unwrap().reboot();
+        self.rebooted = true;
+    }
+
+    /// One life of the daemon: a runtime that is dropped with everything in it.
+    fn process<F: Future<Output = ()>>(&self, fuse: Arc<Fuse>, life: impl FnOnce(Arc<Teller>) -> F) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let life = async {
+                let teller = self.open(Arc::clone(&fuse)).await.unwrap();
+                life(Arc::new(teller)).await;
+            };
+            tokio::select! {
+                () = fuse.blown() => {}
+                () = life => {}
+                () = tokio::time::sleep(Duration::from_secs(86_400)) => panic!("the story does not end"),
+            }
+        });
+    }
+
+    async fn open(&self, fuse: Arc<Fuse>) -> Result<Teller, Error> {
+        let clock = Arc::new(FakeClock::default());
+        let host = FakeHost::new(Arc::clone(&self.host), Arc::clone(&self.backend), Arc::clone(&fuse));
+        let backend: Arc<dyn Backend> = Arc::new(FakeBackend::new(
+            Arc::clone(&self.backend),
+            Arc::clone(&fuse),
+            self.attaches,
+            Duration::from_secs(30),
+        ));
+        let ports = Ports {
+            store: Arc::new(FusedStore { store: self.store.clone(), fuse: Arc::clone(&fuse) }),
+            host: Arc::new(host.clone()),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            ids: Arc::clone(&self.ids) as _,
+        };
+        let hall = Orchestrator::open(ports, catalog(backend), config()).await?;
+        Ok(Teller {
+            hall,
+            host,
+            backend: Arc::clone(&self.backend),
+            clock,
+            fuse,
+            said: Arc::clone(&self.said),
+        })
+    }
+
+    /// Starts the daemon again, gives it an hour, and judges; then ends every life by hand and judges again.
+    pub(super) fn converges(&self, what: &str) {
+        self.process(Arc::default(), |teller| async move {
+            for _ in 0..180 {
+                teller.hall.tidy().await.unwrap();
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+            self.judge(&teller, what).await;
+            self.end_all(&teller, what).await;
+        });
+    }
+
+    async fn judge(&self, teller: &Teller, what: &str) {
+        let said = self.said.lock().unwrap();
+        let gauges = teller.hall.gauges().await.unwrap();
+        assert_eq!(gauges.intents, 0, "{what}: work is left over");
+        assert_eq!(gauges.tombstones, 0, "{what}: a tombstone is left over");
+        let views = teller.hall.list(None, 1_000).await.unwrap().items;
+        let snapshots = teller.hall.list_snapshots(None, 1_000).await.unwrap().items;
+
+        let names: BTreeSet<&str> = views.iter().map(|view| view.volume.name.as_str()).collect();
+        for volume in said.volumes.difference(&said.deleted) {
+            assert!(names.contains(volume.as_str()), "{what}: the acknowledged volume {volume} is lost");
+        }
+        for volume in &said.deleted {
+            assert!(!names.contains(volume.as_str()), "{what}: the deleted volume {volume} is back");
+        }
+        for name in &said.snapshots {
+            assert!(
+                snapshots.iter().any(|one| one.name.as_str() == name),
+                "{what}: the acknowledged snapshot {name} is lost"
+            );
+        }
+
+        let mut known: Vec<Token> = views.iter().map(|view| view.volume.token(CLUSTER)).collect();
+        known.extend(snapshots.iter().map(|snapshot| snapshot.token(CLUSTER)));
+        known.sort();
+        let mut there = self.backend.lock().unwrap().tokens();
+        there.sort();
+        assert_eq!(known, there, "{what}: records and backend differ");
+
+        let host = self.host.lock().unwrap();
+        let mounted: Vec<_> = views.iter().filter(|view| !view.mounts.is_empty()).map(|view| view.volume.id).collect();
+        let sorted = |mut ids: Vec<kato_orchestrator::model::VolumeId>| {
+            ids.sort();
+            ids
+        };
+        assert_eq!(sorted(mounted.clone()), sorted(host.mounts()), "{what}: records and mounts differ");
+        assert_eq!(sorted(mounted), sorted(host.connected()), "{what}: records and devices differ");
+        assert!(!host.is_frozen(), "{what}: something is left frozen");
+        let attached = views.iter().filter(|view| !view.attachments.is_empty()).count();
+        if self.attaches {
+            assert_eq!(attached, self.backend.lock().unwrap().attachments(), "{what}: records and attachments differ");
+        }
+        let bound: BTreeSet<String> = views
+            .iter()
+            .flat_map(|view| &view.publications)
+            .filter_map(|one| match &one.target {
+                kato_orchestrator::model::Target::Path(path) => Some(path.clone()),
+                kato_orchestrator::model::Target::Shared => None,
+            })
+            .collect();
+        assert_eq!(bound.into_iter().collect::<Vec<_>>(), host.binds(), "{what}: records and binds differ");
+        drop(host);
+
+        for (volume, holder) in said.holders.difference(&said.released).filter(|_| !self.rebooted) {
+            let view = views.iter().find(|view| view.volume.name.as_str() == volume).unwrap();
+            assert!(
+                view.publications.iter().any(|one| one.holder.as_str() == holder),
+                "{what}: {holder} was told that it holds {volume}, and does not"
+            );
+        }
+        for (volume, text) in &said.written {
+            let Some(view) = views.iter().find(|view| view.volume.name.as_str() == volume) else { continue };
+            let handle = view.volume.handle.clone().unwrap();
+            let mut backend = self.backend.lock().unwrap();
+            let bytes = String::from_utf8(backend.bytes(handle.as_str()).unwrap().clone()).unwrap();
+            assert!(bytes.contains(text.as_str()), "{what}: {text:?} was written to {volume} and is gone: {bytes:?}");
+        }
+    }
+
+    /// Whatever is left can be taken down, and then there is nothing.
+    async fn end_all(&self, teller: &Teller, what: &str) {
+        for _ in 0..3 {
+            for view in teller.hall.list(None, 1_000).await.unwrap().items {
+                for publication in &view.publications {
+                    let wish = UnmountVolume {
+                        name: view.volume.name.clone(),
+                        holder: publication.holder.clone(),
+                        all: true,
+                    };
+                    teller.hall.unmount(&teller.context(), wish).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+                }
+            }
+            for snapshot in teller.hall.list_snapshots(None, 1_000).await.unwrap().items {
+                let _ = teller.hall.delete_snapshot(&teller.context(), DeleteSnapshot { name: snapshot.name }).await;
+            }
+            for view in teller.hall.list(None, 1_000).await.unwrap().items {
+                let wish = DeleteVolume { name: view.volume.name, forget: false };
+                let _ = teller.hall.delete(&teller.context(), wish).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        let left = teller.hall.list(None, 10).await.unwrap().items;
+        assert!(left.is_empty(), "{what}: cannot be removed: {left:#?}");
+        assert!(self.backend.lock().unwrap().tokens().is_empty(), "{what}: something is left in the backend");
+        assert!(self.host.lock().unwrap().connected().is_empty(), "{what}: something is left connected");
+        let keys = teller.hall.gauges().await.unwrap();
+        assert_eq!((keys.volumes, keys.snapshots, keys.intents, keys.mounts), (0, 0, 0, 0), "{what}");
+    }
+}
+
+pub(super) fn name(text: &str) -> VolumeName {
+    VolumeName::parse(text).unwrap()
+}
+
+pub(super) fn holder(text: &str) -> HolderId {
+    HolderId::parse(text).unwrap()
+}
+
+fn catalog(backend: Arc<dyn Backend>) -> Catalog {
+    let (class, of) = (ClassName::parse("default").unwrap(), BackendName::parse("fake").unwrap());
+    let recipe = Class {
+        name: class.clone(),
+        backend: of.clone(),
+        parameters: BTreeMap::new(),
+        fs: FsType::Ext4,
+        mount_options: Vec::new(),
+        default_size: Bytes::GIB,
+        max_size: None,
+        root: DataRoot::default(),
+        anonymous: false,
+        retain: false,
+    };
+    Catalog {
+        classes: BTreeMap::from([(class.clone(), Arc::new(recipe))]),
+        backends: BTreeMap::from([(of, backend)]),
+        default_class: Some(class),
+        ..Catalog::default()
+    }
+}
+
+fn config() -> Config {
+    Config {
+        node: NodeId::parse("here").unwrap(),
+        cluster: Some(CLUSTER),
+        topology: BTreeMap::new(),
+        idle_grace: Duration::from_secs(60),
+        reap_after: Duration::from_secs(600),
+        freeze_limit: Duration::from_secs(10),
+    }
+}
+
+/// The memory store behind the fuse.
+struct FusedStore {
+    store: MemoryStore,
+    fuse: Arc<Fuse>,
+}
+
+#[async_trait]
+impl Store for FusedStore {
+    async fn load(&self, key: &str) -> Result<Option<Entry>, Error> {
+        self.store.load(key).await
+    }
+
+    async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
+        self.store.scan(prefix, after, limit).await
+    }
+
+    async fn commit(&self, batch: Batch, durability: Durability) -> Result<Revision, Error> {
+        self.fuse.pass().await;
+        let answer = self.store.commit(batch, durability).await;
+        self.fuse.pass().await;
+        answer
+    }
+
+    async fn claim(&self, key: &str) -> Result<Box<dyn Claim>, Error> {
+        self.store.claim(key).await
+    }
+
+    async fn watch_from(&self, prefix: &str, revision: Revision) -> Result<Changes, Error> {
+        self.store.watch_from(prefix, revision).await
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        self.store.flush().await
+    }
+}
