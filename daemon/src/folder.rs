@@ -31,6 +31,16 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// Takes the id of records that were made elsewhere and are to live here from now on.
+    pub(crate) fn adopt(&mut self, id: u128) -> Result<(), Error> {
+        write_id(&self.path.join("id"), id).map_err(|error| unusable(&self.path, error))?;
+        self.id = id;
+        if let Err(error) = write_id(&witness(&self.path), id) {
+            tracing::info!(%error, "no witness of the data folder was kept");
+        }
+        Ok(())
+    }
+
     /// Looks at the folder, and takes it if it is the one we know or a new one. Makes what is missing only when
     /// that is certain.
     pub(crate) fn take(folders: &Folders, ids: &dyn Ids) -> Result<Self, Error> {

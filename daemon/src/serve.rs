@@ -31,7 +31,8 @@ use crate::{
     plugins::Plugins,
     reload::Reloader,
     systemd::Notifier,
-    tasks, telemetry,
+    tasks::Chores,
+    telemetry,
 };
 
 /// How long steps in flight have to end. systemd waits for ninety seconds, then it kills.
@@ -46,7 +47,7 @@ pub(crate) fn run(sources: &Sources) -> Result<(), Failure> {
     telemetry::log(&config.log);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = Builder::new_multi_thread()
-        .worker_threads(config.limits.threads.unwrap_or(cores.min(MOST_THREADS)))
+        .worker_threads(config.limits.threads.unwrap_or_else(|| cores.min(MOST_THREADS)))
         .max_blocking_threads(64)
         .thread_keep_alive(Duration::from_secs(5))
         .enable_all()
@@ -121,7 +122,11 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
     };
     doors.spawn(admin::serve(doorway, Arc::new(door)));
     let chores = TaskTracker::new();
-    tasks::start(&chores, &shutdown, &hall, &journal, &clock, &notifier, &metrics, &config.limits);
+    let work = Chores { tasks: &chores, shutdown: &shutdown };
+    work.tidy(&hall, &config.limits);
+    work.dump(&journal, &clock);
+    work.fold(&metrics);
+    work.beat(&notifier);
 
     notifier.say("READY=1\nSTATUS=Serving");
     tracing::info!(folder.id = %crate::clock::hex(folder.id), "the daemon serves");

@@ -4,75 +4,86 @@
 use std::{sync::Arc, time::Duration};
 
 use kato_orchestrator::{Orchestrator, ports::Clock};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{config::Limits, journal::Journal, systemd::Notifier, telemetry::Metrics};
 
 const DAY: Duration = Duration::from_secs(86_400);
+const FOLD: Duration = Duration::from_secs(5);
 
-/// Starts all of it.
-pub(crate) fn start(
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-    hall: &Arc<Orchestrator>,
-    journal: &Arc<Journal>,
-    clock: &Arc<dyn Clock>,
-    notifier: &Arc<Notifier>,
-    metrics: &Metrics,
-    limits: &Limits,
-) {
-    let tidier = Arc::clone(hall);
-    every(tasks, shutdown, limits.tidy_every, move || {
-        let hall = Arc::clone(&tidier);
-        async move {
-            if let Err(error) = hall.tidy().await {
-                tracing::warn!(%error, "could not tidy up, and will try again");
+/// A daemon that is started again and again would push out the dumps of better days.
+const SETTLED: Duration = Duration::from_secs(600);
+
+/// Who does all of it, and until when.
+pub(crate) struct Chores<'a> {
+    pub(crate) tasks: &'a TaskTracker,
+    pub(crate) shutdown: &'a CancellationToken,
+}
+
+impl Chores<'_> {
+    /// Takes down what is over.
+    pub(crate) fn tidy(&self, hall: &Arc<Orchestrator>, limits: &Limits) {
+        let hall = Arc::clone(hall);
+        self.every(limits.tidy_every, limits.tidy_every, move || {
+            let hall = Arc::clone(&hall);
+            async move {
+                if let Err(error) = hall.tidy().await {
+                    tracing::warn!(%error, "could not tidy up, and will try again");
+                }
             }
-        }
-    });
-    let (writer, time) = (Arc::clone(journal), Arc::clone(clock));
-    every(tasks, shutdown, DAY, move || {
-        let (journal, clock) = (Arc::clone(&writer), Arc::clone(&time));
-        async move {
-            match journal.keep_dump(clock.now()).await {
-                Ok(Some(path)) => tracing::info!(path = %path.display(), "a dump of the records was written"),
-                Ok(None) => {}
-                Err(error) => tracing::error!(%error, "no dump of the records could be written"),
+        });
+    }
+
+    /// Writes a dump of the records each day.
+    pub(crate) fn dump(&self, journal: &Arc<Journal>, clock: &Arc<dyn Clock>) {
+        let (journal, clock) = (Arc::clone(journal), Arc::clone(clock));
+        self.every(SETTLED, DAY, move || {
+            let (journal, clock) = (Arc::clone(&journal), Arc::clone(&clock));
+            async move {
+                match journal.keep_dump(clock.now()).await {
+                    Ok(Some(path)) => {
+                        tracing::info!(path = %path.display(), "a dump of the records was written")
+                    }
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(%error, "no dump of the records could be written"),
+                }
             }
-        }
-    });
-    let numbers = metrics.clone();
-    every(tasks, shutdown, Duration::from_secs(5), move || {
-        numbers.upkeep();
-        std::future::ready(())
-    });
-    if let Some(beat) = notifier.beat() {
-        let notifier = Arc::clone(notifier);
-        // Told by a task of the same threads that serve: when those are stuck, systemd hears it.
-        every(tasks, shutdown, beat, move || {
-            notifier.say("WATCHDOG=1");
+        });
+    }
+
+    /// Folds what the histograms have kept.
+    pub(crate) fn fold(&self, metrics: &Metrics) {
+        let metrics = metrics.clone();
+        self.every(FOLD, FOLD, move || {
+            metrics.upkeep();
             std::future::ready(())
         });
     }
-}
 
-fn every<F: Future<Output = ()> + Send>(
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-    period: Duration,
-    work: impl Fn() -> F + Send + 'static,
-) {
-    let shutdown = shutdown.clone();
-    tasks.spawn(async move {
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            work().await;
+    /// Tells systemd that we live, from a task of the threads that serve: when those are stuck, it hears of it.
+    pub(crate) fn beat(&self, notifier: &Arc<Notifier>) {
+        if let Some(beat) = notifier.beat() {
+            let notifier = Arc::clone(notifier);
+            self.every(Duration::ZERO, beat, move || {
+                notifier.say("WATCHDOG=1");
+                std::future::ready(())
+            });
         }
-    });
+    }
+
+    fn every<F: Future<Output = ()> + Send>(&self, first: Duration, period: Duration, work: impl Fn() -> F + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            let mut ticks = interval_at(Instant::now() + first, period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    _ = ticks.tick() => {}
+                }
+                work().await;
+            }
+        });
+    }
 }

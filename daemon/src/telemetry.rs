@@ -111,7 +111,7 @@ impl Metrics {
     }
 }
 
-/// A count as Prometheus has it: exact far beyond any number of volumes.
+/// A count as Prometheus has it: exact up to four thousand million.
 fn number(count: u64) -> f64 {
-    u32::try_from(count).map_or(f64::from(u32::MAX), f64::from)
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }

@@ -1,10 +1,7 @@
 //! What a command prints. Data goes to standard output and nothing else does; a table for people, or the
 //! daemon's own words as JSON, as YAML, or as bare names for scripts.
 
-use std::{
-    fmt::Write as _,
-    io::{self, IsTerminal, Write},
-};
+use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use serde_json::Value as Json;
@@ -114,13 +111,13 @@ impl Output {
             let titles: Vec<String> = shown.iter().map(|column| column.title.to_owned()).collect();
             let line = aligned(&titles, &widths);
             if self.bold {
-                let _ = writeln!(text, "\u{1b}[1m{line}\u{1b}[0m");
+                text += &format!("\u{1b}[1m{line}\u{1b}[0m\n");
             } else {
-                let _ = writeln!(text, "{line}");
+                text += &format!("{line}\n");
             }
         }
         for row in &rows {
-            let _ = writeln!(text, "{}", aligned(row, &widths));
+            text += &format!("{}\n", aligned(row, &widths));
         }
         text
     }
@@ -129,7 +126,7 @@ impl Output {
 fn aligned(cells: &[String], widths: &[usize]) -> String {
     let mut line = String::new();
     for (cell, width) in cells.iter().zip(widths) {
-        let _ = write!(line, "{cell:<width$}   ");
+        line += &format!("{cell:<width$}   ");
     }
     line.trim_end().to_owned()
 }
@@ -167,9 +164,7 @@ pub(crate) fn yaml(value: &Json) -> String {
     match value {
         Json::Object(map) if !map.is_empty() => yaml_map(map, 0, &mut text),
         Json::Array(items) if !items.is_empty() => yaml_list(items, 0, &mut text),
-        scalar => {
-            let _ = writeln!(text, "{}", yaml_scalar(scalar));
-        }
+        scalar => text += &format!("{}\n", yaml_scalar(scalar)),
     }
     text
 }
@@ -196,7 +191,7 @@ fn yaml_value(value: &Json, depth: usize, text: &mut String) {
             yaml_list(items, depth, text);
         }
         scalar => {
-            let _ = writeln!(text, ": {}", yaml_scalar(scalar));
+            *text += &format!(": {}\n", yaml_scalar(scalar));
         }
     }
 }
@@ -212,7 +207,7 @@ fn yaml_list(items: &[Json], depth: usize, text: &mut String) {
                 yaml_list(inner, depth + 1, text);
             }
             scalar => {
-                let _ = writeln!(text, "{}", yaml_scalar(scalar));
+                *text += &format!("{}\n", yaml_scalar(scalar));
             }
         }
     }

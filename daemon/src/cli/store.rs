@@ -3,12 +3,13 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, BufWriter, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Write},
     path::PathBuf,
 };
 
 use clap::Subcommand;
-use kato_orchestrator::{Error, Kind};
+use kato_orchestrator::{Kind, model::ClusterId, records::keys};
+use serde_json::Value as Json;
 
 use super::{Exit, Failure, Global};
 use crate::{
@@ -50,13 +51,18 @@ impl Verb {
             }
             Self::Load { file } => {
                 let config = config(global)?;
-                let input: Box<dyn BufRead> = if file.as_os_str() == "-" {
-                    Box::new(BufReader::new(io::stdin()))
+                let input: Box<dyn Read> = if file.as_os_str() == "-" {
+                    Box::new(io::stdin())
                 } else {
-                    Box::new(BufReader::new(File::open(&file).map_err(|error| named(&file, &error))?))
+                    Box::new(File::open(&file).map_err(|error| named(&file, &error))?)
                 };
-                let _folder = take(&config)?;
-                let count = kato_store::load(&journal::place(&config), input)?;
+                let mut lines = Noticing { input: BufReader::new(input), cluster: None, line: Vec::new() };
+                let mut folder = take(&config)?;
+                let count = kato_store::load(&journal::place(&config), &mut lines)?;
+                // The records say whose they are, and the folder that they live in says the same.
+                if let Some(cluster) = lines.cluster {
+                    folder.adopt(cluster.0)?;
+                }
                 writeln!(
                     io::stderr().lock(),
                     "{count} records were loaded; start the daemon, then try `kato doctor`"
@@ -93,12 +99,52 @@ fn dump(global: &Global) -> Result<Vec<u8>, Failure> {
     }
     let _folder = take(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime
-        .block_on(async {
-            let journal = Journal::open(&config)?;
-            Ok::<_, Error>(journal.dump().await?)
-        })
-        .map_err(Failure::from)
+    runtime.block_on(async { Journal::open(&config)?.dump().await }).map_err(Failure::from)
+}
+
+/// A dump on its way in, which notices whose records they are.
+struct Noticing<R> {
+    input: R,
+    cluster: Option<ClusterId>,
+    line: Vec<u8>,
+}
+
+impl<R: BufRead> Noticing<R> {
+    fn notice(&mut self) {
+        let line: Json = serde_json::from_slice(&self.line).unwrap_or_default();
+        if line.get("key").and_then(Json::as_str) == Some(keys::cluster().as_str())
+            && let Some(id) = line.get("record").and_then(Json::as_str).and_then(ClusterId::parse)
+        {
+            self.cluster = Some(id);
+        }
+        self.line.clear();
+    }
+}
+
+impl<R: BufRead> Read for Noticing<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut there = self.fill_buf()?;
+        let count = there.read(into)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl<R: BufRead> BufRead for Noticing<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        let there = self.input.fill_buf().map(|there| there.get(..count).unwrap_or(there).to_vec());
+        for byte in there.unwrap_or_default() {
+            self.line.push(byte);
+            if byte == b'\n' {
+                self.notice();
+            }
+        }
+        self.input.consume(count);
+    }
 }
 
 /// The data folder, which a running daemon does not share.

@@ -16,7 +16,7 @@ use super::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Make a volume, or find the one that is as wished
-    Create(Create),
+    Create(Box<Create>),
     /// List volumes
     #[command(visible_alias = "list")]
     Ls(List),
@@ -173,7 +173,7 @@ impl Verb {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
         let client = global.client()?;
         match self {
-            Self::Create(wish) => create(global, &client, wish),
+            Self::Create(wish) => create(global, &client, *wish),
             Self::Ls(wish) => ls(global, &client, &wish),
             Self::Inspect { names } => {
                 let mut found = Vec::new();

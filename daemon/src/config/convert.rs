@@ -217,7 +217,7 @@ fn admin(root: &Scope<'_>, folders: &Folders, mistakes: &mut Vec<Mistake>) -> Ad
     let socket = scope.path("socket").unwrap_or_else(|| folders.run.join("admin.sock"));
     check_socket(&scope, "socket", &socket, mistakes);
     let group = scope.text("group");
-    let mode = scope.mode("mode").unwrap_or(if group.is_some() { 0o660 } else { 0o600 });
+    let mode = scope.mode("mode").unwrap_or_else(|| if group.is_some() { 0o660 } else { 0o600 });
     if mode & 0o007 != 0 {
         mistakes.push(
             scope.mistake("mode", "this lets everybody on this host delete every volume: use 0600 or 0660"),
@@ -481,7 +481,7 @@ fn connections(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> ConnectionGran
             pools: rbd.texts("pools"),
             users: rbd.texts("users"),
         }),
-        iscsi: (!portals.is_empty()).then(|| IscsiGrant { portals, iqn_prefix: prefix }),
+        iscsi: (!portals.is_empty()).then_some(IscsiGrant { portals, iqn_prefix: prefix }),
         nbd: scope.texts("nbd"),
         nfs: scope.texts("nfs"),
     }

@@ -1,8 +1,6 @@
 //! The configuration as text: the default file with every key explained, what is in force with the place where
 //! it was written, and the JSON schema for editors. All three are read from `keys.rs`.
 
-use std::fmt::Write as _;
-
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -25,16 +23,16 @@ pub(crate) fn default_file() -> String {
             section => section,
         };
         let header = if *section == example { "" } else { "# " };
-        let _ = write!(text, "\n# {doc}\n");
+        text += &format!("\n# {doc}\n");
         if *section == "csi" {
             continue;
         }
-        let _ = writeln!(text, "{header}[{example}]");
+        text += &format!("{header}[{example}]\n");
         let mut table = String::new();
         for key in KEYS.iter().filter(|key| key.path.starts_with(&format!("{section}."))) {
             let rest = key.path.get(section.len() + 1..).unwrap_or_default().replace('*', "NAME");
             if key.shape == Shape::Tables {
-                let _ = write!(text, "\n# {}\n# [[{example}.{rest}]]\n", key.doc);
+                text += &format!("\n# {}\n# [[{example}.{rest}]]\n", key.doc);
                 continue;
             }
             // What belongs to an entry of a list is written as one path, so that the list's header holds for it.
@@ -45,11 +43,11 @@ pub(crate) fn default_file() -> String {
                     .map_or((String::new(), rest.as_str()), |(parent, word)| (parent.to_owned(), word)),
             };
             if parent != table && !parent.is_empty() && !parent.ends_with(".[]") {
-                let _ = write!(text, "\n# [{example}.{parent}]\n");
+                text += &format!("\n# [{example}.{parent}]\n");
             }
             table = parent;
-            let _ = writeln!(text, "# {}", key.doc);
-            let _ = writeln!(text, "# {word} = {}", example_of(key));
+            text += &format!("# {}\n", key.doc);
+            text += &format!("# {word} = {}\n", example_of(key));
         }
     }
     text
@@ -88,21 +86,18 @@ pub(crate) fn show(config: &Config, effective: bool) -> String {
     if effective {
         defaults(&config.written, &mut lines);
     }
-    lines.sort_by(|one, other| rank(&one.path).cmp(&rank(&other.path)));
+    lines.sort_by_key(|line| rank(&line.path));
     let mut text = String::new();
     let mut section: Option<&[String]> = None;
     for line in &lines {
         let Some((word, parent)) = line.path.split_last() else { continue };
         if section != Some(parent) {
             let gap = if section.is_some() { "\n" } else { "" };
-            let _ = writeln!(
-                text,
-                "{gap}[{}]",
-                parent.iter().map(|word| bare(word)).collect::<Vec<_>>().join(".")
-            );
+            text +=
+                &format!("{gap}[{}]\n", parent.iter().map(|word| bare(word)).collect::<Vec<_>>().join("."));
             section = Some(parent);
         }
-        let _ = writeln!(text, "{} = {}  # {}", bare(word), line.value, line.origin);
+        text += &format!("{} = {}  # {}\n", bare(word), line.value, line.origin);
     }
     text
 }
@@ -123,11 +118,11 @@ pub(crate) fn show_json(config: &Config, effective: bool) -> Json {
     convert::json(&tree)
 }
 
-fn rank(path: &[String]) -> (usize, Vec<String>, bool, String) {
+fn rank(path: &[String]) -> (usize, Vec<String>, String) {
     let first = path.first().map_or("", String::as_str);
     let at = SECTIONS.iter().position(|(section, _)| section.split('.').next() == Some(first));
     let (parent, word) = path.split_last().map_or((&[][..], ""), |(word, parent)| (parent, word.as_str()));
-    (at.unwrap_or(SECTIONS.len()), parent.to_vec(), false, word.to_owned())
+    (at.unwrap_or(SECTIONS.len()), parent.to_vec(), word.to_owned())
 }
 
 fn collect(node: &Node, path: &mut Vec<String>, built_in: bool, lines: &mut Vec<Line>) {
