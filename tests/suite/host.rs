@@ -1,1 +1,22 @@
-//! The host suite.
+//! The host suite: what the port `Host` promises, held against a real kernel. `ground.rs` gives each test a
+//! folder, a node and volumes, and takes every mount and loop device away again, however the test ends. The
+//! rest is by theme: `promises.rs` what every host does (the hall's fake too), `formats.rs` what is never
+//! written over, `growth.rs`, `holders.rs` who keeps what, `stalls.rs` what may hang, and `directories.rs`.
+//!
+//! Needs root and the kernel's loop driver.
+
+mod directories;
+mod formats;
+mod ground;
+mod growth;
+mod holders;
+mod promises;
+mod stalls;
+
+/// The worker of the nodes that this suite makes: they start this very binary with `--ignored` and this name.
+#[test]
+#[ignore = "is a worker process: the suite starts it itself"]
+fn node_worker() {
+    let code = kato_node::worker_main();
+    assert_eq!(format!("{code:?}"), format!("{:?}", std::process::ExitCode::SUCCESS));
+}

@@ -14,6 +14,7 @@ use rustix::{
 use crate::{
     command::{Ended, Program, Programs},
     errno::failed,
+    format,
     signature::Ext,
 };
 
@@ -44,6 +45,10 @@ pub(crate) fn ext(device: &Path, thoroughly: bool, programs: &Programs) -> Resul
         // Clean, mended, mended and would like a restart (which is for root filesystems).
         Some(0..=3) => Ok(()),
         Some(code) if code & 4 != 0 => Err(damaged(device, "e2fsck -f", program, &ended)),
+        // It could not even begin. Where the device is free and can be read, that is the filesystem's fault.
+        Some(8) if !is_in_use(device)? && format::probe(device).is_ok() => {
+            Err(damaged(device, "e2fsck -f", program, &ended))
+        }
         _ => Err(Error::unavailable(format!(
             "{} could not be checked: {}",
             device.display(),

@@ -81,9 +81,7 @@ pub(crate) fn watch(path: &Path, at_most: Duration, holder: &mut UnixStream) -> 
         .map_err(|error| failed("talk to the holder of a freeze", error))?;
     // The holder has its own limit, which comes first.
     wait_for(&[holder.as_fd()], at_most.saturating_add(Duration::from_secs(1)));
-    let mut word = [0];
-    holder.set_nonblocking(true).map_err(|error| failed("listen to the holder", error))?;
-    if matches!(holder.read(&mut word), Ok(1)) && word == [OVER] {
+    if heard_the_word(holder) {
         return Ok(());
     }
     thaw_open(&filesystem, path).map(drop)
@@ -125,12 +123,17 @@ fn open_whole(path: &Path) -> Result<File, Error> {
 /// Waits for the daemon's word, which may never come.
 fn hears_the_word(daemon: &mut UnixStream, watchdog: &UnixStream, at_most: Duration) -> bool {
     wait_for(&[daemon.as_fd(), watchdog.as_fd()], at_most);
-    if daemon.set_nonblocking(true).is_err() {
+    heard_the_word(daemon)
+}
+
+/// Whether the word is there by now.
+fn heard_the_word(from: &mut UnixStream) -> bool {
+    if from.set_nonblocking(true).is_err() {
         return false;
     }
     let mut word = [0];
-    let heard = matches!(daemon.read(&mut word), Ok(1)) && word == [OVER];
-    daemon.set_nonblocking(false).is_ok() && heard
+    let heard = matches!(from.read(&mut word), Ok(1)) && word == [OVER];
+    from.set_nonblocking(false).is_ok() && heard
 }
 
 /// Returns when one of them says something or closes, or when the time is over.

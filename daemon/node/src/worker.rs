@@ -54,17 +54,23 @@ fn serve() -> io::Result<()> {
     loop {
         let job: Job = match task::receive(&mut daemon) {
             Ok(job) => job,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) if is_end(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
         let answer = work::perform(job, &mut daemon);
         match task::send(&mut daemon, &Word::from(answer)) {
             Ok(()) => {}
             // The daemon has gone while we worked.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) if is_end(&error) => return Ok(()),
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether the daemon has hung up; a reset says that it did so without hearing our last word.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | BrokenPipe | ConnectionReset)
 }
 
 /// The end that asks.

@@ -17,21 +17,25 @@ use crate::{errno::failed, holders};
 pub(crate) fn find(identity: &str, value: &str) -> Result<PathBuf, Error> {
     let name = search(Path::new("/sys/block"), Path::new("/dev/disk/by-id"), identity, value)?;
     let path = Path::new("/dev").join(&name);
+    // Before it is even opened, and of the very disk that is opened then.
+    let entry = sysfs_entry(&Path::new("/sys/class/block").join(&name), &path)?;
+    refuse_foreign_use(&path, &entry)?;
     let device = super::open_device(&path)?;
     let stat = fstat(&device).map_err(|error| failed(format_args!("look at {}", path.display()), error))?;
     let numbers = format!("{}:{}", major(stat.st_rdev), minor(stat.st_rdev));
-    let entry = Path::new("/sys/dev/block").join(&numbers);
-    let entry = fs::canonicalize(&entry)
-        .map_err(|error| failed(format_args!("find {} in sysfs", path.display()), error))?;
-    let is_same = identity == "by-id" || values(&entry, identity).iter().any(|found| same(found, value));
-    if !is_same || entry.file_name().is_none_or(|last| last != name.as_str()) {
+    let opened = sysfs_entry(&Path::new("/sys/dev/block").join(&numbers), &path)?;
+    let is_same = identity == "by-id" || values(&opened, identity).iter().any(|found| same(found, value));
+    if !is_same || opened != entry {
         return Err(Error::unavailable(format!(
             "{} is not the device {identity} {value} any more: it changed while it was opened",
             path.display()
         )));
     }
-    refuse_foreign_use(&path, &entry)?;
     Ok(path)
+}
+
+fn sysfs_entry(link: &Path, path: &Path) -> Result<PathBuf, Error> {
+    fs::canonicalize(link).map_err(|error| failed(format_args!("find {} in sysfs", path.display()), error))
 }
 
 /// Says who still has the device; there is nothing to take away on our side.
@@ -200,7 +204,7 @@ mod tests {
         let sys = tempfile::tempdir().unwrap();
         disk(sys.path(), "nvme1n1", "device/serial", "vol0abc              \n");
         disk(sys.path(), "vdb", "serial", "data-1\n");
-        disk(sys.path(), "sda", "device/vpd_pg80", "\0\u{80}\0\u{4}ABCD");
+        disk(sys.path(), "sda", "device/vpd_pg80", "\0@\0\u{4}ABCD");
         let found =
             |identity, value| search(sys.path(), sys.path(), identity, value).map_err(|error| error.kind);
         assert_eq!(found("nvme-serial", "vol-0abc"), Ok("nvme1n1".into()));

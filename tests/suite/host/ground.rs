@@ -1,0 +1,239 @@
+//! The ground that each test stands on: a folder of its own with a granted directory, a node, and volumes
+//! made of sparse files or directories. Dropping it unmounts everything beneath the folder and frees every
+//! loop device over a file in it, also while a test panics.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use kato_node::{Config, LinuxHost};
+use kato_orchestrator::{
+    Error,
+    model::{Connection, DataRoot, FsType, VolumeId},
+    ports::{
+        backend::Blankness,
+        host::{Filesystems as _, MountWish, MountedAt, Prepare},
+    },
+};
+use rustix::mount::{UnmountFlags, unmount};
+use tempfile::TempDir;
+
+/// Small enough to be quick, large enough for ext4.
+pub const SMALL: u64 = 64 << 20;
+/// Large enough for xfs.
+pub const LARGE: u64 = 512 << 20;
+
+/// A folder of the test's own, and how its nodes are configured.
+pub struct Ground {
+    folder: TempDir,
+    pub config: Config,
+}
+
+/// A volume that is a file.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub id: VolumeId,
+    pub path: PathBuf,
+    pub connection: Connection,
+}
+
+impl Ground {
+    /// A fresh one.
+    pub fn new() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "the host suite mounts filesystems: run it as root");
+        let folder = tempfile::Builder::new().prefix("kato-host-").tempdir().unwrap();
+        fs::create_dir(folder.path().join("granted")).unwrap();
+        let mut config = Config::new(folder.path().join("node"), worker_line());
+        config.granted = vec![folder.path().join("granted")];
+        Self { folder, config }
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The granted directory.
+    pub fn granted(&self) -> PathBuf {
+        self.path("granted")
+    }
+
+    /// A node that begins now. The mounts of an earlier one are still there.
+    pub async fn node(&self) -> LinuxHost {
+        LinuxHost::open(self.config.clone()).await.unwrap()
+    }
+
+    /// A volume that is a sparse file of zeroes.
+    pub fn disk(&self, name: &str, size: u64) -> Disk {
+        let path = self.granted().join(name);
+        File::create_new(&path).unwrap().set_len(size).unwrap();
+        Disk::at(self.granted(), name)
+    }
+
+    /// A volume that is a directory.
+    pub fn directory(&self, name: &str) -> Disk {
+        fs::create_dir(self.granted().join(name)).unwrap();
+        let Disk { id, path, .. } = Disk::at(self.granted(), name);
+        let root = self.granted().display().to_string();
+        Disk { id, path, connection: Connection::Directory { root, path: name.to_owned() } }
+    }
+
+    /// The mounts beneath the folder, in the order in which they were made.
+    pub fn mounts(&self) -> Vec<String> {
+        mounts_beneath(self.folder.path())
+    }
+
+    /// Loop devices over files in the folder, in the manner of `/dev/loop3`.
+    pub fn loops(&self) -> Vec<PathBuf> {
+        loops_beneath(self.folder.path())
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        for mount in self.mounts().iter().rev() {
+            // Detached, because a test may have failed with a file open; what is not mounted any more is well.
+            unmount(mount.as_str(), UnmountFlags::DETACH).ok();
+        }
+        for device in self.loops() {
+            run("losetup", &["-d", device.to_str().unwrap()]);
+        }
+    }
+}
+
+impl Disk {
+    /// The volume that this file is.
+    pub fn at(root: PathBuf, name: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = VolumeId((u128::from(std::process::id()) << 64) | u128::from(number));
+        let path = root.join(name);
+        let root = root.display().to_string();
+        Self { id, path, connection: Connection::File { root, path: name.to_owned() } }
+    }
+
+    /// A wish to mount it, with its data in `data`.
+    pub fn wish(&self) -> MountWish {
+        MountWish {
+            volume: self.id,
+            name: format!("volume-{:x}", self.id.0),
+            connection: self.connection.clone(),
+            options: Vec::new(),
+            read_only: false,
+            root: DataRoot::default(),
+        }
+    }
+
+    /// Formats it as new.
+    pub async fn format(&self, node: &LinuxHost, fs: FsType) -> Result<(), Error> {
+        let how = Prepare { fs, blank: Blankness::Zeroes, resumed: false };
+        node.format(self.id, &self.connection, &how).await
+    }
+
+    /// Mounts it.
+    pub async fn mount(&self, node: &LinuxHost) -> Result<MountedAt, Error> {
+        node.mount(&self.wish()).await
+    }
+
+    /// Unmounts it.
+    pub async fn unmount(&self, node: &LinuxHost) -> Result<(), Error> {
+        node.unmount(self.id, &self.wish().name, &self.connection).await
+    }
+
+    /// Writes into the file behind everybody's back.
+    pub fn scribble(&self, offset: u64, bytes: &[u8]) {
+        File::options().write(true).open(&self.path).unwrap().write_all_at(bytes, offset).unwrap();
+    }
+
+    /// Makes the file this large.
+    pub fn set_size(&self, size: u64) {
+        File::options().write(true).open(&self.path).unwrap().set_len(size).unwrap();
+    }
+}
+
+/// How this binary is started as a worker.
+pub fn worker_line() -> Vec<OsString> {
+    let mut line = vec![std::env::current_exe().unwrap().into_os_string()];
+    line.extend(
+        ["host::node_worker", "--exact", "--ignored", "--nocapture", "--test-threads=1"].map(OsString::from),
+    );
+    line
+}
+
+/// Runs a program that has to succeed.
+pub fn run(program: &str, arguments: &[&str]) -> Output {
+    let output = command(program, arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// A program that runs until this is dropped.
+pub struct Running(pub Child);
+
+/// Starts a program.
+pub fn start(program: &str, arguments: &[&str]) -> Running {
+    Running(command(program, arguments).stdout(Stdio::piped()).spawn().unwrap())
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended already is what is wanted.
+        self.0.kill().ok();
+        self.0.wait().unwrap();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the suite prepares disks with the usual programs")]
+fn command(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Tries until it is true, for a minute.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
+/// Mount points beneath a folder, in the order in which they were made.
+pub fn mounts_beneath(folder: &Path) -> Vec<String> {
+    fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|point| Path::new(point).starts_with(folder))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The options of the mount at this path.
+pub fn options_of(path: &str) -> String {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = text.lines().rfind(|line| line.split(' ').nth(4) == Some(path)).unwrap();
+    line.to_owned()
+}
+
+fn loops_beneath(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir("/sys/block")
+        .unwrap()
+        .flatten()
+        .filter(|entry| {
+            fs::read_to_string(entry.path().join("loop/backing_file"))
+                .is_ok_and(|file| Path::new(file.trim_end()).starts_with(folder))
+        })
+        .map(|entry| Path::new("/dev").join(entry.file_name()))
+        .collect()
+}

@@ -1,0 +1,210 @@
+//! Who keeps what: other mount namespaces, open files, restarts of the daemon.
+
+use std::{fs, io::BufRead as _, os::unix::fs::FileExt as _};
+
+use kato_orchestrator::{
+    Kind,
+    model::{Caller, Connection, FsType},
+    ports::host::{Connections as _, Filesystems as _, Observations as _},
+};
+
+use super::ground::{Ground, Running, SMALL, run, start, until};
+
+/// A process in a mount namespace of its own, which has its own copy of every mount that is there now.
+fn elsewhere() -> Running {
+    let mut running =
+        start("unshare", &["--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let mut line = String::new();
+    std::io::BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    running
+}
+
+#[tokio::test]
+async fn a_holder_in_another_namespace_keeps_the_device_and_is_named() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let disk = ground.disk("a", SMALL);
+    disk.format(&node, FsType::Ext4).await.unwrap();
+    let mounted = disk.mount(&node).await.unwrap();
+    assert_eq!(node.holders(disk.id, &mounted.path).await.unwrap(), Vec::<String>::new());
+    let holder = elsewhere();
+    // Its program is sh or sleep, whichever it is at by now.
+    let name = format!("{} (s", holder.0.id());
+    let found = node.holders(disk.id, &mounted.path).await.unwrap();
+    assert!(found.iter().any(|holder| holder.starts_with(&name)), "{found:?}");
+    for _ in 0..2 {
+        let error = disk.unmount(&node).await.unwrap_err();
+        assert_eq!(error.kind, Kind::InUse, "{error}");
+        assert!(error.message.contains(&name), "{error}");
+        assert!(!ground.mounts().contains(&mounted.path), "our own mount had to go");
+        assert_eq!(ground.loops().len(), 1, "the device was taken away below a mount");
+    }
+    // The volume comes back while the other still has it, and shows the same bytes.
+    let again = disk.mount(&node).await.unwrap();
+    assert_eq!(again, mounted);
+    disk.unmount(&node).await.unwrap_err();
+    drop(holder);
+    disk.unmount(&node).await.unwrap();
+    assert!(ground.loops().is_empty());
+    assert!(!fs::exists(&mounted.path).unwrap());
+}
+
+#[tokio::test]
+async fn an_open_file_keeps_the_mount_and_its_process_is_named() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let disk = ground.disk("a", SMALL);
+    disk.format(&node, FsType::Ext4).await.unwrap();
+    let mounted = disk.mount(&node).await.unwrap();
+    let file = fs::File::create(format!("{}/file", mounted.data)).unwrap();
+    let error = disk.unmount(&node).await.unwrap_err();
+    assert_eq!(error.kind, Kind::InUse);
+    assert!(error.message.contains(&std::process::id().to_string()), "{error}");
+    assert!(ground.mounts().contains(&mounted.path));
+    drop(file);
+    // Another test of this process may be starting a program just now, which has the file until it is run.
+    until("the file to be closed", async || disk.unmount(&node).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_bind_keeps_the_device_and_its_path_is_named() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let disk = ground.disk("a", SMALL);
+    disk.format(&node, FsType::Ext4).await.unwrap();
+    let mounted = disk.mount(&node).await.unwrap();
+    let target = ground.path("target");
+    let target = target.to_str().unwrap();
+    node.bind(disk.id, &mounted.data, target, false).await.unwrap();
+    let error = disk.unmount(&node).await.unwrap_err();
+    assert_eq!(error.kind, Kind::InUse);
+    assert!(error.message.contains(target), "{error}");
+    node.unbind(disk.id, target).await.unwrap();
+    disk.unmount(&node).await.unwrap();
+    assert!(ground.loops().is_empty());
+}
+
+#[tokio::test]
+async fn the_end_of_a_daemon_touches_no_mount_and_the_next_one_finds_all() {
+    let ground = Ground::new();
+    let (disk, directory) = (ground.disk("a", SMALL), ground.directory("b"));
+    let first = ground.node().await;
+    disk.format(&first, FsType::Ext4).await.unwrap();
+    let mounted = disk.mount(&first).await.unwrap();
+    let other = directory.mount(&first).await.unwrap();
+    let file = fs::File::create(format!("{}/file", mounted.data)).unwrap();
+    drop(first);
+    let next = ground.node().await;
+    file.write_all_at(b"still here", 0).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    let survey = next.survey().await.unwrap();
+    assert!(survey.mounts.contains(&(Some(disk.id), mounted.path.clone())), "{survey:?}");
+    assert!(survey.mounts.contains(&(Some(directory.id), other.path.clone())), "{survey:?}");
+    let device = (Some(disk.id), mounted.device.path.clone(), disk.path.display().to_string());
+    assert_eq!(survey.devices, [device]);
+    assert_eq!(disk.mount(&next).await.unwrap(), mounted);
+    until("the file to be closed", async || disk.unmount(&next).await.is_ok()).await;
+    directory.unmount(&next).await.unwrap();
+    let survey = next.survey().await.unwrap();
+    assert!(survey.mounts.is_empty() && survey.devices.is_empty(), "{survey:?}");
+}
+
+#[tokio::test]
+async fn a_device_whose_file_was_deleted_is_still_let_go() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let disk = ground.disk("a", SMALL);
+    disk.format(&node, FsType::Ext4).await.unwrap();
+    disk.mount(&node).await.unwrap();
+    fs::remove_file(&disk.path).unwrap();
+    disk.unmount(&node).await.unwrap();
+    assert!(ground.loops().is_empty());
+}
+
+#[tokio::test]
+async fn other_peoples_loop_devices_are_left_alone() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let disk = ground.disk("a", SMALL);
+    run("losetup", &["-f", disk.path.to_str().unwrap()]);
+    node.disconnect(disk.id, &disk.connection).await.unwrap();
+    assert_eq!(ground.loops().len(), 1);
+    let survey = node.survey().await.unwrap();
+    assert_eq!(survey.devices.len(), 1);
+    assert_eq!(survey.devices[0].0, None);
+}
+
+#[tokio::test]
+async fn two_volumes_never_share_one_file() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let disk = ground.disk("a", SMALL);
+    node.connect(disk.id, &disk.connection, false).await.unwrap();
+    let thief = super::ground::Disk::at(ground.granted(), "a");
+    let error = node.connect(thief.id, &thief.connection, false).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Precondition, "{error}");
+    assert!(error.message.contains(&disk.id.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_that_this_node_cannot_make_is_refused_with_the_reason() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let mut disk = ground.disk("a", SMALL);
+    disk.connection = Connection::Nbd { server: "host:10809".into(), export: "x".into() };
+    let error = disk.mount(&node).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unsupported);
+    assert!(error.message.contains("nbd"), "{error}");
+    let facts = node.facts().await.unwrap();
+    let reason = facts.connectors.iter().find(|(kind, _)| kind == "nbd").unwrap();
+    assert!(reason.1.is_err());
+    assert!(facts.connectors.contains(&("directory".into(), Ok(()))));
+    assert!(!facts.boot_id.is_empty() && !facts.hostname.is_empty());
+}
+
+#[tokio::test]
+async fn the_disk_of_the_host_is_never_a_volume() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let mut disk = ground.disk("a", SMALL);
+    let Some((identity, value)) = root_disk() else {
+        eprintln!("SKIPPED: the root disk of this machine has no identity that could be asked for");
+        return;
+    };
+    disk.connection = Connection::Device { identity, value };
+    let error = disk.mount(&node).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Precondition, "{error}");
+    assert!(error.message.contains("no volume of ours"), "{error}");
+}
+
+fn root_disk() -> Option<(String, String)> {
+    let places = [("virtio-serial", "serial"), ("nvme-serial", "device/serial"), ("wwid", "wwid")];
+    let root = fs::metadata("/").unwrap();
+    let numbers = std::os::unix::fs::MetadataExt::dev(&root);
+    let entry = format!("/sys/dev/block/{}:{}", rustix::fs::major(numbers), rustix::fs::minor(numbers));
+    let mut disk = fs::canonicalize(entry).ok()?;
+    if disk.join("partition").exists() {
+        disk.pop();
+    }
+    places.into_iter().find_map(|(identity, place)| {
+        let value = fs::read_to_string(disk.join(place)).ok()?.trim().to_owned();
+        (!value.is_empty()).then(|| (identity.to_owned(), value))
+    })
+}
+
+#[tokio::test]
+async fn a_process_is_alive_only_while_it_is_the_same() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let running = start("sleep", &["1000"]);
+    let stat = fs::read_to_string(format!("/proc/{}/stat", running.0.id())).unwrap();
+    let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
+    let caller = Caller { pid: running.0.id(), started };
+    assert!(node.alive(&caller).await);
+    assert!(!node.alive(&Caller { started: started + 1, ..caller }).await);
+    drop(running);
+    assert!(!node.alive(&caller).await);
+    assert!(node.alive(&Caller { pid: 0, started: 0 }).await);
+}
