@@ -38,10 +38,13 @@ struct Open {
 impl Breaker {
     /// Whether a call may go ahead.
     pub(crate) fn admit(&self) -> Result<(), Error> {
+        self.admit_at(Instant::now())
+    }
+
+    fn admit_at(&self, now: Instant) -> Result<(), Error> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
         let Some(open) = &mut state.open else { return Ok(()) };
-        let now = Instant::now();
         if now >= open.until && !open.trial {
             open.trial = true;
             return Ok(());
@@ -66,12 +69,16 @@ impl Breaker {
 
     /// The plugin broke.
     pub(crate) fn broke(&self, why: &str) {
+        self.broke_at(why, Instant::now());
+    }
+
+    fn broke_at(&self, why: &str, now: Instant) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.faults = state.faults.saturating_add(1);
         state.last = why.to_owned();
         if state.faults >= FAULTS {
             let pause = state.open.as_ref().map_or(FIRST, |open| (open.pause * 2).min(LONGEST));
-            state.open = Some(Open { until: Instant::now() + pause, pause, trial: false });
+            state.open = Some(Open { until: now + pause, pause, trial: false });
         }
     }
 }
@@ -80,29 +87,27 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn it_opens_after_faults_in_a_row_and_lets_one_trial_through() {
+    #[test]
+    fn it_opens_after_faults_in_a_row_and_lets_one_trial_through() {
         let breaker = Breaker::default();
+        let start = Instant::now();
         for _ in 1..FAULTS {
-            breaker.broke("it trapped");
+            breaker.broke_at("it trapped", start);
         }
         breaker.answered();
         for _ in 0..FAULTS {
-            breaker.admit().unwrap();
-            breaker.broke("it trapped");
+            breaker.admit_at(start).unwrap();
+            breaker.broke_at("it trapped", start);
         }
-        let refused = breaker.admit().unwrap_err();
-        assert!(refused.message.contains("it trapped") && refused.retry_after.is_some(), "{refused}");
-        tokio::time::advance(FIRST).await;
-        breaker.admit().unwrap();
-        breaker.admit().unwrap_err();
-        breaker.broke("again");
-        tokio::time::advance(FIRST).await;
-        breaker.admit().unwrap_err();
-        tokio::time::advance(FIRST).await;
-        breaker.admit().unwrap();
+        let refused = breaker.admit_at(start).unwrap_err();
+        assert!(refused.message.contains("it trapped") && refused.retry_after == Some(FIRST), "{refused}");
+        breaker.admit_at(start + FIRST).unwrap();
+        breaker.admit_at(start + FIRST).unwrap_err();
+        breaker.broke_at("again", start + FIRST);
+        breaker.admit_at(start + FIRST * 2).unwrap_err();
+        breaker.admit_at(start + FIRST * 3).unwrap();
         breaker.answered();
-        breaker.admit().unwrap();
-        breaker.admit().unwrap();
+        breaker.admit_at(start).unwrap();
+        breaker.admit_at(start).unwrap();
     }
 }

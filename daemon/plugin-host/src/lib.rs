@@ -25,7 +25,7 @@ mod manifest;
 mod text;
 mod v1;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use kato_orchestrator::{Error, model::BackendName, ports::Backend};
 
@@ -103,6 +103,12 @@ impl PluginHost {
     /// Loads a component, tries it, asks it what it is, and answers it as a backend.
     pub async fn load(&self, spec: BackendSpec) -> Result<Arc<dyn Backend>, Error> {
         self.loader.load(spec).await
+    }
+
+    /// What all guests together have computed until now; waiting is not in it.
+    #[must_use]
+    pub fn computed(&self) -> Duration {
+        self.loader.computed()
     }
 
     /// Waits until no guest is at work.

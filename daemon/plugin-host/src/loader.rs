@@ -75,6 +75,10 @@ impl Loader {
             .map_err(|error| if error.subject.is_empty() { error.about(subject) } else { error })
     }
 
+    pub(crate) fn computed(&self) -> std::time::Duration {
+        self.engine.computed()
+    }
+
     pub(crate) async fn idle(&self) {
         self.engine.idle().await;
     }
@@ -199,7 +203,7 @@ impl Loader {
             };
             let instance = tokio::time::timeout(
                 wall,
-                crate::engine::Budget::new(ground.limits.cpu(), loaded.pre.instantiate_async(&mut store)),
+                engine.budget(ground.limits.cpu(), loaded.pre.instantiate_async(&mut store)),
             )
             .await
             .map_err(|_late| Error::invalid("the component cannot be started: it takes too long"))?

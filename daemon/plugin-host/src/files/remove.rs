@@ -2,12 +2,15 @@
 //! It never crosses into a filesystem that is mounted in the tree, follows no symlink, and holds a few
 //! descriptors however deep the tree is: what lies too deep is first moved up.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use kato_orchestrator::{Error, Kind};
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, fstat, renameat, renameat_with, unlinkat},
+    fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, fstat, renameat_with, unlinkat},
     io::Errno,
 };
 use tokio::time::Instant;
@@ -18,6 +21,8 @@ use super::beneath::{self, OWN, failed};
 pub(crate) const SLICE: Duration = Duration::from_millis(200);
 /// How many directories are open at once.
 const DEEPEST: usize = 60;
+/// How many deep directories were moved up.
+static MOVED: AtomicU64 = AtomicU64::new(0);
 
 /// Removes a file or a tree. False means call again; what is not there is removed.
 pub(crate) fn tree(root: impl AsFd, path: &str) -> Result<bool, Error> {
@@ -91,7 +96,7 @@ fn entry(place: &OwnedFd, name: &str, path: &str, until: Instant) -> Result<bool
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let top = beneath::step(place, name, flags, Mode::empty()).map_err(|error| failed(path, error))?;
     let device = fstat(&top).map_err(|error| failed(path, error))?.st_dev;
-    if !(Walk { top: &top, device, path, until, moved: 0 }).empty(&top, 0)? {
+    if !(Walk { top: &top, device, path, until }).empty(&top, 0)? {
         return Ok(false);
     }
     match unlinkat(place, name, AtFlags::REMOVEDIR) {
@@ -107,12 +112,11 @@ struct Walk<'a> {
     device: u64,
     path: &'a str,
     until: Instant,
-    moved: u64,
 }
 
 impl Walk<'_> {
     /// Empties a directory. False means that the time is over.
-    fn empty(&mut self, place: &OwnedFd, depth: usize) -> Result<bool, Error> {
+    fn empty(&self, place: &OwnedFd, depth: usize) -> Result<bool, Error> {
         let path = self.path;
         let failed = |error| failed(path, error);
         let listed = Dir::read_from(place).map_err(failed)?;
@@ -136,10 +140,13 @@ impl Walk<'_> {
                 Err(error) => return Err(failed(error)),
             }
             if depth >= DEEPEST {
-                self.moved += 1;
-                let up = format!("{OWN}deep-{}-{}", std::process::id(), self.moved);
-                renameat(place, name, self.top, up.as_str()).map_err(failed)?;
-                continue;
+                // An earlier round, or process, may have left this name: then the next one is tried.
+                let up = format!("{OWN}deep-{}", MOVED.fetch_add(1, Ordering::Relaxed));
+                match renameat_with(place, name, self.top, up.as_str(), RenameFlags::NOREPLACE) {
+                    Ok(()) => continue,
+                    Err(Errno::EXIST | Errno::NOTEMPTY) => return Ok(false),
+                    Err(error) => return Err(failed(error)),
+                }
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let inner = rustix::fs::openat(place, name, flags, Mode::empty()).map_err(failed)?;

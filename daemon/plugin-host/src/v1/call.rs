@@ -20,7 +20,7 @@ use super::{abi::kato::storage::types, abilities::Abilities, error};
 use crate::{
     breaker::Breaker,
     bucket::Bucket,
-    engine::{Budget, Fault, Spent},
+    engine::{Fault, Spent},
     guest::{Ground, Guest, Notes},
     limits::Exceeded,
     text,
@@ -198,7 +198,7 @@ impl Caller {
             let (abilities, configuration) = (&self.loaded.abilities, &self.configuration);
             run(Entered { store: &mut store, instance: &instance, abilities, configuration }).await
         };
-        let outcome = timeout(limits.wall(), Budget::new(limits.cpu(), work)).await;
+        let outcome = timeout(limits.wall(), self.ground.engine.budget(limits.cpu(), work)).await;
         drop(store);
         metrics::histogram!("kato_plugin_call_seconds", "backend" => backend.clone(), "function" => function)
             .record(started.elapsed().as_secs_f64());

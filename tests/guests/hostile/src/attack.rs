@@ -1,0 +1,148 @@
+//! The attacks themselves, one arm each.
+
+use std::hint::black_box;
+
+use kato_plugin_sdk::{
+    commands,
+    files::{Files as _, Granted, Piece},
+    log,
+    types::{Beneath, Connection, Device, Error, ErrorKind, Nbd, Nfs, Pair, Pending},
+    volumes::{Created, Wish},
+};
+
+use crate::{honest, request, value};
+
+/// The directory that the suite grants.
+const DATA: Granted = Granted("data");
+
+/// What `create` does.
+pub fn create(configuration: &[Pair], wish: Wish) -> Result<Created, Error> {
+    let size = wish.size.required_bytes.max(1);
+    let mut volume = honest(&wish.token, size);
+    let argument = value(configuration, "argument");
+    match value(configuration, "behave") {
+        "loop" => spin(),
+        "recurse" => drop(black_box(recurse(black_box(1)))),
+        "memory" => devour(),
+        "panic" => panic!("the sky is falling \u{1b}[31m"),
+        "exit" => std::process::exit(3),
+        "wait" => std::thread::sleep(std::time::Duration::from_secs(3600)),
+        "print" => {
+            for _ in 0..100_000 {
+                println!("{}", "x".repeat(100));
+            }
+        }
+        "string" => return Err(Error::internal("x".repeat(40 << 20))),
+        "items" => volume.topology = vec![Pair::default(); 1_000_000],
+        "flood" => {
+            for number in 0..100_000 {
+                log::error(format!("line {number} \u{1b}[2J\u{1b}]0;owned\u{7}\r\nforged: line"));
+            }
+        }
+        "long-handle" => volume.handle = "h".repeat(101),
+        "control-handle" => volume.handle = "vol\u{1b}[0m\0".into(),
+        "small" => volume.size_bytes = size / 2,
+        "large" => volume.size_bytes = u64::MAX,
+        "other-token" => volume.token = Some("somebody-elses".into()),
+        "same-handle" => volume.handle = "the-one-volume".into(),
+        "long-resume" => {
+            return Ok(Created::Pending(Pending {
+                resume: vec![0; 4097],
+                retry_after_ms: 0,
+                note: String::new(),
+            }));
+        }
+        "for-ever" => {
+            let note = "soon\u{1b}[5m".into();
+            return Ok(Created::Pending(Pending { resume: vec![7], retry_after_ms: u64::MAX, note }));
+        }
+        "refuse" => return Err(Error::new(kind(argument), "no")),
+        "throttle" => return Err(Error::new(ErrorKind::Throttled, "slow down").retry_after_ms(50)),
+        "write" => DATA.write(argument, b"x")?,
+        "read" => drop(DATA.read(argument)?),
+        "assemble" => DATA.assemble("v", ".v", &[(argument.to_owned(), Piece::Directory)])?,
+        "rename" => DATA.rename("image", argument)?,
+        "copy" => while !DATA.copy_tree(argument, "copy")? {},
+        "remove" => while !DATA.remove_tree(argument)? {},
+        "grant" => Granted(if argument == "asked" { "other" } else { "nowhere" }).write("x", b"x")?,
+        "wasi-files" => {
+            let read = std::fs::read_dir("/").map(Iterator::count);
+            return Err(Error::internal(format!("wasi gave {read:?} and {:?}", std::env::vars().count())));
+        }
+        "directory" => volume.connection = Some(Connection::Directory(beneath(argument))),
+        "file" => volume.connection = Some(Connection::File(beneath(argument))),
+        "device" => {
+            let (identity, value) = argument.split_once(' ').unwrap_or((argument, ""));
+            volume.connection =
+                Some(Connection::Device(Device { identity: identity.into(), value: value.into() }));
+        }
+        "nbd" => {
+            volume.connection = Some(Connection::Nbd(Nbd { server: argument.into(), export: "x".into() }))
+        }
+        "nfs" => {
+            let (server, path) = argument.split_once(':').unwrap_or((argument, ""));
+            let options = vec!["suid".into()];
+            volume.connection =
+                Some(Connection::Nfs(Nfs { server: server.into(), path: path.into(), options }));
+        }
+        "request" => {
+            let answer = request::send(configuration, argument);
+            if value(configuration, "refuse") == "yes" {
+                return Err(Error::invalid("the cloud did not like it"));
+            }
+            let answer = answer?;
+            return Err(Error::internal(format!("it answered {answer}")));
+        }
+        "command" => {
+            let (name, rest) = argument.split_once(' ').unwrap_or((argument, ""));
+            let holes: Vec<_> = rest.split(';').filter_map(|hole| hole.split_once('=')).collect();
+            let output = commands::run(name, &holes)?;
+            return Err(Error::internal(format!("{} {}{}", output.status, output.stdout, output.stderr)));
+        }
+        _ => {}
+    }
+    Ok(Created::Done(volume))
+}
+
+/// What `check` does.
+pub fn check(behave: &str) {
+    if behave == "trap-in-check" {
+        panic!("again and again");
+    }
+}
+
+fn kind(word: &str) -> ErrorKind {
+    match word {
+        "invalid" => ErrorKind::InvalidArgument,
+        "exists" => ErrorKind::AlreadyExists,
+        "exhausted" => ErrorKind::Exhausted,
+        "burnt" => ErrorKind::TokenBurnt,
+        "busy" => ErrorKind::Busy,
+        "unavailable" => ErrorKind::Unavailable,
+        _ => ErrorKind::Internal,
+    }
+}
+
+fn beneath(path: &str) -> Beneath {
+    Beneath { grant: "data".into(), path: path.into() }
+}
+
+fn spin() -> ! {
+    let mut number = 0_u64;
+    loop {
+        number = black_box(number.wrapping_add(1));
+    }
+}
+
+#[expect(unconditional_recursion, reason = "that is the attack")]
+fn recurse(depth: u64) -> u64 {
+    let frame = black_box([depth; 32]);
+    recurse(black_box(depth + 1)).wrapping_add(frame[(depth % 32) as usize])
+}
+
+fn devour() {
+    let mut eaten = Vec::new();
+    loop {
+        eaten.push(black_box(vec![1_u8; 1 << 20]));
+    }
+}

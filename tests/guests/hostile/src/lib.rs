@@ -1,0 +1,163 @@
+//! A component that does whatever the key `behave` of its configuration says. `honest` is a backend with
+//! one volume per token and no memory; everything else is an attack, a bug or a lie that the sandbox suite
+//! shows to be harmless. The attack happens in `create`; what `inspect` then says is `present`'s to choose.
+
+mod attack;
+mod request;
+
+use kato_plugin_sdk::{
+    grow, identity, snapshots,
+    types::{CapacityRange, Configuration, Cutting, Error, Pair, SnapshotPage, Volume, VolumePage, Which},
+    volumes,
+};
+
+struct Hostile;
+
+kato_plugin_sdk::export!(Hostile with grow, snapshots);
+
+/// A value of the configuration.
+fn value<'a>(configuration: &'a [Pair], name: &str) -> &'a str {
+    configuration.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str())
+}
+
+/// The volume that an honest backend has under a token.
+fn honest(token: &str, size: u64) -> Volume {
+    Volume {
+        handle: format!("vol-{token}"),
+        size_bytes: size,
+        mark: String::new(),
+        token: Some(token.to_owned()),
+        connection: None,
+        topology: Vec::new(),
+        parameters: None,
+    }
+}
+
+impl identity::Guest for Hostile {
+    fn describe(configuration: Configuration) -> Result<identity::Description, Error> {
+        if value(&configuration, "behave") == "mistaken" {
+            return Err(Error::invalid("`region` is missing"));
+        }
+        Ok(identity::Description {
+            name: "hostile".into(),
+            version: "0.1.0".into(),
+            summary: "none of it good".into(),
+            min_size_bytes: 1,
+            max_size_bytes: 0,
+            size_step_bytes: 1,
+            settle_ms: 1000,
+            blank: identity::Blankness::Zeroes,
+            parameters: Vec::new(),
+            grow: Some(identity::Growing::Online),
+            snapshots: true,
+            clone: true,
+            snapshot_needs_volume: false,
+            clone_needs_source: false,
+        })
+    }
+
+    fn check(configuration: Configuration) -> Result<identity::Status, Error> {
+        attack::check(value(&configuration, "behave"));
+        Ok(identity::Status { fingerprint: "the hostile one".into(), note: String::new() })
+    }
+}
+
+impl volumes::Guest for Hostile {
+    fn create(
+        configuration: Configuration,
+        wish: volumes::Wish,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<volumes::Created, Error> {
+        attack::create(&configuration, wish)
+    }
+
+    fn delete(
+        configuration: Configuration,
+        _which: Which,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<volumes::Deleted, Error> {
+        match value(&configuration, "behave") {
+            "keep" => Err(Error::in_use("something holds it")),
+            _ => Ok(volumes::Deleted::Done),
+        }
+    }
+
+    fn inspect(configuration: Configuration, which: Vec<Which>) -> Result<Vec<Option<Volume>>, Error> {
+        let mut found: Vec<_> = which
+            .iter()
+            .map(|which| match value(&configuration, "present") {
+                "yes" => Some(honest(&which.token, 1 << 20)),
+                "other" => Some(honest("another-token", 1 << 20)),
+                _ => None,
+            })
+            .collect();
+        match value(&configuration, "behave") {
+            "blind" => return Err(Error::unavailable("the cloud is down")),
+            "short" => drop(found.pop()),
+            _ => {}
+        }
+        Ok(found)
+    }
+
+    fn list(configuration: Configuration, page: Option<String>) -> Result<VolumePage, Error> {
+        Ok(match value(&configuration, "behave") {
+            "endless" => VolumePage { items: Vec::new(), next: page.or(Some("again".into())) },
+            "long-page" => {
+                let items = (0..10_001).map(|number| honest(&number.to_string(), 1)).collect();
+                VolumePage { items, next: None }
+            }
+            _ => VolumePage { items: vec![honest("one", 1 << 20)], next: None },
+        })
+    }
+
+    fn remark(_configuration: Configuration, _which: Which, _mark: String) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl grow::Guest for Hostile {
+    fn grow(
+        configuration: Configuration,
+        _which: Which,
+        size: CapacityRange,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<grow::Grown, Error> {
+        Ok(grow::Grown::Done(match value(&configuration, "behave") {
+            "shrink" => 1,
+            _ => size.required_bytes,
+        }))
+    }
+}
+
+impl snapshots::Guest for Hostile {
+    fn how(_configuration: Configuration, _volume: Which) -> Result<Cutting, Error> {
+        Ok(Cutting::Instant)
+    }
+
+    fn cut(
+        _configuration: Configuration,
+        _wish: snapshots::Wish,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<snapshots::CutAnswer, Error> {
+        Err(Error::exhausted("no room for snapshots"))
+    }
+
+    fn delete(
+        _configuration: Configuration,
+        _which: Which,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<snapshots::Deleting, Error> {
+        Ok(snapshots::Deleting::Done)
+    }
+
+    fn inspect(
+        _configuration: Configuration,
+        which: Vec<Which>,
+    ) -> Result<Vec<Option<kato_plugin_sdk::types::Snapshot>>, Error> {
+        Ok(which.iter().map(|_| None).collect())
+    }
+
+    fn list(_configuration: Configuration, _page: Option<String>) -> Result<SnapshotPage, Error> {
+        Ok(SnapshotPage { items: Vec::new(), next: None })
+    }
+}
