@@ -1,0 +1,216 @@
+//! What the backend suite stands on: each subject is a backend in a world of its own, and a way to write and
+//! read the bytes of its volumes as a node would. The `local` plugin runs as the component that the daemon
+//! carries, on this machine's disk and on a filesystem with reflinks and project quotas in a loop device.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use kato_orchestrator::{
+    model::{BackendName, Bytes, Connection},
+    ports::{Backend, backend::Made},
+    testing::{BackendWorld, FakeBackend, Fuse},
+};
+use kato_plugin_host::{BackendSpec, Config, ConnectionGrants, Grants, Limits, PluginHost, embedded};
+use tempfile::TempDir;
+
+/// A backend to try.
+pub(super) struct Subject {
+    pub(super) backend: Arc<dyn Backend>,
+    /// How large volumes are asked for; zero for those that have no size.
+    pub(super) size: Bytes,
+    /// What is asked of them besides.
+    pub(super) parameters: BTreeMap<String, String>,
+    world: World,
+}
+
+/// Where the bytes are.
+enum World {
+    Memory(Arc<Mutex<BackendWorld>>),
+    Folder(Folder),
+}
+
+/// A folder of one test's own.
+pub(super) struct Folder {
+    /// What is granted to the plugin.
+    pub(super) data: PathBuf,
+    /// Unmounted before the folder that holds it goes.
+    _disk: Option<Disk>,
+    _temp: TempDir,
+}
+
+impl Subject {
+    pub(super) fn fake() -> Self {
+        let world = Arc::new(Mutex::new(BackendWorld::default()));
+        let backend = FakeBackend::new(world.clone(), Arc::new(Fuse::default()), false, Duration::ZERO);
+        let size = Bytes(8 << 20);
+        Self { backend: Arc::new(backend), size, parameters: BTreeMap::new(), world: World::Memory(world) }
+    }
+
+    pub(super) async fn directories() -> Self {
+        Self::local(Folder::on_this_disk(), Bytes(0), &[]).await
+    }
+
+    pub(super) async fn images() -> Self {
+        Self::local(Folder::on_this_disk(), Bytes(8 << 20), &[]).await
+    }
+
+    pub(super) async fn thin_images() -> Self {
+        Self::local(Folder::on_this_disk(), Bytes(8 << 20), &[("thin", "true")]).await
+    }
+
+    pub(super) async fn images_on_xfs() -> Self {
+        // Small ones: a hundred of them have to fit.
+        Self::local(Folder::on_xfs(), Bytes(1 << 20), &[]).await
+    }
+
+    pub(super) async fn limited_directories_on_xfs() -> Self {
+        Self::local(Folder::on_xfs(), Bytes(8 << 20), &[("kind", "directory")]).await
+    }
+
+    pub(super) async fn local(folder: Folder, size: Bytes, parameters: &[(&str, &str)]) -> Self {
+        let backend = load(&folder.data, &[]).await;
+        backend.check().await.unwrap();
+        let parameters = parameters.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Self { backend, size, parameters, world: World::Folder(folder) }
+    }
+
+    pub(super) fn folder(&self) -> &Folder {
+        match &self.world {
+            World::Folder(folder) => folder,
+            World::Memory(_) => panic!("this backend has no folder"),
+        }
+    }
+
+    /// Writes as the volume's owner would.
+    pub(super) fn write(&self, made: &Made, bytes: &[u8]) {
+        match (&self.world, made.connection.as_ref().unwrap()) {
+            (World::Memory(world), _) => {
+                *world.lock().unwrap().bytes(made.handle.as_str()).unwrap() = bytes.to_vec();
+            }
+            (_, Connection::Directory { root, path }) => {
+                fs::write(Path::new(root).join(path).join("file"), bytes).unwrap();
+            }
+            (_, Connection::File { root, path }) => {
+                let image = File::options().write(true).open(Path::new(root).join(path)).unwrap();
+                image.write_all_at(&[bytes, &[0; 100]].concat(), 0).unwrap();
+                image.sync_all().unwrap();
+                assert!(image.metadata().unwrap().len() >= made.size.0);
+            }
+            (_, other) => panic!("nothing writes to {other:?}"),
+        }
+    }
+
+    /// What was written last.
+    pub(super) fn read(&self, made: &Made) -> Vec<u8> {
+        match (&self.world, made.connection.as_ref().unwrap()) {
+            (World::Memory(world), _) => world.lock().unwrap().bytes(made.handle.as_str()).unwrap().clone(),
+            (_, Connection::Directory { root, path }) => {
+                let tree = Path::new(root).join(path);
+                assert!(tree.is_dir());
+                fs::read(tree.join("file")).unwrap_or_default()
+            }
+            (_, Connection::File { root, path }) => {
+                let mut bytes = vec![0; 100];
+                File::open(Path::new(root).join(path)).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+                let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                bytes.truncate(end);
+                bytes
+            }
+            (_, other) => panic!("nothing reads from {other:?}"),
+        }
+    }
+
+    /// What is left when everything was deleted: nothing, of which also no hidden part may remain.
+    pub(super) fn left(&self) -> Vec<String> {
+        match &self.world {
+            World::Memory(world) => {
+                world.lock().unwrap().tokens().into_iter().map(|token| token.to_string()).collect()
+            }
+            World::Folder(folder) => ["volumes", "snapshots", ".kato-copies"]
+                .into_iter()
+                .flat_map(|shelf| fs::read_dir(folder.data.join(shelf)).into_iter().flatten())
+                .map(|entry| entry.unwrap().path().display().to_string())
+                .collect(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.left().is_empty()
+    }
+}
+
+/// The `local` plugin over this folder.
+pub(super) async fn load(data: &Path, configuration: &[(&str, &str)]) -> Arc<dyn Backend> {
+    static HOST: OnceLock<Arc<PluginHost>> = OnceLock::new();
+    let host = HOST.get_or_init(|| PluginHost::new(Config::default()).unwrap());
+    let connections = ConnectionGrants { directory: true, file: true, ..ConnectionGrants::default() };
+    let directories = BTreeMap::from([("data".to_owned(), data.to_owned())]);
+    let configuration = configuration.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let spec = BackendSpec {
+        name: BackendName::parse("local").unwrap(),
+        component: embedded::component("local").unwrap().into(),
+        configuration,
+        grants: Grants { directories, connections, ..Grants::default() },
+        limits: Limits::default(),
+    };
+    host.load(spec).await.unwrap()
+}
+
+impl Folder {
+    pub(super) fn on_this_disk() -> Self {
+        let temp = tempfile::Builder::new().prefix("kato-backend-").tempdir().unwrap();
+        let data = temp.path().join("data");
+        fs::create_dir(&data).unwrap();
+        Self { data, _disk: None, _temp: temp }
+    }
+
+    pub(super) fn on_xfs() -> Self {
+        let temp = tempfile::Builder::new().prefix("kato-backend-").tempdir().unwrap();
+        let data = temp.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let disk = Disk::mount(&temp.path().join("disk"), &data);
+        Self { data, _disk: Some(disk), _temp: temp }
+    }
+}
+
+/// An xfs in a file, mounted through a loop device.
+struct Disk {
+    at: PathBuf,
+}
+
+impl Disk {
+    fn mount(image: &Path, at: &Path) -> Self {
+        File::create(image).unwrap().set_len(1 << 30).unwrap();
+        run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(image));
+        run(Command::new("mount").args(["-o", "loop,prjquota"]).args([image, at]));
+        Self { at: at.to_owned() }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let done = command(Command::new("umount").arg(&self.at));
+        // What cannot be unmounted is told, but a failed test has more to say.
+        if !done && !std::thread::panicking() {
+            panic!("{} could not be unmounted", self.at.display());
+        }
+    }
+}
+
+fn run(command: &mut Command) {
+    assert!(self::command(command), "{command:?} failed: this suite needs root, loop devices and xfsprogs");
+}
+
+fn command(command: &mut Command) -> bool {
+    let Ok(output) = command.output() else { return false };
+    std::io::stderr().write_all(&output.stderr).unwrap();
+    output.status.success()
+}
