@@ -30,6 +30,8 @@ pub mod configuration;
 pub mod digests;
 pub mod error;
 pub mod files;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod log;
 #[cfg(feature = "testing")]
 pub mod testing;
