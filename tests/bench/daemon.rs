@@ -96,7 +96,7 @@ impl Drop for Daemon {
 }
 
 /// Writes a configuration with everything in this folder, and answers where it is.
-pub(crate) fn configure(folder: &Path, socket: &Path) -> Fallible<PathBuf> {
+fn configure(folder: &Path, socket: &Path) -> Fallible<PathBuf> {
     let run = folder.join("run");
     fs::create_dir_all(&run)?;
     let config = folder.join("config.toml");
@@ -121,7 +121,7 @@ fn socket_of(folder: &Path) -> PathBuf {
 }
 
 /// `kato` lies beside the folder of test binaries that we run from.
-pub(crate) fn binary() -> Fallible<PathBuf> {
+fn binary() -> Fallible<PathBuf> {
     let us = std::env::current_exe()?;
     let binary = us.ancestors().nth(2).ok_or("we are nowhere")?.join("kato");
     if binary.is_file() { Ok(binary) } else { Err(format!("{} is not built", binary.display()).into()) }

@@ -2,36 +2,20 @@
 //! own `local` one. dockerd asks a plugin several questions for each, and the local driver flushes nothing, so
 //! the ratio tells what a person feels and not what we cost.
 
-use std::{fs, thread, time::Duration};
-
-use kato_tests::{dockerd::Dockerd, machine::Machine};
+use kato_tests::{daemon::Daemon, dockerd::Dockerd, machine::Machine};
 use serde_json::json;
 
 use crate::{
     Effort, Fallible,
     clock::{Run, together},
-    daemon::{binary, configure},
-    door::{Door, Line},
+    door::Line,
     table::{Row, Table, ratio, time},
     yardstick::Ground,
 };
 
 pub(crate) fn rows(_: &Ground, effort: Effort, table: &mut Table) -> Fallible {
     let machine = Machine::start();
-    let inside = std::path::Path::new("/run/docker/plugins/kato.sock");
-    let config = configure(machine.folder(), inside)?;
-    fs::create_dir_all(machine.path("/run/docker/plugins"))?;
-    let _daemon = machine.spawn(binary()?, "kato.log", |command| {
-        command.arg("serve").arg("--config").arg(&config);
-    });
-    let socket = machine.path(inside);
-    if !(0..5000).any(|_| {
-        thread::sleep(Duration::from_millis(2));
-        Door::open(&socket).and_then(|mut door| door.list()).is_ok()
-    }) {
-        let log = fs::read_to_string(machine.folder().join("kato.log")).unwrap_or_default();
-        return Err(format!("the daemon did not start: {log}").into());
-    }
+    let _daemon = Daemon::start_with(&machine, "[log]\nlevel = \"warn\"\n");
     let _dockerd = Dockerd::start(&machine);
     for at_once in [1, 8, 64] {
         let count = effort.of(if at_once == 1 { 50 } else { at_once * 10 }, at_once.min(8));

@@ -29,7 +29,7 @@ pub(crate) struct Table {
 impl Table {
     /// Begins a group of rows.
     pub(crate) fn group(&mut self, name: &str) {
-        println!("\n{name:<46} {:>24} {:>30} {:>7}  aim", "measured", "yardstick", "ratio");
+        println!("\n{name:<42} {:>34} {:>42} {:>6}  aim", "measured", "yardstick", "ratio");
     }
 
     /// Adds and prints a row.
@@ -41,7 +41,7 @@ impl Table {
             .map_or_else(String::new, |(aim, met)| format!("{aim}: {}", if *met { "met" } else { "MISSED" }));
         self.aims += usize::from(row.aim.is_some());
         self.met += usize::from(row.aim.as_ref().is_some_and(|(_, met)| *met));
-        println!("{:<46} {:>24} {:>30} {ratio:>7}  {aim}", row.what, row.ours, row.yardstick);
+        println!("{:<42} {:>34} {:>42} {ratio:>6}  {aim}", row.what, row.ours, row.yardstick);
     }
 
     pub(crate) fn print_summary(&self) {

@@ -104,3 +104,17 @@ impl Ground {
         Ok(folder)
     }
 }
+
+impl Drop for Ground {
+    /// A daemon that ends leaves its mounts, as it should: here they would keep the folder from going.
+    fn drop(&mut self) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let ours = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+        let ours: Vec<_> = ours.filter(|path| path.starts_with(self.folder.path())).collect();
+        for path in ours.iter().rev() {
+            if let Err(error) = unmount(*path, UnmountFlags::DETACH) {
+                println!("{} stays mounted: {error}", path.display());
+            }
+        }
+    }
+}
