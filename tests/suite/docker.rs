@@ -1,9 +1,9 @@
-//! The Docker door: what dockerd is like (`peer`), what the door answers to bytes (`door`) and before a
-//! slow world (`inside`), and the two
-//! together, from `docker volume create` to a crash of either (`volumes`, `restarts`, `managed`).
+//! The Docker door: what dockerd is like (`peer`), what the door answers to bytes (`door`) and before a slow
+//! world (`inside`), and the two together, from `docker volume create` to a crash of either (`volumes`, `restarts`, `managed`).
 
 mod door;
 mod inside;
+mod managed;
 mod peer;
 mod restarts;
 mod volumes;

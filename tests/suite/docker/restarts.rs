@@ -13,15 +13,15 @@ const WRITER: &str = "n=0; while :; do n=$((n+1)); \
                       echo $n > /data/last || exit 8; done";
 
 /// How many lines the writer has written, as another container sees it.
-fn written(host: &Host<'_>) -> u64 {
-    let last = host.docker("exec writer cat /data/last").unwrap_or_default();
+fn written(host: &Host<'_>, writer: &str) -> u64 {
+    let last = host.docker(&format!("exec {writer} cat /data/last")).unwrap_or_default();
     last.trim().parse().unwrap_or(0)
 }
 
 /// Waits until the writer has written this many lines more.
-fn wait_for_lines(host: &Host<'_>, more: u64) -> u64 {
-    let target = written(host) + more;
-    until("the writer to write", || Some(written(host)).filter(|lines| *lines >= target))
+fn wait_for_lines(host: &Host<'_>, writer: &str, more: u64) -> u64 {
+    let target = written(host, writer) + more;
+    until("the writer to write", || Some(written(host, writer)).filter(|lines| *lines >= target))
 }
 
 fn state(host: &Host<'_>, container: &str) -> String {
@@ -36,12 +36,12 @@ fn a_writer_does_not_notice_that_the_daemon_was_killed_and_started_again() {
         let mut host = Host::start(&machine);
         host.docker(&format!("volume create -d kato -o class={class} -o size=64MiB db")).unwrap();
         host.start_container("writer", "-v db:/data", WRITER);
-        wait_for_lines(&host, 20);
+        wait_for_lines(&host, "writer", 20);
         for _ in 0..3 {
             host.daemon.kill();
-            wait_for_lines(&host, 20);
+            wait_for_lines(&host, "writer", 20);
             host.daemon.start_again();
-            wait_for_lines(&host, 20);
+            wait_for_lines(&host, "writer", 20);
             assert_eq!(state(&host, "writer"), "running:0", "{class}");
             assert_eq!(holders(&host.wire, "db").len(), 1, "{class}");
         }
@@ -67,11 +67,11 @@ fn a_planned_stop_of_the_daemon_touches_no_mount() {
     let machine = Machine::start();
     let mut host = Host::start(&machine);
     host.start_container("writer", "-v db:/data", WRITER);
-    wait_for_lines(&host, 5);
+    wait_for_lines(&host, "writer", 5);
     host.daemon.stop();
-    wait_for_lines(&host, 20);
+    wait_for_lines(&host, "writer", 20);
     host.daemon.start_again();
-    wait_for_lines(&host, 5);
+    wait_for_lines(&host, "writer", 5);
     host.docker("rm -f writer").unwrap();
     assert_eq!(holders(&host.wire, "db"), []);
 }
@@ -104,17 +104,17 @@ fn containers_that_outlive_dockerd_keep_their_volumes() {
     let machine = Machine::start();
     let mut host = Host::start_with_live_restore(&machine);
     host.start_container("writer", "-v db:/data", WRITER);
-    let before = wait_for_lines(&host, 5);
+    let before = wait_for_lines(&host, "writer", 5);
     let held = holders(&host.wire, "db");
     host.dockerd.kill();
     assert_eq!(holders(&host.wire, "db"), held);
     host.dockerd.start_again();
-    assert!(wait_for_lines(&host, 5) > before);
+    assert!(wait_for_lines(&host, "writer", 5) > before);
     assert_eq!(state(&host, "writer"), "running:0");
     host.docker("stop -t 0 writer").unwrap();
     assert_eq!(holders(&host.wire, "db"), []);
     host.docker("start writer").unwrap();
-    wait_for_lines(&host, 5);
+    wait_for_lines(&host, "writer", 5);
     host.docker("rm -f writer").unwrap();
     assert_eq!(holders(&host.wire, "db"), []);
 }
@@ -123,19 +123,29 @@ fn containers_that_outlive_dockerd_keep_their_volumes() {
 fn a_copy_out_of_a_container_that_outlived_dockerd_does_not_take_its_volume_away() {
     let machine = Machine::start();
     let mut host = Host::start_with_live_restore(&machine);
-    host.start_container("writer", "-v db:/data", WRITER);
-    wait_for_lines(&host, 5);
+    for class in ["default", "ext4"] {
+        host.docker(&format!("volume create -d kato -o class={class} -o size=64MiB {class}")).unwrap();
+        host.start_container(&format!("{class}-writer"), &format!("-v {class}:/data"), WRITER);
+    }
     host.dockerd.kill();
     host.dockerd.start_again();
-    let copied = machine.folder().join("copied");
-    host.dockerd.docker(&["cp", "writer:/data/log", &copied.display().to_string()]).unwrap();
-    assert!(fs::read_to_string(&copied).unwrap().starts_with("1\n"));
-    // dockerd 20.10 takes back the only hold here; the container still has the mount, and its bytes count.
-    wait_for_lines(&host, 10);
-    assert_eq!(state(&host, "writer"), "running:0");
-    host.docker("rm -f writer").unwrap();
-    let last = host.run("-v db:/data", "tail -n 1 /data/log").unwrap();
-    assert!(last.parse::<u64>().unwrap() > 10, "{last}");
+    for class in ["default", "ext4"] {
+        let writer = format!("{class}-writer");
+        wait_for_lines(&host, &writer, 5);
+        let copied = machine.folder().join(class);
+        let from = format!("{writer}:/data/log");
+        host.dockerd.docker(&["cp", &from, &copied.display().to_string()]).unwrap();
+        assert!(fs::read_to_string(&copied).unwrap().starts_with("1\n"));
+        // dockerd 20.10 has given back the only hold here. The container still has the mount, and its bytes count.
+        wait_for_lines(&host, &writer, 10);
+        assert_eq!(state(&host, &writer), "running:0");
+        let last = written(&host, &writer);
+        host.docker(&format!("rm -f {writer}")).unwrap();
+        let lines = host.run(&format!("-v {class}:/data"), "wc -l < /data/log").unwrap();
+        assert!(lines.parse::<u64>().unwrap() >= last, "{lines} of {last}");
+        assert_eq!(holders(&host.wire, class), []);
+        until("the volume to be free", || host.docker(&format!("volume rm {class}")).ok());
+    }
 }
 
 #[test]
@@ -188,13 +198,13 @@ fn nothing_is_lost_when_both_are_killed() {
     let machine = Machine::start();
     let mut host = Host::start(&machine);
     host.start_container("writer", "--restart always -v db:/data", WRITER);
-    wait_for_lines(&host, 10);
+    wait_for_lines(&host, "writer", 10);
     host.daemon.kill();
     host.dockerd.kill();
     host.daemon.start_again();
     host.dockerd.start_again();
     until("the container to be restarted", || (state(&host, "writer") == "running:0").then_some(()));
-    assert!(wait_for_lines(&host, 5) > 5);
+    assert!(wait_for_lines(&host, "writer", 5) > 5);
     host.docker("rm -f writer").unwrap();
     assert_eq!(holders(&host.wire, "db"), []);
     assert_eq!(host.run("-v db:/data", "head -n 1 /data/log").as_deref(), Ok("1"));
