@@ -15,6 +15,7 @@ use kato_orchestrator::{
     Error,
     model::{DataRoot, VolumeId},
 };
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -69,10 +70,21 @@ pub(crate) fn check(root: &Path, path: &Path) -> Result<(), Error> {
     directory::open(root, path).map(drop)
 }
 
+/// How many of these calls run at once: they wait for each other in the kernel anyway, and more threads only
+/// add switching between them.
+const ABREAST: usize = 8;
+
 /// Threads for calls that usually return at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Threads {
     slow: Arc<Mutex<HashSet<VolumeId>>>,
+    slots: Semaphore,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        Self { slow: Arc::default(), slots: Semaphore::new(ABREAST) }
+    }
 }
 
 impl Threads {
@@ -87,6 +99,10 @@ impl Threads {
         if lock(&self.slow).contains(&volume) {
             return Err(stalled());
         }
+        let Ok(Ok(_slot)) = tokio::time::timeout(patience, self.slots.acquire()).await else {
+            return Err(Error::busy("the directories of other volumes keep this node busy: try again"));
+        };
+        // Whoever stops waiting, or waits too long, gives the slot back: one that stalls takes none.
         let mut thread = tokio::task::spawn_blocking(work);
         if let Ok(joined) = tokio::time::timeout(patience, &mut thread).await {
             return joined.map_err(|error| {

@@ -8,6 +8,7 @@ use std::{
     io::Read as _,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
+    time::Duration,
 };
 
 use kato_orchestrator::Error;
@@ -205,28 +206,33 @@ pub(crate) fn occupied(path: &Path) -> Error {
 /// Unmounts what stands at a path, all layers of it. What is not mounted is unmounted. An open file below
 /// makes it `InUse`, with the holders named.
 pub(crate) fn take_down(path: &Path) -> Result<(), Error> {
-    for _ in 0..16 {
+    let (mut layers, mut tries) = (0, 0);
+    while layers < 16 {
         match unmount(path, UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
+            Ok(()) => layers += 1,
             // Not mounted, or not there.
             Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
-            Err(Errno::BUSY) => {
-                let mut found = holders::with_open_files(path);
-                found.extend(
-                    holders::our_mounts()?
-                        .into_iter()
-                        .filter(|entry| entry.point.starts_with(path) && entry.point != path)
-                        .map(|entry| format!("the mount at {}", entry.point.display())),
-                );
-                return Err(Error::in_use(holders::in_use(
-                    &format!("{} cannot be unmounted yet", path.display()),
-                    &found,
-                )));
+            // A process that is being started has a copy of every descriptor, ours of this very mount too,
+            // until it begins its program.
+            Err(Errno::BUSY) if tries < 20 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(10));
             }
+            Err(Errno::BUSY) => return Err(still_used(path)?),
             Err(error) => return Err(failed(format_args!("unmount {}", path.display()), error)),
         }
     }
     Err(occupied(path))
+}
+
+/// Who keeps a mount from being unmounted.
+fn still_used(path: &Path) -> Result<Error, Error> {
+    let mut found = holders::with_open_files(path);
+    let below = holders::our_mounts()?
+        .into_iter()
+        .filter(|entry| entry.point.starts_with(path) && entry.point != path);
+    found.extend(below.map(|entry| format!("the mount at {}", entry.point.display())));
+    Ok(Error::in_use(holders::in_use(&format!("{} cannot be unmounted yet", path.display()), &found)))
 }
 
 /// Removes the directory of a place. What somebody wrote there while nothing was mounted stays.

@@ -14,6 +14,9 @@ use rustix::{
 use crate::errno::failed;
 
 const MARKER: &str = "trusted.kato.root";
+/// The mode of a directory whose owner is not set yet, which nobody would choose and no umask takes away; so
+/// a crash never leaves one with the wrong owner.
+const UNFINISHED: u32 = 0o1000;
 
 /// Makes the data root in an open directory, where it is not there and may be.
 pub(crate) fn make(mount: BorrowedFd<'_>, root: &DataRoot, read_only: bool) -> Result<(), Error> {
@@ -21,28 +24,29 @@ pub(crate) fn make(mount: BorrowedFd<'_>, root: &DataRoot, read_only: bool) -> R
         return if read_only { Ok(()) } else { own_once(mount, root) };
     };
     check(name)?;
-    match open(mount, name) {
+    let found = match open(mount, name) {
+        Ok(found) if is_unfinished(&found)? => found,
         Ok(_) => return Ok(()),
-        Err(Errno::NOENT) => {}
+        Err(Errno::NOENT) if read_only => {
+            return Err(Error::precondition(format!(
+                "the volume has no directory {name:?}, and it is mounted read-only: mount it once read-write, \
+                 or set the class's root to /"
+            )));
+        }
+        Err(Errno::NOENT) => {
+            let what = |error| failed(format_args!("make the data root {name:?}"), error);
+            rustix::fs::mkdirat(mount, name, Mode::from_raw_mode(UNFINISHED)).map_err(what)?;
+            open(mount, name).map_err(what)?
+        }
         Err(error) => return Err(failed(format_args!("open the data root {name:?}"), error)),
-    }
-    if read_only {
-        return Err(Error::precondition(format!(
-            "the volume has no directory {name:?}, and it is mounted read-only: mount it once read-write, or \
-             set the class's root to /"
-        )));
-    }
-    // Made under another name first, so that a crash never leaves one with the wrong owner. The journals of
-    // ext4 and xfs keep the order, so nothing has to be flushed.
-    let fresh = format!(".{name}.kato-new");
-    match rustix::fs::mkdirat(mount, fresh.as_str(), Mode::from_raw_mode(0o700)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(failed(format_args!("make the data root {name:?}"), error)),
-    }
-    let made = open(mount, &fresh).map_err(|error| failed("open the new data root", error))?;
-    own(made.as_fd(), root, 0o755)?;
-    rustix::fs::renameat(mount, fresh.as_str(), mount, name)
-        .map_err(|error| failed(format_args!("make the data root {name:?}"), error))
+    };
+    own(found.as_fd(), root, 0o755)
+}
+
+/// Whether an earlier make of this directory was cut short.
+fn is_unfinished(directory: &OwnedFd) -> Result<bool, Error> {
+    let stat = rustix::fs::fstat(directory).map_err(|error| failed("look at the data root", error))?;
+    Ok(stat.st_mode & 0o7777 == UNFINISHED)
 }
 
 /// A name that is one step down and nowhere else.
