@@ -9,12 +9,9 @@ use std::{
     fs,
     future::Future,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::{
-            fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
-            net,
-        },
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+        net,
     },
     path::Path,
     pin::Pin,
@@ -56,16 +53,9 @@ impl Passed {
 
 /// The listening socket: the one that systemd passed under this name, or our own at this path.
 pub fn listen(path: &Path, passed: &Passed, name: &str) -> Result<UnixListener, Error> {
-    let pid = getpid();
-    let listener = match passed.find(name, &pid.as_raw_nonzero().to_string()) {
+    let listener = match passed.find(name, &getpid().as_raw_nonzero().to_string()) {
         Some(descriptor) => {
-            // Duplicating our own descriptor through a pidfd needs no trust in what the environment says.
-            let taken: io::Result<OwnedFd> = pidfd_open(pid, PidfdFlags::empty())
-                .and_then(|this| pidfd_getfd(this, descriptor, PidfdGetfdFlags::empty()))
-                .map_err(Into::into);
-            net::UnixListener::from(
-                taken.map_err(|error| broken(path, "cannot be taken from systemd", error))?,
-            )
+            take(descriptor).map_err(|error| broken(path, "cannot be taken from systemd", error))?
         }
         None => bind(path)?,
     };
@@ -73,6 +63,14 @@ pub fn listen(path: &Path, passed: &Passed, name: &str) -> Result<UnixListener, 
         .set_nonblocking(true)
         .and_then(|()| UnixListener::from_std(listener))
         .map_err(|error| broken(path, "cannot be used", error))
+}
+
+/// Our own copy of a descriptor that was passed to this process. Asking for it through a pidfd needs no trust in
+/// what the environment says: a number that is none of ours is an error.
+fn take(descriptor: i32) -> io::Result<net::UnixListener> {
+    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+    let taken = pidfd_getfd(this, descriptor, PidfdGetfdFlags::empty())?;
+    Ok(net::UnixListener::from(taken))
 }
 
 fn broken(path: &Path, what: &str, error: io::Error) -> Error {
@@ -294,6 +292,20 @@ mod tests {
         assert_eq!(passed.find("admin", "7"), None);
         assert_eq!(passed.find("docker", "8"), None);
         assert_eq!(Passed::default().find("docker", ""), None);
+    }
+
+    #[test]
+    fn a_passed_socket_is_taken_by_its_number_and_no_other_number_is() {
+        use std::os::fd::AsRawFd;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let passed = net::UnixListener::bind(&path).unwrap();
+        let taken = take(passed.as_raw_fd()).unwrap();
+        drop(passed);
+        let client = net::UnixStream::connect(&path).unwrap();
+        assert!(taken.accept().is_ok());
+        drop(client);
+        assert!(take(1 << 20).is_err());
     }
 
     #[tokio::test]

@@ -40,9 +40,7 @@ impl<'m> Daemon<'m> {
     #[must_use]
     pub fn start_with(machine: &'m Machine, sections: &str) -> Self {
         let folder = machine.folder().display();
-        let config = format!(
-            "[folders]\ndata = \"{folder}/kato\"\nrun = \"/run/kato\"\n[node]\nid = \"here\"\n{sections}"
-        );
+        let config = format!("[folders]\ndata = \"{folder}/kato\"\nrun = \"/run/kato\"\n{sections}");
         fs::write(config_file(machine), config).expect("a configuration");
         let mut this = Self { machine, process: launch(machine) };
         this.wait_until_ready();
@@ -111,7 +109,7 @@ pub fn binary() -> PathBuf {
 
 fn launch(machine: &Machine) -> Process {
     machine.spawn(binary(), "kato.log", |command| {
-        command.arg("serve").arg("--config").arg(config_file(machine));
+        command.args(["serve", "--set", "node.id=here", "--config"]).arg(config_file(machine));
     })
 }
 

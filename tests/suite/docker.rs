@@ -67,7 +67,11 @@ impl<'m> Host<'m> {
     }
 
     fn start_with_live_restore(machine: &'m Machine) -> Self {
-        let daemon = Daemon::start(machine);
+        Self::start_with_live_restore_and(machine, "")
+    }
+
+    fn start_with_live_restore_and(machine: &'m Machine, sections: &str) -> Self {
+        let daemon = Daemon::start_with(machine, sections);
         let wire = wire(&daemon);
         Self { dockerd: Dockerd::start_with_live_restore(machine), wire, daemon }
     }
@@ -88,6 +92,7 @@ impl<'m> Host<'m> {
     /// Starts a container that goes on, with these options before the image.
     fn start_container(&self, name: &str, options: &str, line: &str) {
         let mut words = vec!["run", "-d", "--name", name, "--network", "none", "--volume-driver", "kato"];
+        words.extend(["--stop-timeout", "1"]);
         words.extend(options.split(' '));
         words.extend([Dockerd::IMAGE, "sh", "-c", line]);
         self.dockerd.docker(&words).unwrap();

@@ -351,32 +351,6 @@ fn a_gigabyte_is_refused_unread() {
 }
 
 #[test]
-fn who_dribbles_is_cut_off_and_keeps_nobody_waiting() {
-    let machine = Machine::start();
-    let daemon = Daemon::start(&machine);
-    let wire = super::wire(&daemon);
-    let slow: Vec<_> = (0..64)
-        .map(|number| {
-            let mut stream = wire.connect().unwrap();
-            let begun = if number % 2 == 0 {
-                "POST /VolumeDriver.Li"
-            } else {
-                "POST /VolumeDriver.Create HTTP/1.1\r\nHost: \r\nContent-Length: 100\r\n\r\n{\"Name\""
-            };
-            stream.write_all(begun.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
-    wire.done("List", json!({}));
-    for mut stream in slow {
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
-    }
-    assert_eq!(wire.done("List", json!({}))["Volumes"], json!([]));
-}
-
-#[test]
 fn the_socket_is_roots_and_only_one_daemon_has_it() {
     let machine = Machine::start();
     let mut daemon = Daemon::start(&machine);

@@ -2,6 +2,7 @@
 //! The door, the hall and the socket are the real ones; backend, node and clock are in memory.
 
 use std::{
+    io::{BufReader, Read, Write},
     path::Path,
     sync::{
         Arc, Mutex,
@@ -234,14 +235,45 @@ async fn what_was_begun_is_answered_before_the_door_closes() {
     let wire = Wire(socket(&house.folder));
     let asked = tokio::task::spawn_blocking(move || {
         let mut stream = wire.connect().unwrap();
-        std::io::Write::write_all(
-            &mut stream,
-            super::wire::request("/VolumeDriver.Create", "{\"Name\":\"db\"}").as_bytes(),
-        )
-        .unwrap();
-        super::wire::read(&mut std::io::BufReader::new(stream)).unwrap().unwrap().json()
+        stream
+            .write_all(super::wire::request("/VolumeDriver.Create", "{\"Name\":\"db\"}").as_bytes())
+            .unwrap();
+        super::wire::read(&mut BufReader::new(stream)).unwrap().unwrap().json()
     });
     while house.call("List", json!({})).await["Volumes"] == json!([]) {}
     house.close().await;
     assert_eq!(asked.await.unwrap(), json!({"Err": ""}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_dribbles_is_cut_off_and_keeps_nobody_waiting() {
+    let house = House::open(|config| config.request_seconds = 1).await;
+    let wire = Wire(socket(&house.folder));
+    let idle = wire.connect().unwrap();
+    let slow: Vec<_> = (0..64)
+        .map(|number| {
+            let mut stream = wire.connect().unwrap();
+            let begun = if number % 2 == 0 {
+                "POST /VolumeDriver.Li"
+            } else {
+                "POST /VolumeDriver.Create HTTP/1.1\r\nHost: \r\nContent-Length: 100\r\n\r\n{\"Name\""
+            };
+            stream.write_all(begun.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(house.call("List", json!({})).await["Err"], "");
+    let cut_off = tokio::task::spawn_blocking(move || {
+        for mut stream in slow {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+        }
+        // Who has said nothing may go on saying nothing: dockerd does so for days.
+        let mut stream = &idle;
+        stream.write_all(super::wire::request("/VolumeDriver.List", "{}").as_bytes()).unwrap();
+        super::wire::read(&mut BufReader::new(idle)).unwrap().unwrap().json()
+    });
+    assert_eq!(cut_off.await.unwrap(), json!({"Volumes": [], "Err": ""}));
+    house.close().await;
 }

@@ -279,3 +279,39 @@ fn names_reach_the_plugin_unchecked() {
         assert!(plugin.operations(name).contains(&"Create".to_owned()), "{name}");
     }
 }
+
+#[test]
+fn a_volume_that_is_found_is_not_created_again_whatever_is_wished() {
+    let machine = Machine::start();
+    let path = place(&machine);
+    let (plugin, dockerd) = with_plugin(&machine, move |operation, request| match operation {
+        "Get" => volume(request, &path),
+        _ => fine(),
+    });
+    dockerd.docker(&["volume", "create", "-d", "fake", "-o", "size=1GiB", "db"]).unwrap();
+    dockerd.docker(&["volume", "create", "-d", "fake", "-o", "size=2GiB", "db"]).unwrap();
+    assert!(!plugin.operations("db").contains(&"Create".to_owned()));
+}
+
+#[test]
+fn an_empty_mountpoint_gives_a_container_its_own_bundle() {
+    let machine = Machine::start();
+    let path = place(&machine);
+    let (_plugin, dockerd) = with_plugin(&machine, move |operation, request| match operation {
+        "Get" => volume(request, &path),
+        "Mount" => mounted(""),
+        _ => fine(),
+    });
+    let seen = dockerd.docker(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--mount",
+        "type=volume,source=db,target=/data,volume-driver=fake,volume-nocopy",
+        "busybox",
+        "ls",
+        "/data",
+    ]);
+    assert!(seen.as_ref().is_ok_and(|seen| seen.contains("config.json")), "{seen:?}");
+}

@@ -12,6 +12,9 @@ const WRITER: &str = "n=0; while :; do n=$((n+1)); \
                       echo $n | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null || exit 9; \
                       echo $n > /data/last || exit 8; done";
 
+/// A daemon that believes soon that a holder is gone.
+const IMPATIENT: &str = "[node]\nreap-after = \"1s\"\n[limits]\ntidy-every = \"1s\"\n";
+
 /// How many lines the writer has written, as another container sees it.
 fn written(host: &Host<'_>, writer: &str) -> u64 {
     let last = host.docker(&format!("exec {writer} cat /data/last")).unwrap_or_default();
@@ -100,6 +103,25 @@ fn containers_that_died_with_dockerd_hold_nothing_in_the_end() {
 }
 
 #[test]
+fn the_hold_of_a_container_that_died_with_dockerd_and_never_came_back_is_reaped() {
+    let machine = Machine::start();
+    let mut host = Host::start_with(&machine, IMPATIENT);
+    host.docker("volume create -d kato -o class=ext4 -o size=64MiB db").unwrap();
+    host.start_container("gone", "-v db:/data", WRITER);
+    host.start_container("stays", "-v other:/data", "sleep 600");
+    until("the first line", || host.docker("exec gone cat /data/last").ok());
+    host.dockerd.kill();
+    host.dockerd.start_again();
+    host.docker("rm -f gone").unwrap();
+    host.docker("start stays").unwrap();
+    until("the hold to be taken back", || holders(&host.wire, "db").is_empty().then_some(()));
+    host.docker("volume rm db").unwrap();
+    assert_eq!(holders(&host.wire, "other").len(), 1, "a hold that is in use was taken back");
+    host.docker("exec stays touch /data/file").unwrap();
+    host.docker("rm -f stays").unwrap();
+}
+
+#[test]
 fn containers_that_outlive_dockerd_keep_their_volumes() {
     let machine = Machine::start();
     let mut host = Host::start_with_live_restore(&machine);
@@ -146,6 +168,27 @@ fn a_copy_out_of_a_container_that_outlived_dockerd_does_not_take_its_volume_away
         assert_eq!(holders(&host.wire, class), []);
         until("the volume to be free", || host.docker(&format!("volume rm {class}")).ok());
     }
+}
+
+#[test]
+fn the_hold_of_a_container_that_outlived_dockerd_is_not_reaped() {
+    let machine = Machine::start();
+    let mut host = Host::start_with_live_restore_and(&machine, IMPATIENT);
+    host.docker("volume create -d kato -o class=ext4 -o size=64MiB db").unwrap();
+    host.start_container("writer", "-v db:/data", WRITER);
+    host.start_container("ends", "-v other:/data", "sleep 600");
+    let held = holders(&host.wire, "db");
+    let pid = host.docker("inspect --format {{.State.Pid}} ends").unwrap();
+    host.dockerd.kill();
+    // Both were asked for by a dockerd that is dead. Only one of them is still in use: when the other one is taken
+    // back, this one had every reason to be.
+    assert!(machine.shell(&format!("kill -9 {pid}")).status.success());
+    until("the other hold to be taken back", || holders(&host.wire, "other").is_empty().then_some(()));
+    assert_eq!(holders(&host.wire, "db"), held);
+    host.dockerd.start_again();
+    wait_for_lines(&host, "writer", 5);
+    host.docker("rm -f writer").unwrap();
+    assert_eq!(holders(&host.wire, "db"), []);
 }
 
 #[test]

@@ -27,6 +27,11 @@ fn a_volume_is_created_shown_and_removed() {
     assert_eq!(volume["Status"]["labels"], json!({"team": "db"}));
     assert!(volume["CreatedAt"].as_str().unwrap().starts_with("20"), "{volume}");
     assert_eq!(host.docker("volume ls -q -f driver=kato").as_deref(), Ok("db"));
+    // Whoever names it later need not name the driver, and a clean-up takes nothing of ours.
+    host.docker("run --rm --network none -v db:/data busybox touch /data/file").unwrap();
+    assert_eq!(host.run("-v db:/data", "ls /data").as_deref(), Ok("file"));
+    host.docker("volume prune -f").unwrap();
+    assert_eq!(host.docker("volume ls -q").as_deref(), Ok("db"));
     host.docker("volume rm db").unwrap();
     assert_eq!(host.docker("volume ls -q").as_deref(), Ok(""));
     host.docker("volume inspect db").unwrap_err();
