@@ -7,7 +7,7 @@
 //! `kills.rs`.
 
 mod stories;
-mod town;
+pub(crate) mod town;
 
 use kato_store::LazyFate;
 

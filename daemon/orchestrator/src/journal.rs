@@ -31,6 +31,10 @@ const ATTEMPTS: usize = 64;
 /// How many entries are read at once.
 const PAGE: usize = 1_000;
 
+/// How many records of a family are read at once: nearly all families are smaller, and stores answer short
+/// pages at once.
+const FAMILY_PAGE: usize = 16;
+
 /// A value with the revisions that it was read at.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen<T> {
@@ -72,8 +76,8 @@ impl Journal {
         let mut revisions = BTreeMap::new();
         let mut after: Option<Key> = None;
         loop {
-            let page = self.store.scan(&root, after.as_deref(), PAGE).await?;
-            let full = page.len() == PAGE;
+            let page = self.store.scan(&root, after.as_deref(), FAMILY_PAGE).await?;
+            let full = page.len() == FAMILY_PAGE;
             after = page.last().map(|entry| entry.key.clone());
             for entry in page {
                 revisions.insert(entry.key.clone(), entry.revision);

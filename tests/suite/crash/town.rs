@@ -26,28 +26,28 @@ const CLUSTER: ClusterId = ClusterId(0xc1);
 
 /// What was answered with success, and must hold whatever happens then.
 #[derive(Debug, Default)]
-pub(super) struct Acknowledged {
-    pub(super) volumes: BTreeSet<String>,
-    pub(super) deleted: BTreeSet<String>,
-    pub(super) snapshots: BTreeSet<String>,
-    pub(super) holders: BTreeSet<(String, String)>,
-    pub(super) released: BTreeSet<(String, String)>,
+pub(crate) struct Acknowledged {
+    pub(crate) volumes: BTreeSet<String>,
+    pub(crate) deleted: BTreeSet<String>,
+    pub(crate) snapshots: BTreeSet<String>,
+    pub(crate) holders: BTreeSet<(String, String)>,
+    pub(crate) released: BTreeSet<(String, String)>,
     /// What was written into a volume while it was mounted.
-    pub(super) written: BTreeMap<String, String>,
+    pub(crate) written: BTreeMap<String, String>,
 }
 
 /// The hall as a story sees it.
-pub(super) struct Teller {
-    pub(super) hall: Arc<Orchestrator>,
-    pub(super) host: FakeHost,
-    pub(super) backend: Arc<Mutex<BackendWorld>>,
-    pub(super) clock: Arc<FakeClock>,
-    pub(super) fuse: Arc<Fuse>,
-    pub(super) said: Arc<Mutex<Acknowledged>>,
+pub(crate) struct Teller {
+    pub(crate) hall: Arc<Orchestrator>,
+    pub(crate) host: FakeHost,
+    pub(crate) backend: Arc<Mutex<BackendWorld>>,
+    pub(crate) clock: Arc<FakeClock>,
+    pub(crate) fuse: Arc<Fuse>,
+    pub(crate) said: Arc<Mutex<Acknowledged>>,
 }
 
 impl Teller {
-    pub(super) fn context(&self) -> Context {
+    pub(crate) fn context(&self) -> Context {
         Context {
             request: "story".into(),
             door: "test",
@@ -56,14 +56,14 @@ impl Teller {
     }
 
     /// Notes what was answered: only what is said before the process stops counts.
-    pub(super) fn note(&self, what: impl FnOnce(&mut Acknowledged)) {
+    pub(crate) fn note(&self, what: impl FnOnce(&mut Acknowledged)) {
         if !self.fuse.is_blown() {
             what(&mut self.said.lock().unwrap());
         }
     }
 }
 
-pub(super) struct Town {
+pub(crate) struct Town {
     backend: Arc<Mutex<BackendWorld>>,
     host: Arc<Mutex<HostWorld>>,
     store: MemoryStore,
@@ -74,7 +74,7 @@ pub(super) struct Town {
 }
 
 impl Town {
-    pub(super) fn new(attaches: bool) -> Self {
+    pub(crate) fn new(attaches: bool) -> Self {
         Self {
             backend: Arc::default(),
             host: Arc::default(),
@@ -87,27 +87,42 @@ impl Town {
     }
 
     /// Runs a story in a process of its own, to its end or until it is cut. Answers how many instants passed.
-    pub(super) fn run(&self, story: &Story, cut: Option<u64>) -> u64 {
+    pub(crate) fn run(&self, story: &Story, cut: Option<u64>) -> u64 {
         let fuse = Arc::new(cut.map_or_else(Fuse::default, Fuse::after));
         self.process(Arc::clone(&fuse), |teller| async move { (story.tell)(teller).await });
         fuse.passed()
     }
 
     /// Starts a process that only recovers, and cuts it.
-    pub(super) fn recover_cut(&self, cut: u64) {
+    pub(crate) fn recover_cut(&self, cut: u64) {
         self.process(Arc::new(Fuse::after(cut)), |_| async {
             tokio::time::sleep(Duration::from_secs(60)).await;
         });
     }
 
     /// What the next process finds.
-    pub(super) fn crash(&mut self, fate: LazyFate) {
+    pub(crate) fn crash(&mut self, fate: LazyFate) {
         self.store = self.store.after_crash(fate);
     }
 
-    pub(super) fn reboot(&mut self) {
+    /// Loses the whole journal.
+    pub(crate) fn lose_records(&mut self) {
+        self.store = MemoryStore::new();
+    }
+
+    pub(crate) fn reboot(&mut self) {
         self.host.lock().unwrap().reboot();
         self.rebooted = true;
+    }
+
+    /// A life without an end from outside.
+    pub(crate) fn live<F: Future<Output = ()>>(&self, life: impl FnOnce(Arc<Teller>) -> F) {
+        self.process(Arc::default(), life);
+    }
+
+    /// The machine behind the fake.
+    pub(crate) fn machine(&self) -> &Mutex<HostWorld> {
+        &self.host
     }
 
     /// One life of the daemon: a runtime that is dropped with everything in it.
@@ -153,7 +168,7 @@ impl Town {
     }
 
     /// Starts the daemon again, gives it an hour, and judges; then ends every life by hand and judges again.
-    pub(super) fn converges(&self, what: &str) {
+    pub(crate) fn converges(&self, what: &str) {
         self.process(Arc::default(), |teller| async move {
             for _ in 0..180 {
                 teller.hall.tidy().await.unwrap();
@@ -264,11 +279,11 @@ impl Town {
     }
 }
 
-pub(super) fn name(text: &str) -> VolumeName {
+pub(crate) fn name(text: &str) -> VolumeName {
     VolumeName::parse(text).unwrap()
 }
 
-pub(super) fn holder(text: &str) -> HolderId {
+pub(crate) fn holder(text: &str) -> HolderId {
     HolderId::parse(text).unwrap()
 }
 

@@ -30,6 +30,13 @@ fn connection(house: &House, family: &Family) -> Result<Connection, Error> {
 /// Makes a filesystem. The mark and then the record say so before the first write, and the record says
 /// Formatted before the first mount.
 pub(super) async fn format(house: &Arc<House>, family: &Family, volume: &Volume) -> Result<(), Error> {
+    match make_filesystem(house, family, volume).await {
+        Err(error) if error.kind == Kind::NotFound => Err(missing(house, volume, error).await),
+        other => other,
+    }
+}
+
+async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -> Result<(), Error> {
     let connection = connection(house, family)?;
     let backend = house.backend(&volume.backend).await?;
     let resumed = volume.filesystem.state == FsState::Formatting;
