@@ -24,6 +24,8 @@ use kato_orchestrator::{
     },
 };
 
+use tokio::task::JoinSet;
+
 use crate::{
     Config,
     command::Programs,
@@ -89,20 +91,21 @@ impl LinuxHost {
     async fn thaw_what_was_left(&self) -> Result<(), Error> {
         let folders = self.folders();
         let staged = blocking(move || survey::mounts(&folders)).await?;
-        let all = staged.into_iter().filter(|mount| mount.is_whole).map(|mount| async move {
+        let mut thawing = JoinSet::new();
+        for mount in staged.into_iter().filter(|mount| mount.is_whole) {
             let job = self.job(mount.volume, false, Task::Thaw { path: PathBuf::from(&mount.path) });
-            if let Err(error) = self.pool.run(mount.path.clone(), job, self.config.patience).await {
-                tracing::warn!(path = mount.path, %error, "could not see to it that a volume is not frozen");
-            }
-        });
-        let all: Vec<_> = all.collect();
-        let at_once = async {
-            for one in all {
-                one.await;
-            }
-        };
+            let (pool, patience) = (Arc::clone(&self.pool), self.config.patience);
+            thawing.spawn(async move {
+                let subject = mount.volume.map_or_else(|| mount.path.clone(), |volume| volume.to_string());
+                if let Err(error) = pool.run(subject, job, patience).await {
+                    tracing::warn!(path = mount.path, %error, "could not see to it that a volume is not frozen");
+                }
+            });
+        }
         let limit = self.config.patience.min(Duration::from_secs(5));
-        if tokio::time::timeout(limit, at_once).await.is_err() {
+        let all = async { while thawing.join_next().await.is_some() {} };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            thawing.detach_all();
             tracing::warn!("went on without knowing that no volume is frozen");
         }
         Ok(())

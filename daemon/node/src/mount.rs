@@ -251,16 +251,18 @@ pub(crate) fn remove_place(path: &Path) -> Result<(), Error> {
 /// container that has this folder as a slave sees volumes come and go.
 pub(crate) fn prepare_folder(folder: &Path) -> Result<(), Error> {
     let what = |error: Errno| failed(format_args!("prepare {}", folder.display()), error);
-    std::fs::create_dir_all(folder)
-        .map_err(|error| failed(format_args!("make {}", folder.display()), error))?;
-    // Whoever may reach a volume is decided by its data root; nobody needs the list.
-    rustix::fs::chmod(folder, Mode::from_raw_mode(0o711)).map_err(what)?;
+    if !folder.exists() {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| failed(format_args!("make {}", folder.display()), error))?;
+        // Whoever may reach a volume is decided by its data root; nobody needs the list.
+        rustix::fs::chmod(folder, Mode::from_raw_mode(0o711)).map_err(what)?;
+    }
     let real =
         folder.canonicalize().map_err(|error| failed(format_args!("find {}", folder.display()), error))?;
     let mounts = holders::our_mounts()?;
+    // The longest path, and of several mounts at one place the last, which lies on top.
     let around = mounts
         .iter()
-        .rev()
         .filter(|entry| real.starts_with(&entry.point))
         .max_by_key(|entry| entry.point.as_os_str().len());
     if around.is_some_and(|entry| entry.groups.iter().any(|group| group.starts_with("shared:"))) {

@@ -16,7 +16,7 @@ use kato_orchestrator::{
     ports::host::{Connections as _, Filesystems as _, Observations as _},
 };
 
-use super::ground::{Ground, options_of, run, until};
+use super::ground::{Ground, options_of, run, start_and_hear, until};
 
 #[tokio::test]
 async fn a_directory_is_mounted_once_and_its_data_root_owned_once() {
@@ -82,6 +82,44 @@ async fn the_own_root_of_a_directory_gets_its_owner_once_and_only_while_it_is_em
     wish.root = DataRoot { directory: None, uid: Some(70), gid: None, mode: None };
     node.mount(&wish).await.unwrap();
     assert_eq!(fs::metadata(&fresh.path).unwrap().uid(), 71, "the container's chown was undone");
+}
+
+#[tokio::test]
+async fn a_data_root_whose_make_was_cut_short_is_finished_by_the_next_mount() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let volume = ground.directory("a");
+    let data = volume.path.join("data");
+    fs::create_dir(&data).unwrap();
+    // What is there between the directory and its owner.
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o1000)).unwrap();
+    let mut wish = volume.wish();
+    wish.root.uid = Some(70);
+    node.mount(&wish).await.unwrap();
+    let found = fs::metadata(&data).unwrap();
+    assert_eq!((found.uid(), found.permissions().mode() & 0o7777), (70, 0o755));
+}
+
+#[tokio::test]
+async fn a_container_that_still_has_a_directory_is_named() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let volume = ground.directory("a");
+    let mounted = volume.mount(&node).await.unwrap();
+    let inside = ground.path("inside");
+    fs::create_dir(&inside).unwrap();
+    // As a container runtime does: a bind somewhere else, in a namespace of its own, and no other copy.
+    let script = format!(
+        "mount --bind {data} {inside} && umount {place} && echo ready && exec sleep 1000",
+        data = mounted.data,
+        inside = inside.display(),
+        place = mounted.path
+    );
+    let holder = start_and_hear("unshare", &["--mount", "--propagation", "private", "sh", "-c", &script]);
+    let found = node.holders(volume.id, &mounted.path).await.unwrap();
+    assert!(found.iter().any(|name| name.starts_with(&format!("{} (", holder.0.id()))), "{found:?}");
+    // It keeps its files, but not our mount.
+    volume.unmount(&node).await.unwrap();
 }
 
 #[tokio::test]

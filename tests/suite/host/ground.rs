@@ -5,6 +5,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
+    io::{BufRead as _, BufReader},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -179,6 +180,15 @@ pub struct Running(pub Child);
 /// Starts a program.
 pub fn start(program: &str, arguments: &[&str]) -> Running {
     Running(command(program, arguments).stdout(Stdio::piped()).spawn().unwrap())
+}
+
+/// Starts a program and waits until it says `ready`.
+pub fn start_and_hear(program: &str, arguments: &[&str]) -> Running {
+    let mut running = start(program, arguments);
+    let mut line = String::new();
+    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    running
 }
 
 impl Drop for Running {

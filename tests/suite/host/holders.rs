@@ -1,6 +1,6 @@
 //! Who keeps what: other mount namespaces, open files, restarts of the daemon.
 
-use std::{fs, io::BufRead as _, os::unix::fs::FileExt as _};
+use std::{fs, os::unix::fs::FileExt as _};
 
 use kato_orchestrator::{
     Kind,
@@ -8,16 +8,14 @@ use kato_orchestrator::{
     ports::host::{Connections as _, Filesystems as _, Observations as _},
 };
 
-use super::ground::{Ground, Running, SMALL, run, start, until};
+use super::ground::{Ground, Running, SMALL, run, start, start_and_hear, until};
 
 /// A process in a mount namespace of its own, which has its own copy of every mount that is there now.
 fn elsewhere() -> Running {
-    let mut running =
-        start("unshare", &["--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 1000"]);
-    let mut line = String::new();
-    std::io::BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\n");
-    running
+    start_and_hear(
+        "unshare",
+        &["--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 1000"],
+    )
 }
 
 #[tokio::test]
@@ -109,6 +107,66 @@ async fn the_end_of_a_daemon_touches_no_mount_and_the_next_one_finds_all() {
     directory.unmount(&next).await.unwrap();
     let survey = next.survey().await.unwrap();
     assert!(survey.mounts.is_empty() && survey.devices.is_empty(), "{survey:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_outlived_its_daemon_keeps_everybody_else_away_from_its_volume() {
+    use rustix::fs::{FlockOperation, flock};
+    let mut ground = Ground::new();
+    ground.config.patience = std::time::Duration::from_secs(1);
+    let node = ground.node().await;
+    let (disk, other) = (ground.disk("a", SMALL), ground.disk("b", SMALL));
+    // The lock of the volume, as an earlier worker or its mkfs would still hold it.
+    let lock = fs::File::create(ground.config.root.join("locks").join(disk.id.to_string())).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let error = disk.format(&node, FsType::Ext4).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Timeout, "{error}");
+    assert!(ground.loops().is_empty());
+    other.format(&node, FsType::Ext4).await.unwrap();
+    drop(lock);
+    until("the lock to be free", async || disk.format(&node, FsType::Ext4).await.is_ok()).await;
+    assert_eq!(fs::read_dir(ground.config.root.join("locks")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_at_work_is_replaced_and_its_programs_end_with_it() {
+    let mut ground = Ground::new();
+    let programs = ground.path("programs");
+    fs::create_dir(&programs).unwrap();
+    let mkfs = programs.join("mkfs.ext4");
+    fs::write(&mkfs, "#!/bin/sh\nkill -9 $PPID\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&mkfs, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    ground.config.programs.insert(0, programs);
+    let node = ground.node().await;
+    let disk = ground.disk("a", SMALL);
+    let error = disk.format(&node, FsType::Ext4).await.unwrap_err();
+    assert!(!error.is_final(), "{error}");
+    assert!(error.message.contains("worker"), "{error}");
+    fs::remove_file(&mkfs).unwrap();
+    disk.format(&node, FsType::Ext4).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_only_volume_is_connected_read_only_and_written_again_later() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let disk = ground.disk("a", SMALL);
+    disk.format(&node, FsType::Ext4).await.unwrap();
+    let mut wish = disk.wish();
+    wish.read_only = true;
+    let error = node.mount(&wish).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Precondition);
+    assert!(error.message.contains("data") && error.message.contains("once read-write"), "{error}");
+    let mounted = disk.mount(&node).await.unwrap();
+    fs::write(format!("{}/file", mounted.data), "kept").unwrap();
+    assert_eq!(node.mount(&wish).await.unwrap_err().kind, Kind::Precondition);
+    disk.unmount(&node).await.unwrap();
+    let mounted = node.mount(&wish).await.unwrap();
+    assert!(fs::write(format!("{}/x", mounted.data), "x").is_err());
+    assert_eq!(fs::read(format!("{}/file", mounted.data)).unwrap(), b"kept");
+    disk.unmount(&node).await.unwrap();
+    let mounted = disk.mount(&node).await.unwrap();
+    fs::write(format!("{}/x", mounted.data), "x").unwrap();
 }
 
 #[tokio::test]

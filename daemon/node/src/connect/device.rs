@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kato_orchestrator::Error;
+use kato_orchestrator::{Error, Kind};
 use rustix::fs::{fstat, major, minor};
 
 use crate::{errno::failed, holders};
@@ -40,8 +40,11 @@ fn sysfs_entry(link: &Path, path: &Path) -> Result<PathBuf, Error> {
 
 /// Says who still has the device; there is nothing to take away on our side.
 pub(crate) fn release(identity: &str, value: &str) -> Result<(), Error> {
-    let Ok(name) = search(Path::new("/sys/block"), Path::new("/dev/disk/by-id"), identity, value) else {
-        return Ok(());
+    let name = match search(Path::new("/sys/block"), Path::new("/dev/disk/by-id"), identity, value) {
+        Ok(name) => name,
+        // It is not on this node any more.
+        Err(error) if error.kind == Kind::Unavailable => return Ok(()),
+        Err(error) => return Err(error),
     };
     let path = Path::new("/dev").join(name);
     holders::name_them(&path, exclusive(&path))
@@ -89,7 +92,10 @@ fn search(sys: &Path, by_id: &Path, identity: &str, value: &str) -> Result<Strin
             "the kind of identity {identity:?} is unknown: use nvme-serial, wwid, virtio-serial, scsi-serial or by-id"
         )));
     }
-    let entries = fs::read_dir(sys).map_err(|error| failed(format_args!("read {}", sys.display()), error))?;
+    let entries = fs::read_dir(sys).map_err(|error| {
+        Error::internal(format!("the devices of this node cannot be listed in {}", sys.display()))
+            .caused_by(error)
+    })?;
     let mut found: Vec<String> = entries
         .flatten()
         .filter(|entry| values(&entry.path(), identity).iter().any(|found| same(found, value)))
@@ -210,9 +216,9 @@ mod tests {
         assert_eq!(found("nvme-serial", "vol-0abc"), Ok("nvme1n1".into()));
         assert_eq!(found("virtio-serial", "data-1"), Ok("vdb".into()));
         assert_eq!(found("scsi-serial", "ABCD"), Ok("sda".into()));
-        assert_eq!(found("virtio-serial", "other"), Err(kato_orchestrator::Kind::Unavailable));
-        assert_eq!(found("by-name", "sda"), Err(kato_orchestrator::Kind::InvalidArgument));
-        assert_eq!(found("by-id", "../sda"), Err(kato_orchestrator::Kind::InvalidArgument));
+        assert_eq!(found("virtio-serial", "other"), Err(Kind::Unavailable));
+        assert_eq!(found("by-name", "sda"), Err(Kind::InvalidArgument));
+        assert_eq!(found("by-id", "../sda"), Err(Kind::InvalidArgument));
     }
 
     #[test]
