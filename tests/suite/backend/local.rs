@@ -38,10 +38,8 @@ async fn images_that_share_blocks_are_cut_at_one_instant() {
 
 #[tokio::test]
 async fn images_are_copied_elsewhere_up_to_the_limit() {
-    let folder = Folder::on_this_disk();
-    let backend = load(&folder.data, &[("copy-limit", "16MiB")]).await;
-    backend.check().await.unwrap();
-    let subject = Subject { backend, ..Subject::local(folder, Bytes(16 << 20), &[]).await };
+    let mut subject = Subject::local(Folder::on_this_disk(), Bytes(16 << 20), &[]).await;
+    subject.backend = load(&subject.folder().data, &[("copy-limit", "16MiB")]).await;
     let small = subject.make("small").await;
     assert_eq!(subject.backend.clone_how(known(&small)).await.unwrap(), Cutting::Copy);
     let wish = Create { size: CapacityRange::at_least(Bytes(17 << 20)), ..subject.wish("large") };
