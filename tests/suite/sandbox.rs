@@ -159,6 +159,11 @@ async fn create(backend: &dyn Backend) -> Result<Made, Error> {
 /// Every fault of a plugin leaves the outcome open: the caller must not forget the volume.
 fn assert_open(error: &Error, words: &[&str]) {
     assert!(!error.is_final(), "{error} is final");
+    assert_told(error, words);
+}
+
+/// An error that a person can act on.
+fn assert_told(error: &Error, words: &[&str]) {
     assert!(error.subject == "backend hostile", "{error}");
     for word in words {
         assert!(error.message.contains(word), "{error} does not say {word:?}");

@@ -138,6 +138,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Error> {
             _ => {}
         }
     }
+    found.offers.sort_unstable();
     Ok(found)
 }
 

@@ -6,7 +6,7 @@ use std::{os::unix::fs::symlink, path::Path};
 use kato_orchestrator::{Kind, model::Connection, ports::backend::Effect};
 use kato_plugin_host::{Grants, Limits};
 
-use super::{Sandbox, assert_open, create, quick, token, wish};
+use super::{Sandbox, assert_open, assert_told, create, quick, token, wish};
 
 /// A directory beside the granted one, that no attack may touch.
 fn secret(sandbox: &Sandbox) -> std::path::PathBuf {
@@ -57,7 +57,7 @@ async fn no_path_leads_out_of_the_granted_directory() {
                 continue;
             }
             let error = sandbox.attack(behave, path, "").await.map(|_| ()).unwrap_err();
-            assert_open(&error, &[]);
+            assert_told(&error, &[]);
             assert_eq!(error.kind, Kind::PermissionDenied, "{behave} {path:?}: {error}");
             assert!(is_untouched(&secret), "{behave} {path:?}");
         }
@@ -78,13 +78,13 @@ async fn what_was_not_granted_or_not_asked_for_is_refused_by_name() {
     let sandbox = Sandbox::new();
     for (argument, name) in [("asked", "other"), ("unasked", "nowhere")] {
         let error = sandbox.attack("grant", argument, "").await.map(|_| ()).unwrap_err();
-        assert_open(&error, &[name, "not granted"]);
+        assert_told(&error, &[name, "not granted"]);
         assert_eq!(error.kind, Kind::PermissionDenied);
     }
     // Granted, but the manifest does not ask for it.
     let grants = format!("directories = {{ nowhere = {:?} }}", sandbox.data());
     let error = sandbox.attack("grant", "unasked", &grants).await.map(|_| ()).unwrap_err();
-    assert_open(&error, &["nowhere", "manifest"]);
+    assert_told(&error, &["nowhere", "manifest"]);
 }
 
 #[tokio::test]
@@ -188,11 +188,11 @@ async fn only_granted_command_lines_are_run() {
         "echo image=v-1;bytes=10",
     ] {
         let error = sandbox.attack("command", argument, COMMANDS).await.map(|_| ()).unwrap_err();
-        assert_open(&error, &[]);
+        assert_told(&error, &[]);
         assert_eq!(error.kind, Kind::PermissionDenied, "{argument}: {error}");
     }
     let error = sandbox.attack("command", "echo image=v;bytes=1;mode=a", "").await.map(|_| ()).unwrap_err();
-    assert_open(&error, &["\"echo\"", "not granted"]);
+    assert_told(&error, &["\"echo\"", "not granted"]);
     sandbox.neighbour_is_well().await;
 }
 

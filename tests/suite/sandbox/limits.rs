@@ -24,7 +24,7 @@ async fn an_endless_loop_is_stopped_soon_after_its_budget() {
 #[tokio::test]
 async fn neighbours_answer_while_loops_run() {
     let sandbox = Sandbox::new();
-    let long = Limits { cpu_ms: 1500, ..quick() };
+    let long = Limits { cpu_ms: 1500, wall_ms: 120_000, ..quick() };
     let backend = sandbox.load("hostile", &[("behave", "loop")], "", long).await.unwrap();
     let neighbour = sandbox.load("neighbour", &[("behave", "honest")], "", quick()).await.unwrap();
     let loops = async {
@@ -68,6 +68,7 @@ async fn a_guest_that_breaks_is_told_apart_by_how() {
     let sandbox = Sandbox::new();
     for (behave, words) in [
         ("recurse", ["recursed", "stack"]),
+        ("overrun", ["outside of its memory", "stack"]),
         ("memory", ["MiB of memory", "its limit is 64 MiB"]),
         ("panic", ["panicked", "the sky is falling"]),
         ("exit", ["exit", "plugin failed"]),

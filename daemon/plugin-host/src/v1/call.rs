@@ -241,6 +241,10 @@ impl Caller {
         } else {
             match trap.downcast_ref::<Trap>() {
                 Some(Trap::StackOverflow) => "it recursed until its stack was full".to_owned(),
+                Some(Trap::MemoryOutOfBounds) => {
+                    "it reached outside of its memory (which a full stack of its language also does)"
+                        .to_owned()
+                }
                 Some(Trap::UnreachableCodeReached) => {
                     let printed = self.ground.powers.secrets.redact(notes.printed());
                     let printed = text::line(&printed, 300);

@@ -23,6 +23,7 @@ pub fn create(configuration: &[Pair], wish: Wish) -> Result<Created, Error> {
     match value(configuration, "behave") {
         "loop" => spin(),
         "recurse" => drop(black_box(recurse(black_box(1)))),
+        "overrun" => drop(black_box(overrun(black_box(1)))),
         "memory" => devour(),
         "panic" => panic!("the sky is falling \u{1b}[31m"),
         "exit" => std::process::exit(3),
@@ -134,10 +135,17 @@ fn spin() -> ! {
     }
 }
 
-#[expect(unconditional_recursion, reason = "that is the attack")]
+/// Fills the machine's stack: small frames, called through a pointer so that no loop is made of them.
 fn recurse(depth: u64) -> u64 {
-    let frame = black_box([depth; 32]);
-    recurse(black_box(depth + 1)).wrapping_add(frame[(depth % 32) as usize])
+    let next: fn(u64) -> u64 = black_box(recurse);
+    next(depth + 1).wrapping_add(depth)
+}
+
+/// Fills the stack that the language keeps in memory.
+#[expect(unconditional_recursion, reason = "that is the attack")]
+fn overrun(depth: u64) -> u64 {
+    let frame = black_box([depth; 512]);
+    overrun(black_box(depth + 1)).wrapping_add(frame[(depth % 512) as usize])
 }
 
 fn devour() {
