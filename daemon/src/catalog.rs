@@ -10,7 +10,7 @@ use std::{
 };
 
 use kato_orchestrator::{Catalog, Error, model::BackendName, ports};
-use kato_plugin_host::{BackendSpec, PluginHost};
+use kato_plugin_host::{BackendSpec, PluginHost, Power, inspect};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -23,18 +23,26 @@ use crate::{
 pub(crate) struct Loader {
     host: Arc<PluginHost>,
     plugins: Arc<Plugins>,
-    /// By digest, the backends that are made of an installed plugin.
-    used: Mutex<BTreeMap<String, Vec<String>>>,
+    made: Mutex<BTreeMap<BackendName, Made>>,
+}
+
+/// What a loaded backend is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    /// The component, by the digest of its bytes.
+    pub(crate) digest: String,
+    /// What it asks for beside what it was granted.
+    pub(crate) powers: Vec<Power>,
 }
 
 impl Loader {
     pub(crate) fn new(host: Arc<PluginHost>, plugins: Arc<Plugins>) -> Self {
-        Self { host, plugins, used: Mutex::default() }
+        Self { host, plugins, made: Mutex::default() }
     }
 
-    /// By digest, the backends that are made of an installed plugin.
-    pub(crate) fn plugins_in_use(&self) -> BTreeMap<String, Vec<String>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What each backend is made of.
+    pub(crate) fn made(&self) -> BTreeMap<BackendName, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Everything that is configured. What is the same as before is kept as it is loaded.
@@ -50,18 +58,19 @@ impl Loader {
             anonymous_class: config.anonymous_class.clone(),
             ..Catalog::default()
         };
-        let mut used: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let before_made = self.made();
+        let mut made = BTreeMap::new();
         let mut loading = JoinSet::new();
         for (name, backend) in &config.backends {
-            if let Plugin::Digest(digest) = &backend.plugin {
-                used.entry(digest.clone()).or_default().push(name.as_str().to_owned());
-            }
             let kept = before.and_then(|(config, catalog)| {
                 let same = config.backends.get(name).is_some_and(|before| is_same(before, backend));
                 catalog.backends.get(name).filter(|_| same)
             });
             if let Some(kept) = kept {
                 catalog.backends.insert(name.clone(), Arc::clone(kept));
+                if let Some(kept) = before_made.get(name) {
+                    made.insert(name.clone(), kept.clone());
+                }
                 continue;
             }
             let (host, plugins) = (Arc::clone(&self.host), Arc::clone(&self.plugins));
@@ -69,7 +78,8 @@ impl Loader {
         }
         while let Some(loaded) = loading.join_next().await {
             match loaded {
-                Ok((name, Ok(backend))) => {
+                Ok((name, Ok((backend, parts)))) => {
+                    made.insert(name.clone(), parts);
                     catalog.backends.insert(name, backend);
                 }
                 Ok((name, Err(error))) => {
@@ -79,12 +89,19 @@ impl Loader {
                 Err(error) => tracing::error!(%error, "loading a backend was cut short"),
             }
         }
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = used;
+        // A plugin that could not be loaded is still the one that is configured.
+        for (name, backend) in &config.backends {
+            if let Plugin::Digest(digest) = &backend.plugin {
+                let unloaded = || Made { digest: digest.clone(), powers: Vec::new() };
+                made.entry(name.clone()).or_insert_with(unloaded);
+            }
+        }
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = made;
         catalog
     }
 }
 
-type Loaded = (BackendName, Result<Arc<dyn ports::Backend>, Error>);
+type Loaded = (BackendName, Result<(Arc<dyn ports::Backend>, Made), Error>);
 
 async fn load(host: Arc<PluginHost>, plugins: Arc<Plugins>, name: BackendName, backend: Backend) -> Loaded {
     let work = async {
@@ -92,14 +109,18 @@ async fn load(host: Arc<PluginHost>, plugins: Arc<Plugins>, name: BackendName, b
         let component = tokio::task::spawn_blocking(move || plugins.component(&plugin))
             .await
             .map_err(|error| Error::internal("reading the plugin was cut short").caused_by(error))??;
-        host.load(BackendSpec {
+        let found = inspect(&component)?;
+        let asks = found.manifest.map(|manifest| manifest.asks);
+        let powers = asks.map(|asks| backend.grants.compare(&asks)).unwrap_or_default();
+        let made = Made { digest: found.digest, powers };
+        let spec = BackendSpec {
             name: name.clone(),
             component: component.into(),
             configuration: backend.configuration,
             grants: backend.grants,
             limits: backend.limits,
-        })
-        .await
+        };
+        Ok((host.load(spec).await?, made))
     };
     let loaded = work.await;
     (name, loaded)

@@ -10,11 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kato_orchestrator::{Error, Outcome};
-use kato_plugin_host::{Inspection, embedded, inspect};
+use kato_orchestrator::{Error, Outcome, model::BackendName};
+use kato_plugin_host::{Inspection, Power, embedded, inspect};
 use serde_json::{Value as Json, json};
 
-use crate::config::Plugin;
+use crate::{catalog::Made, config::Plugin};
 
 /// The plugins of this daemon.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Plugins {
     pub(crate) fn remove(
         &self,
         name: &str,
-        used: &BTreeMap<String, Vec<String>>,
+        made: &BTreeMap<BackendName, Made>,
     ) -> Result<Outcome<()>, Error> {
         let plugin = self.show(name)?;
         let about = |error: Error| error.about(format!("plugin {name}"));
@@ -147,10 +147,11 @@ impl Plugins {
         if plugin.get("origin").and_then(Json::as_str) == Some("built in") {
             return Err(about(Error::precondition("it is built in and cannot be removed")));
         }
-        if let Some(backends) = used.get(digest) {
+        let users = users(digest, made);
+        if !users.is_empty() {
             return Err(about(Error::in_use(format!(
                 "backend {} is made of it: change the configuration first",
-                backends.join(", ")
+                users.join(", ")
             ))));
         }
         let path = self.path(digest);
@@ -158,6 +159,36 @@ impl Plugins {
         tracing::info!(%digest, "a plugin was removed");
         Ok(Outcome::Changed(()))
     }
+}
+
+/// The backends that are made of a component.
+fn users<'a>(digest: &str, made: &'a BTreeMap<BackendName, Made>) -> Vec<&'a str> {
+    made.iter().filter(|(_, made)| made.digest == digest).map(|(name, _)| name.as_str()).collect()
+}
+
+/// A plugin with the backends that are made of it, and what each of them lets it do.
+pub(crate) fn with_uses(mut plugin: Json, made: &BTreeMap<BackendName, Made>) -> Json {
+    let digest = plugin.get("digest").and_then(Json::as_str).unwrap_or_default().to_owned();
+    let powers: BTreeMap<&str, Json> = made
+        .iter()
+        .filter(|(_, made)| made.digest == digest)
+        .map(|(name, made)| (name.as_str(), made.powers.iter().map(power).collect()))
+        .collect();
+    if let (Some(plugin), false) = (plugin.as_object_mut(), powers.is_empty()) {
+        plugin.insert("used_by".to_owned(), json!(users(&digest, made)));
+        plugin.insert("powers".to_owned(), json!(powers));
+    }
+    plugin
+}
+
+fn power(power: &Power) -> Json {
+    json!({
+        "kind": power.kind,
+        "name": power.name,
+        "asked": power.asked,
+        "granted": power.granted,
+        "effective": power.effective(),
+    })
 }
 
 fn is_digest(text: &str) -> bool {

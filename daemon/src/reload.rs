@@ -6,12 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use kato_orchestrator::{Error, Orchestrator};
+use kato_orchestrator::{Error, Orchestrator, model::BackendName};
 use serde_json::{Value as Json, json};
 use tokio::sync::Mutex;
 
 use crate::{
-    catalog::Loader,
+    catalog::{Loader, Made},
     config::{Config, Sources, load, print},
 };
 
@@ -29,9 +29,9 @@ impl Reloader {
         Self { sources, loader, hall, now: Mutex::new(config) }
     }
 
-    /// By digest, the backends that are made of an installed plugin.
-    pub(crate) fn plugins_in_use(&self) -> BTreeMap<String, Vec<String>> {
-        self.loader.plugins_in_use()
+    /// What each backend is made of.
+    pub(crate) fn made(&self) -> BTreeMap<BackendName, Made> {
+        self.loader.made()
     }
 
     /// Reads it again and takes what can be taken. Tells which keys are in force and which need a restart.

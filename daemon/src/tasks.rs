@@ -72,7 +72,12 @@ impl Chores<'_> {
         }
     }
 
-    fn every<F: Future<Output = ()> + Send>(&self, first: Duration, period: Duration, work: impl Fn() -> F + Send + 'static) {
+    fn every<F: Future<Output = ()> + Send>(
+        &self,
+        first: Duration,
+        period: Duration,
+        work: impl Fn() -> F + Send + 'static,
+    ) {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             let mut ticks = interval_at(Instant::now() + first, period);

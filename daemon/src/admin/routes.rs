@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::{convert, error::Problem, server::Door};
+use crate::plugins::with_uses;
 
 /// The largest component that is taken.
 const COMPONENT_LIMIT: usize = 64 << 20;
@@ -343,11 +344,15 @@ async fn rebind(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answ
 }
 
 async fn plugins(State(door): State<Arc<Door>>) -> Answer {
-    page(door.plugins.list()?, None)
+    let plugins = Arc::clone(&door.plugins);
+    let (all, made) = (blocking(move || plugins.list()).await?, door.reloader.made());
+    page(all.into_iter().map(|plugin| with_uses(plugin, &made)).collect(), None)
 }
 
 async fn plugin(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
-    ok(&door.plugins.show(&name)?)
+    let plugins = Arc::clone(&door.plugins);
+    let found = blocking(move || plugins.show(&name)).await?;
+    ok(&with_uses(found, &door.reloader.made()))
 }
 
 async fn install(State(door): State<Arc<Door>>, body: Bytes) -> Answer {
@@ -357,8 +362,8 @@ async fn install(State(door): State<Arc<Door>>, body: Bytes) -> Answer {
 }
 
 async fn remove_plugin(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
-    let (plugins, used) = (Arc::clone(&door.plugins), door.reloader.plugins_in_use());
-    let outcome = blocking(move || plugins.remove(&name, &used)).await?;
+    let (plugins, made) = (Arc::clone(&door.plugins), door.reloader.made());
+    let outcome = blocking(move || plugins.remove(&name, &made)).await?;
     gone(&outcome)
 }
 

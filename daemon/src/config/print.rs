@@ -23,7 +23,8 @@ pub(crate) fn default_file() -> String {
             section => section,
         };
         let header = if *section == example { "" } else { "# " };
-        text += &format!("\n# {doc}\n");
+        text.push('\n');
+        text += &comment(doc);
         if *section == "csi" {
             continue;
         }
@@ -32,7 +33,9 @@ pub(crate) fn default_file() -> String {
         for key in KEYS.iter().filter(|key| key.path.starts_with(&format!("{section}."))) {
             let rest = key.path.get(section.len() + 1..).unwrap_or_default().replace('*', "NAME");
             if key.shape == Shape::Tables {
-                text += &format!("\n# {}\n# [[{example}.{rest}]]\n", key.doc);
+                text.push('\n');
+                text += &comment(key.doc);
+                text += &format!("# [[{example}.{rest}]]\n");
                 continue;
             }
             // What belongs to an entry of a list is written as one path, so that the list's header holds for it.
@@ -46,10 +49,28 @@ pub(crate) fn default_file() -> String {
                 text += &format!("\n# [{example}.{parent}]\n");
             }
             table = parent;
-            text += &format!("# {}\n", key.doc);
+            text += &comment(key.doc);
             text += &format!("# {word} = {}\n", example_of(key));
         }
     }
+    text
+}
+
+/// A sentence as comment lines.
+fn comment(words: &str) -> String {
+    let mut text = String::from("#");
+    let mut width = 1;
+    for word in words.split(' ') {
+        let length = word.chars().count() + 1;
+        if width + length > 100 {
+            text += "\n#";
+            width = 1;
+        }
+        text.push(' ');
+        text += word;
+        width += length;
+    }
+    text.push('\n');
     text
 }
 
@@ -65,6 +86,7 @@ fn example_of(key: &Key) -> String {
         Shape::Count(least, _) => least.to_string(),
         Shape::Span => "\"30s\"".to_owned(),
         Shape::Size => "\"10GiB\"".to_owned(),
+        Shape::Mode if key.path.starts_with("admin.") => "\"0600\"".to_owned(),
         Shape::Mode => "\"0755\"".to_owned(),
         Shape::OneOf(words) => format!("\"{}\"", words.first().copied().unwrap_or_default()),
         Shape::Texts | Shape::Tables => "[]".to_owned(),
