@@ -44,7 +44,7 @@ pub(crate) struct Applied {
 /// Where the bytes go.
 pub(crate) trait Engine {
     /// The newest revision of a key, seen by readers or not.
-    fn revision_of(&self, key: &str) -> Result<Option<Revision>, Error>;
+    fn revision_of(&mut self, key: &str) -> Result<Option<Revision>, Error>;
 
     /// Refuses a batch for which there is no room.
     fn admit(&mut self, batch: &Batch) -> Result<(), Error>;
@@ -70,12 +70,14 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 pub(crate) struct Committer {
     last: Revision,
+    /// Of groups that could not be made durable yet; they may still become so.
+    unpublished: Vec<Applied>,
     counters: Arc<Counters>,
 }
 
 impl Committer {
     pub(crate) fn new(last: Revision, counters: Arc<Counters>) -> Self {
-        Self { last, counters }
+        Self { last, unpublished: Vec::new(), counters }
     }
 
     /// The newest revision.
@@ -87,7 +89,7 @@ impl Committer {
     pub(crate) fn serve(&mut self, engine: &mut impl Engine, group: Vec<Asked>) {
         metrics::histogram!("kato_journal_batch_size").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
         let mut written = Vec::with_capacity(group.len());
-        let mut applied = Vec::with_capacity(group.len());
+        let mut applied = std::mem::take(&mut self.unpublished);
         let mut durable = false;
         for asked in group {
             match self.write(engine, &asked.batch) {
@@ -103,8 +105,9 @@ impl Committer {
             }
         }
         let outcome = if durable { self.sync(engine) } else { Ok(()) };
-        if outcome.is_ok() {
-            engine.publish(applied);
+        match outcome {
+            Ok(()) => engine.publish(applied),
+            Err(_) => self.unpublished = applied,
         }
         for (revision, answer) in written {
             // Whoever does not wait any more does not hear it.
@@ -127,8 +130,9 @@ impl Committer {
             }
         }
         let revision = self.last + 1;
-        engine.write(revision, batch)?;
+        // Given even if the write fails, for nobody knows how far it came.
         self.last = revision;
+        engine.write(revision, batch)?;
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         Ok(revision)
     }

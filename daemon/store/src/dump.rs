@@ -33,7 +33,8 @@ use crate::{
     frame, open,
     place::{self, Lock},
     reserve::Reserve,
-    sled::{Opened, packed, unreadable},
+    sled::{Opened, packed, tallied, unreadable},
+    tally::Tally,
 };
 
 /// How many records are read at once.
@@ -118,7 +119,7 @@ pub fn load(config: &Config, lines: impl BufRead) -> Result<u64, Error> {
     let engine = place::engine(store);
     if engine.exists() {
         let opened = open::open_engine(config, &engine)?;
-        if !opened.records.is_empty() {
+        if opened.records.iter().keys().any(|key| !key.is_ok_and(|key| key.is_empty())) {
             return Err(Error::precondition(format!(
                 "the store at {} has records: load a dump into an empty folder, or move the folder sled in it away \
                  first",
@@ -143,9 +144,11 @@ fn fill(config: &Config, opened: &Opened, lines: impl BufRead) -> Result<u64, Er
     let failed = |error| unreadable(&config.path, error);
     let mut batch = Batch::default();
     let mut revision = REVISIONS_PER_EPOCH;
+    let mut tally = Tally::default();
     let mut commit = |batch: Batch| {
         revision += 1;
-        opened.records.apply_batch(packed(revision, &batch)).map_err(failed)
+        tally = tallied(opened, tally, revision, &batch).map_err(failed)?;
+        opened.records.apply_batch(packed(revision, &batch, tally)).map_err(failed)
     };
     read(lines, |key, value| {
         match value {
@@ -167,8 +170,10 @@ fn fill(config: &Config, opened: &Opened, lines: impl BufRead) -> Result<u64, Er
     let mut count = 0;
     for item in &opened.records {
         let (key, value) = item.map_err(failed)?;
-        frame::unpack(&key, &value)?;
-        count += 1;
+        if !key.is_empty() {
+            frame::unpack(&key, &value)?;
+            count += 1;
+        }
     }
     Ok(count)
 }

@@ -19,6 +19,7 @@ mod frame;
 mod open;
 mod place;
 mod reserve;
+mod tally;
 mod watch;
 
 pub use self::{

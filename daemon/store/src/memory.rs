@@ -212,7 +212,7 @@ impl Journal {
 }
 
 impl Engine for Journal {
-    fn revision_of(&self, key: &str) -> Result<Option<Revision>, Error> {
+    fn revision_of(&mut self, key: &str) -> Result<Option<Revision>, Error> {
         Ok(self.entries.get(key).map(|entry| entry.revision))
     }
 

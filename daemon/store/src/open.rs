@@ -18,6 +18,7 @@ use crate::{
     place::{self, Files, Lock},
     reserve::Reserve,
     sled::{Opened, unreadable},
+    tally::{Mark, Tally, damaged},
 };
 
 /// A store that was opened.
@@ -26,6 +27,8 @@ pub(crate) struct Started {
     pub(crate) files: Files,
     pub(crate) reserve: Reserve,
     pub(crate) lock: Lock,
+    pub(crate) tally: Tally,
+    pub(crate) mark: Mark,
     pub(crate) floor: Revision,
 }
 
@@ -39,6 +42,9 @@ pub(crate) fn open(config: &Config) -> Result<Started, Error> {
     place::write_format(store)?;
     let engine = place::engine(store);
     if !engine.exists() {
+        if Mark::read(store)?.is_some() {
+            return Err(damaged(store, "its folder sled is missing and held records"));
+        }
         make(config, |_| Ok(()))?;
     }
     let (opened, epoch) = match open_engine(config, &engine).and_then(|opened| next_epoch(opened, store)) {
@@ -52,15 +58,17 @@ pub(crate) fn open(config: &Config) -> Result<Started, Error> {
         }
         Err(error) => return Err(error),
     };
+    let tally = Tally::of(store, &opened.records)?;
+    let mark = Mark::open(store, tally)?;
     let files = Files::open(&engine)?;
-    reserve.take(reserve.free()?);
-    Ok(Started { opened, files, reserve, lock, floor: epoch * REVISIONS_PER_EPOCH })
+    Ok(Started { opened, files, reserve, lock, tally, mark, floor: epoch * REVISIONS_PER_EPOCH })
 }
 
 /// Makes a new engine, lets somebody fill it, and puts it in its place.
 pub(crate) fn make(config: &Config, fill: impl FnOnce(&Opened) -> Result<(), Error>) -> Result<(), Error> {
     let store = &config.path;
     let unborn = place::unborn(store);
+    Mark::remove(store)?;
     let opened = open_engine(config, &unborn)?;
     fill(&opened)?;
     opened.db.flush().map_err(|error| unreadable(store, error))?;

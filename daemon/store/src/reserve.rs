@@ -33,11 +33,12 @@ impl Reserve {
     /// Finds or begins the reserve of a store. On a full disk some of it is given up at once.
     pub(crate) fn open(store: &Path, wanted: Bytes, low_water: Bytes) -> Result<Self, Error> {
         let path = store.join("reserve");
-        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         let failed = |error: io::Error| {
             Error::unavailable(format!("the reserve {} cannot be opened ({error})", path.display()))
                 .caused_by(error)
         };
+        let new = !path.exists();
+        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         let file = opened.map_err(failed)?;
         let held = file.metadata().map_err(failed)?.len();
         let mut reserve = Self {
@@ -48,9 +49,16 @@ impl Reserve {
             low_water: low_water.0,
             full: false,
         };
-        if reserve.free()? < reserve.low_water {
-            reserve.full = true;
+        let free = reserve.free()?;
+        // One that was given up and cannot be taken again says that the disk is as full as it was.
+        reserve.full = free < reserve.low_water || (!new && held < reserve.wanted);
+        if free < reserve.low_water {
             reserve.make_room()?;
+        } else {
+            reserve.take(free);
+        }
+        if new && reserve.held < reserve.wanted {
+            tracing::warn!(store = %store.display(), free, "the disk has no room for the reserve");
         }
         Ok(reserve)
     }
@@ -70,14 +78,19 @@ impl Reserve {
             return Ok(());
         }
         if !frees_space {
-            return Err(Error::exhausted(format!(
-                "the disk of {} is full ({} left): free some space there, for example old logs, images or \
-                 dumps; until then volumes can be deleted and unmounted, and nothing new is recorded",
-                self.store.display(),
-                Bytes(free)
-            )));
+            return Err(self.full());
         }
         self.make_room()
+    }
+
+    /// What is said to whoever wants something new.
+    pub(crate) fn full(&self) -> Error {
+        Error::exhausted(format!(
+            "the disk of {} is full ({} left): free some space there, for example old logs, images or dumps; \
+             until then volumes can be deleted and unmounted, and nothing new is recorded",
+            self.store.display(),
+            Bytes(self.free().unwrap_or(0))
+        ))
     }
 
     /// The disk was found full while writing.
@@ -87,7 +100,7 @@ impl Reserve {
     }
 
     /// Takes the reserve (again), where that leaves enough for others.
-    pub(crate) fn take(&mut self, free: u64) {
+    fn take(&mut self, free: u64) {
         let missing = self.wanted.saturating_sub(self.held);
         if free < missing.saturating_add(self.low_water.saturating_mul(2)) {
             return;

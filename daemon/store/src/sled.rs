@@ -22,7 +22,7 @@
 //! Opening is in `open.rs`, the folder in `place.rs`, the form of a value in `frame.rs`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -34,7 +34,7 @@ use std::{
 
 use async_trait::async_trait;
 use kato_orchestrator::{
-    Error,
+    Error, Kind,
     ports::store::{Batch, Changes, Claim, Durability, Entry, Key, Revision, Store},
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -46,6 +46,7 @@ use crate::{
     frame, open,
     place::{self, Files, Lock},
     reserve::Reserve,
+    tally::{self, Mark, Tally},
     watch::History,
 };
 
@@ -104,6 +105,8 @@ impl SledStore {
             shared: shared.clone(),
             files: started.files,
             reserve: started.reserve,
+            tally: started.tally,
+            mark: started.mark,
             unsynced: Vec::new(),
             weight: 0,
             failed: None,
@@ -136,11 +139,12 @@ impl SledStore {
         let mut damage = Vec::new();
         for item in &opened.records {
             match item {
-                Ok((key, value)) => {
+                Ok((key, value)) if !key.is_empty() => {
                     if let Err(error) = frame::unpack(&key, &value) {
                         damage.push((String::from_utf8_lossy(&key).into_owned(), error));
                     }
                 }
+                Ok(_) => {}
                 Err(error) => {
                     damage.push((String::new(), unreadable(&self.shared.config.path, error)));
                     break;
@@ -148,6 +152,19 @@ impl SledStore {
             }
         }
         damage
+    }
+}
+
+impl SledStore {
+    async fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
+        if limit <= QUICK_PAGE {
+            return self.shared.scan(prefix, after, limit);
+        }
+        let shared = self.shared.clone();
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        tokio::task::spawn_blocking(move || shared.scan(&prefix, after.as_deref(), limit))
+            .await
+            .unwrap_or_else(|error| Err(Error::internal("reading the store was cut off").caused_by(error)))
     }
 }
 
@@ -218,13 +235,23 @@ fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) 
     }
 }
 
+/// A batch that was written, and what the records added up to then.
+struct Written {
+    revision: Revision,
+    batch: Batch,
+    tally: Tally,
+}
+
 /// What the store's thread works with.
 struct Desk {
     shared: Arc<Shared>,
     files: Files,
     reserve: Reserve,
     /// What was written since the last sync, to be written again should the engine have to be opened again.
-    unsynced: Vec<(Revision, Batch)>,
+    unsynced: Vec<Written>,
+    /// What the records add up to, with all that was written.
+    tally: Tally,
+    mark: Mark,
     weight: usize,
     failed: Option<Error>,
 }
@@ -234,28 +261,43 @@ impl Desk {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
-    /// Does something with the engine; on a full disk once more, with the reserve given up.
-    fn with_room(&mut self, act: impl Fn(&Opened) -> Result<(), sled::Error>) -> Result<(), Error> {
-        match self.shared.with(&act)? {
-            Ok(()) => Ok(()),
-            Err(sled::Error::Io(error)) if is_full(&error) => self.start_again(&error),
-            Err(error) => Err(unwritable(&self.shared.config.path, &error)),
+    /// Does something with the engine. If it met a full disk, it is opened again first.
+    fn with_room<T>(&mut self, act: impl Fn(&Opened) -> Result<T, sled::Error>) -> Result<T, Error> {
+        self.check()?;
+        match self.shared.with(&act) {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(sled::Error::Io(error))) if is_full(&error) => {
+                tracing::warn!(store = %self.shared.config.path.display(), %error, "the engine met a full disk");
+            }
+            Ok(Err(error)) => {
+                let error = unwritable(&self.shared.config.path, &error);
+                self.failed = Some(error.clone());
+                return Err(error);
+            }
+            // It could not be opened again the last time.
+            Err(_) => {}
         }
-        .inspect_err(|error| self.failed = Some(error.clone()))
+        self.reserve.give_up()?;
+        self.start_again().map_err(|error| {
+            tracing::error!(%error, "the engine could not be opened again");
+            self.reserve.full().pending()
+        })?;
+        self.shared.with(act)?.map_err(|error| unwritable(&self.shared.config.path, &error))
     }
 
     /// Opens the engine again after it met a full disk, and writes again what may not have reached it.
-    fn start_again(&mut self, error: &std::io::Error) -> Result<(), Error> {
+    fn start_again(&mut self) -> Result<(), Error> {
         let path = &self.shared.config.path;
-        tracing::warn!(store = %path.display(), %error, "the disk is full: the reserve is given up");
-        self.reserve.give_up()?;
         let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
         view.records = None;
         place::tidy(path)?;
         let opened = open::open_engine(&self.shared.config, &place::engine(path))?;
         self.files = Files::open(&place::engine(path))?;
-        for (revision, batch) in &self.unsynced {
-            opened.records.apply_batch(packed(*revision, batch)).map_err(|error| unwritable(path, &error))?;
+        for Written { revision, batch, tally } in &self.unsynced {
+            opened
+                .records
+                .apply_batch(packed(*revision, batch, *tally))
+                .map_err(|error| unwritable(path, &error))?;
         }
         opened.db.flush().map_err(|error| unwritable(path, &error))?;
         view.records = Some(opened);
@@ -264,10 +306,8 @@ impl Desk {
 }
 
 impl Engine for Desk {
-    fn revision_of(&self, key: &str) -> Result<Option<Revision>, Error> {
-        self.check()?;
-        let found = self.shared.with(|opened| opened.records.get(key))?;
-        match found.map_err(|error| unreadable(&self.shared.config.path, error))? {
+    fn revision_of(&mut self, key: &str) -> Result<Option<Revision>, Error> {
+        match self.with_room(|opened| opened.records.get(key))? {
             Some(value) => frame::unpack(key.as_bytes(), &value).map(|entry| Some(entry.revision)),
             None => Ok(None),
         }
@@ -287,16 +327,27 @@ impl Engine for Desk {
         if self.weight > 0 && self.weight + weight > window(&self.shared.config) {
             self.sync()?;
         }
+        // Also sees to it that the engine is open.
+        let tally = {
+            let before = self.tally;
+            self.with_room(|opened| tallied(opened, before, revision, batch))?
+        };
         self.shared.hide(batch)?;
+        self.tally = tally;
         self.weight += weight;
-        self.unsynced.push((revision, Batch { guards: Vec::new(), ..batch.clone() }));
-        self.with_room(|opened| opened.records.apply_batch(packed(revision, batch)))
+        self.unsynced.push(Written { revision, batch: Batch { guards: Vec::new(), ..batch.clone() }, tally });
+        match self.with_room(|opened| opened.records.apply_batch(packed(revision, batch, tally))) {
+            // There was no room; it will be written when the engine is opened again, as all that is unsynced.
+            Err(_) if self.failed.is_none() => Ok(()),
+            answer => answer,
+        }
     }
 
     fn sync(&mut self) -> Result<(), Error> {
         self.check()?;
         if self.unsynced.is_empty() {
-            return Ok(());
+            // Readers ask for a flush when the engine failed them.
+            return self.with_room(|opened| opened.records.contains_key(tally::KEY).map(drop));
         }
         let began = Instant::now();
         self.with_room(|opened| opened.db.flush().map(drop))?;
@@ -304,6 +355,9 @@ impl Engine for Desk {
         metrics::histogram!("kato_journal_fsync_seconds").record(began.elapsed());
         self.unsynced.clear();
         self.weight = 0;
+        if let Err(error) = self.mark.set(self.tally.revision) {
+            tracing::warn!(%error, "the last sync could not be noted");
+        }
         Ok(())
     }
 
@@ -357,6 +411,9 @@ impl Shared {
                 break;
             }
             let (key, value) = item.map_err(|error| unreadable(&self.config.path, error))?;
+            if key.is_empty() {
+                continue;
+            }
             if !key.starts_with(prefix.as_bytes()) {
                 break;
             }
@@ -385,8 +442,8 @@ impl View {
     }
 }
 
-/// What sled takes for a batch: deletes first, the last put counts.
-pub(crate) fn packed(revision: Revision, batch: &Batch) -> sled::Batch {
+/// What sled takes for a batch: deletes first, the last put counts, and the tally of all.
+pub(crate) fn packed(revision: Revision, batch: &Batch, tally: Tally) -> sled::Batch {
     let mut packed = sled::Batch::default();
     for key in &batch.deletes {
         packed.remove(key.as_bytes());
@@ -394,7 +451,29 @@ pub(crate) fn packed(revision: Revision, batch: &Batch) -> sled::Batch {
     for (key, value) in &batch.puts {
         packed.insert(key.as_bytes(), frame::pack(key, revision, value));
     }
+    packed.insert(tally::KEY, tally.pack());
     packed
+}
+
+/// What the records add up to after a batch.
+pub(crate) fn tallied(
+    opened: &Opened,
+    mut tally: Tally,
+    revision: Revision,
+    batch: &Batch,
+) -> Result<Tally, sled::Error> {
+    let puts: BTreeMap<&Key, &Vec<u8>> = batch.puts.iter().map(|(key, value)| (key, value)).collect();
+    let keys: BTreeSet<&Key> = batch.deletes.iter().chain(puts.keys().copied()).collect();
+    for key in keys {
+        if let Some(old) = opened.records.get(key)? {
+            tally.remove(&old);
+        }
+        if let Some(value) = puts.get(key) {
+            tally.add(&frame::pack(key, revision, value));
+        }
+    }
+    tally.revision = revision;
+    Ok(tally)
 }
 
 fn is_full(error: &std::io::Error) -> bool {
@@ -437,18 +516,27 @@ fn closed(path: &Path) -> Error {
 #[async_trait]
 impl Store for SledStore {
     async fn load(&self, key: &str) -> Result<Option<Entry>, Error> {
-        self.shared.load(key)
+        if key.is_empty() {
+            return Ok(None);
+        }
+        match self.shared.load(key) {
+            // It may have met a full disk: then the store's thread opens it again.
+            Err(error) if error.kind == Kind::Unavailable => {
+                self.flush().await?;
+                self.shared.load(key)
+            }
+            answer => answer,
+        }
     }
 
     async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
-        if limit <= QUICK_PAGE {
-            return self.shared.scan(prefix, after, limit);
+        match self.page(prefix, after, limit).await {
+            Err(error) if error.kind == Kind::Unavailable => {
+                self.flush().await?;
+                self.page(prefix, after, limit).await
+            }
+            answer => answer,
         }
-        let shared = self.shared.clone();
-        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
-        tokio::task::spawn_blocking(move || shared.scan(&prefix, after.as_deref(), limit))
-            .await
-            .unwrap_or_else(|error| Err(Error::internal("reading the store was cut off").caused_by(error)))
     }
 
     async fn commit(&self, batch: Batch, durability: Durability) -> Result<Revision, Error> {
