@@ -7,7 +7,7 @@ mod managed;
 mod peer;
 mod restarts;
 mod volumes;
-mod wire;
+pub(crate) mod wire;
 
 use std::path::{Path, PathBuf};
 

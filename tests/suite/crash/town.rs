@@ -87,7 +87,7 @@ impl Town {
     }
 
     /// Runs a story in a process of its own, to its end or until it is cut. Answers how many instants passed.
-    pub(crate) fn run(&self, story: &Story, cut: Option<u64>) -> u64 {
+    pub(super) fn run(&self, story: &Story, cut: Option<u64>) -> u64 {
         let fuse = Arc::new(cut.map_or_else(Fuse::default, Fuse::after));
         self.process(Arc::clone(&fuse), |teller| async move { (story.tell)(teller).await });
         fuse.passed()

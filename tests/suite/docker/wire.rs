@@ -14,30 +14,30 @@ use serde_json::{Value, json};
 
 /// What one side said to the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Message {
+pub(crate) struct Message {
     /// The first line.
-    pub(super) line: String,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+    pub(crate) line: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Message {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// The second word of the first line: a request's path or an answer's status.
-    pub(super) fn word(&self) -> &str {
+    pub(crate) fn word(&self) -> &str {
         self.line.split(' ').nth(1).unwrap_or_default()
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 }
 
 /// Reads one message; nothing when the other side closed instead.
-pub(super) fn read(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Message>> {
+pub(crate) fn read(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Message>> {
     let mut line = String::new();
     if stream.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -60,36 +60,36 @@ pub(super) fn read(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Mess
 
 /// A plugin's socket, as a client sees it.
 #[derive(Clone, Debug)]
-pub(super) struct Wire(pub(super) PathBuf);
+pub(crate) struct Wire(pub(crate) PathBuf);
 
 impl Wire {
     /// Asks as dockerd does, on a connection of its own.
-    pub(super) fn ask(&self, path: &str, body: &str) -> io::Result<Option<Message>> {
+    pub(crate) fn ask(&self, path: &str, body: &str) -> io::Result<Option<Message>> {
         self.say(request(path, body).as_bytes())
     }
 
     /// Asks and answers the JSON of a 200.
-    pub(super) fn call(&self, operation: &str, body: Value) -> Value {
+    pub(crate) fn call(&self, operation: &str, body: Value) -> Value {
         let answer = self.ask(&format!("/VolumeDriver.{operation}"), &format!("{body}\n")).unwrap().unwrap();
         assert_eq!(answer.word(), "200", "{operation} {body}: {answer:?}");
         answer.json()
     }
 
     /// Asks what has to succeed.
-    pub(super) fn done(&self, operation: &str, body: Value) -> Value {
+    pub(crate) fn done(&self, operation: &str, body: Value) -> Value {
         let answer = self.call(operation, body.clone());
         assert_eq!(answer["Err"], "", "{operation} {body}");
         answer
     }
 
     /// Says these bytes and reads one answer.
-    pub(super) fn say(&self, bytes: &[u8]) -> io::Result<Option<Message>> {
+    pub(crate) fn say(&self, bytes: &[u8]) -> io::Result<Option<Message>> {
         let mut stream = self.connect()?;
         stream.write_all(bytes)?;
         read(&mut BufReader::new(stream))
     }
 
-    pub(super) fn connect(&self) -> io::Result<UnixStream> {
+    pub(crate) fn connect(&self) -> io::Result<UnixStream> {
         let stream = UnixStream::connect(&self.0)?;
         stream.set_read_timeout(Some(Duration::from_secs(130)))?;
         Ok(stream)
@@ -97,7 +97,7 @@ impl Wire {
 }
 
 /// A request as dockerd 20.10 writes it: an empty Host and no Content-Type.
-pub(super) fn request(path: &str, body: &str) -> String {
+pub(crate) fn request(path: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {}\r\n\
          Accept: application/vnd.docker.plugins.v1.2+json\r\n\r\n{body}",
@@ -107,7 +107,7 @@ pub(super) fn request(path: &str, body: &str) -> String {
 
 /// What a plugin does with a request.
 #[derive(Clone, Debug)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// Answers with this status and body.
     Body(u16, String),
     /// Closes the connection instead.
@@ -122,13 +122,13 @@ impl From<Value> for Reply {
 
 /// A plugin that answers what its test wants, and remembers what it was asked.
 #[derive(Clone, Debug)]
-pub(super) struct Plugin {
+pub(crate) struct Plugin {
     heard: Arc<Mutex<Vec<Message>>>,
 }
 
 impl Plugin {
     /// Serves at this path until the test ends. Activate and Capabilities answer themselves.
-    pub(super) fn serve(path: &Path, answer: impl Fn(&str, &Value) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn serve(path: &Path, answer: impl Fn(&str, &Value) -> Reply + Send + Sync + 'static) -> Self {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let listener = UnixListener::bind(path).unwrap();
         let plugin = Self { heard: Arc::default() };
@@ -143,12 +143,12 @@ impl Plugin {
     }
 
     /// What it was asked so far, without the questions that answer themselves.
-    pub(super) fn heard(&self) -> Vec<Message> {
+    pub(crate) fn heard(&self) -> Vec<Message> {
         self.heard.lock().unwrap().clone()
     }
 
     /// The operations that it was asked for, in order, about the volume of this name or of none.
-    pub(super) fn operations(&self, name: &str) -> Vec<String> {
+    pub(crate) fn operations(&self, name: &str) -> Vec<String> {
         let about = |message: &Message| message.json().get("Name").is_none_or(|asked| asked == name);
         self.heard()
             .iter()
