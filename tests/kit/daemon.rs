@@ -2,11 +2,7 @@
 //! [`Machine`]. Its data is in the machine's folder and survives its end; its sockets are in the machine's
 //! `/run`, where dockerd looks for them.
 
-#![expect(
-    clippy::expect_used,
-    clippy::disallowed_methods,
-    reason = "a daemon that does not start ends the test, in words"
-)]
+#![expect(clippy::expect_used, reason = "a daemon that does not start ends the test, in words")]
 
 use std::{
     env, fs,

@@ -25,6 +25,7 @@ use kato_orchestrator::{
 use kato_store::MemoryStore;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::wire::{Message, Wire};
@@ -74,7 +75,7 @@ struct House {
     backend: Arc<Mutex<BackendWorld>>,
     store_away: Arc<AtomicBool>,
     shutdown: CancellationToken,
-    served: tokio::task::JoinHandle<()>,
+    served: JoinSet<()>,
 }
 
 impl House {
@@ -106,7 +107,8 @@ impl House {
         change(&mut config);
         let listener = listen(&config.socket, &Passed::default(), "docker").unwrap();
         let shutdown = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, orchestrator, config, shutdown.clone()));
+        let mut served = JoinSet::new();
+        served.spawn(serve(listener, orchestrator, config, shutdown.clone()));
         Self { folder, backend, store_away, shutdown, served }
     }
 
@@ -125,7 +127,7 @@ impl House {
 
     async fn close(self) {
         self.shutdown.cancel();
-        self.served.await.unwrap();
+        self.served.join_all().await;
     }
 }
 

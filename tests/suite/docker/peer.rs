@@ -165,7 +165,7 @@ fn a_copy_out_of_a_running_container_mounts_again_under_the_same_id() {
         messages.map(|message| message.json()["ID"].clone()).collect()
     };
     let container = ids(".Mount", 0).into_iter().nth_back(1).unwrap();
-    assert_eq!(ids(".Mount", before), [container.clone()]);
+    assert_eq!(ids(".Mount", before), std::slice::from_ref(&container));
     assert_eq!(ids(".Unmount", before), [container]);
 }
 
