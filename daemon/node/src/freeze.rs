@@ -67,7 +67,7 @@ pub(crate) fn hold(
     let said = watchdog.write_all(&[OVER]);
     drop(watchdog);
     let ended = child.wait();
-    if let Some(error) = said.err().or(ended.err()) {
+    if let Some(error) = said.err().or_else(|| ended.err()) {
         tracing::debug!(%error, "the watchdog of a freeze was gone before its end");
     }
     frozen?;

@@ -13,7 +13,7 @@ use std::{
 
 use kato_orchestrator::Error;
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxAttributes, StatxFlags},
+    fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxAttributes, StatxFlags, XattrFlags},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -23,6 +23,8 @@ use rustix::{
 };
 
 use crate::{errno::failed, holders, kernel};
+
+const PLACE: &str = "trusted.kato.place";
 
 /// Mount options, told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +235,19 @@ fn still_used(path: &Path) -> Result<Error, Error> {
         .filter(|entry| entry.point.starts_with(path) && entry.point != path);
     found.extend(below.map(|entry| format!("the mount at {}", entry.point.display())));
     Ok(Error::in_use(holders::in_use(&format!("{} cannot be unmounted yet", path.display()), &found)))
+}
+
+/// Writes on a directory that we made it, so that it goes when its mount goes and no other directory does.
+pub(crate) fn remember_place(path: &Path) -> Result<(), Error> {
+    match rustix::fs::lsetxattr(path, PLACE, b"1", XattrFlags::empty()) {
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(failed(format_args!("remember that we made {}", path.display()), error)),
+    }
+}
+
+/// Whether we made this directory; where that cannot be written on one, it counts as ours.
+pub(crate) fn is_ours(path: &Path) -> bool {
+    matches!(rustix::fs::lgetxattr(path, PLACE, &mut [0; 16]), Ok(_) | Err(Errno::OPNOTSUPP))
 }
 
 /// Removes the directory of a place. What somebody wrote there while nothing was mounted stays.

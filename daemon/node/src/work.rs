@@ -225,7 +225,10 @@ fn unmount_volume(volume: VolumeId, way: &Way, places: &[PathBuf]) -> Result<Ans
 /// Binds a directory of a mounted volume to a path of the caller's.
 pub(crate) fn bind(from: &Path, to: &Path, read_only: bool) -> Result<(), Error> {
     let source = mount::open_folder(from)?;
-    let (point, _) = mount::open_place(to)?;
+    let (point, is_fresh) = mount::open_place(to)?;
+    if is_fresh {
+        mount::remember_place(to)?;
+    }
     if mount::is_mount_root(&mount::look(point.as_fd())?) {
         if !directory::is_same(source.as_fd(), point.as_fd())? {
             return Err(mount::occupied(to));
@@ -240,7 +243,7 @@ pub(crate) fn bind(from: &Path, to: &Path, read_only: bool) -> Result<(), Error>
 /// Takes a bind away, and its directory.
 pub(crate) fn unbind(path: &Path) -> Result<(), Error> {
     mount::take_down(path)?;
-    mount::remove_place(path)
+    if mount::is_ours(path) { mount::remove_place(path) } else { Ok(()) }
 }
 
 fn size(device: &Path) -> Result<u64, Error> {

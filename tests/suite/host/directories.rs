@@ -268,6 +268,12 @@ async fn binds_are_made_once_and_taken_away_with_their_path() {
         node.unbind(volume.id, target).await.unwrap();
         node.unbind(volume.id, target).await.unwrap();
         assert!(!fs::exists(target).unwrap());
+        // A directory that was there before stays.
+        let own = ground.path("own");
+        fs::create_dir_all(&own).unwrap();
+        node.bind(volume.id, &mounted.data, own.to_str().unwrap(), false).await.unwrap();
+        node.unbind(volume.id, own.to_str().unwrap()).await.unwrap();
+        assert!(fs::exists(&own).unwrap());
     }
 }
 
