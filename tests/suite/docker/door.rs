@@ -361,3 +361,28 @@ fn the_socket_is_roots_and_only_one_daemon_has_it() {
     daemon.start_again();
     Wire(socket).done("List", json!({}));
 }
+
+#[test]
+fn every_request_is_measured_under_the_names_that_dashboards_know() {
+    let machine = Machine::start();
+    let daemon = Daemon::start(&machine);
+    let wire = super::wire(&daemon);
+    mount(&machine, &wire, json!({"Name": "db", "ID": "one"}));
+    err(&wire.call("Remove", json!({"Name": "db"})));
+    let admin = Wire(machine.path("/run/kato/admin.sock"));
+    let mut stream = admin.connect().unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    for (method, status) in [("Mount", "OK"), ("Remove", "FailedPrecondition")] {
+        let found = page.lines().any(|line| {
+            line.starts_with("csi_plugin_operations_seconds_bucket{")
+                && line.contains("driver_name=\"kato\"")
+                && line.contains(&format!("method_name=\"/VolumeDriver.{method}\""))
+                && line.contains(&format!("grpc_status_code=\"{status}\""))
+                && line.contains("le=\"600\"")
+                && line.ends_with(" 1")
+        });
+        assert!(found, "{method} {status}: {page}");
+    }
+}
