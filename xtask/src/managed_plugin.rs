@@ -10,7 +10,10 @@ use std::{
 
 use clap::Args;
 
-use crate::shell::{Failure, Fallible, Shell, find_program, run};
+use crate::{
+    peers,
+    shell::{Failure, Fallible, Shell, find_program, run},
+};
 
 /// Programs that the daemon runs, by the names that it knows them by.
 const PROGRAMS: [&str; 5] = ["mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_repair"];
@@ -38,13 +41,14 @@ pub(crate) struct ManagedPlugin {
 impl ManagedPlugin {
     pub(crate) fn run(&self, shell: &Shell) -> Fallible {
         shell.ensure_guest_target()?;
+        peers::ensure_for(shell, &["managed-plugin"])?;
         run(&mut shell.cargo(&["build", "--locked", "--package", "kato", "--profile", &self.profile]))?;
         let out = self.out.clone().unwrap_or_else(|| shell.path("target/managed-plugin"));
         let rootfs = out.join("rootfs");
         if out.exists() {
             fs::remove_dir_all(&out).map_err(because("the old folder stays", &out))?;
         }
-        for folder in ["run/docker/plugins", "tmp", "proc", "sys", "dev", "etc", "data"] {
+        for folder in ["run/docker/plugins", "var/lib/kato", "tmp", "proc", "sys", "dev", "etc"] {
             let folder = rootfs.join(folder);
             fs::create_dir_all(&folder).map_err(because("cannot be made", &folder))?;
         }

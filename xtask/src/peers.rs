@@ -20,45 +20,46 @@ const PEERS: &[Peer] = &[
         program: "dockerd",
         package: "docker.io",
         why: "the Docker door is tested by a real dockerd",
-        parts: &["docker", "bench"],
+        parts: &["docker", "bench-smoke", "bench"],
     },
     Peer {
-        program: "iptables",
-        package: "iptables",
-        why: "dockerd asks for it",
-        parts: &["docker", "bench"],
+        program: "docker",
+        package: "docker-cli",
+        why: "the tests type what a person would; newer Debians package it apart from the daemon",
+        parts: &["docker", "bench-smoke", "bench", "managed-plugin"],
     },
     Peer {
         program: "busybox",
         package: "busybox-static",
         why: "the only program inside the containers of the tests, so it must be static",
-        parts: &["docker"],
+        parts: &["docker", "bench-smoke", "bench"],
+    },
+    Peer {
+        program: "ip",
+        package: "iproute2",
+        why: "each test has a network of its own",
+        parts: &["docker", "cli", "crash", "bench-smoke", "bench"],
     },
     Peer {
         program: "mkfs.ext4",
         package: "e2fsprogs",
         why: "volumes with an ext4 filesystem",
-        parts: &["host", "docker", "crash", "cli", "bench-smoke", "bench"],
+        parts: &["host", "docker", "crash", "cli", "bench-smoke", "bench", "managed-plugin"],
     },
     Peer {
         program: "mkfs.xfs",
         package: "xfsprogs",
         why: "volumes with an xfs filesystem",
-        parts: &["host", "docker"],
+        parts: &["host", "docker", "crash", "cli", "managed-plugin"],
     },
     Peer {
-        program: "mkfs.btrfs",
-        package: "btrfs-progs",
-        why: "volumes with a btrfs filesystem",
-        parts: &["host"],
+        program: "systemd-analyze",
+        package: "systemd",
+        why: "checks the units, and starts the daemon by its socket",
+        parts: &["cli"],
     },
-    Peer {
-        program: "strace",
-        package: "strace",
-        why: "proves that a commit really is flushed",
-        parts: &["store"],
-    },
-    Peer { program: "fio", package: "fio", why: "the speed of data", parts: &["bench"] },
+    Peer { program: "curl", package: "curl", why: "asks the admin door as a person would", parts: &["cli"] },
+    Peer { program: "fio", package: "fio", why: "the speed of data", parts: &["bench-smoke", "bench"] },
 ];
 
 /// Parts that mount filesystems.
@@ -95,22 +96,30 @@ pub(crate) fn ensure_for(shell: &Shell, names: &[&str]) -> Fallible {
     if !is_root() {
         return complain(&format!("only root may install them: sudo apt-get install {}", packages.join(" ")));
     }
-    let installed = install(shell, &packages);
+    let mut update = shell.command("apt-get");
+    if let Err(Failure::Because(reason)) =
+        run(update.args(["update", "-qq"]).env("DEBIAN_FRONTEND", "noninteractive"))
+    {
+        eprintln!("warning: {reason}");
+    }
+    for peer in &missing {
+        // An earlier package may have brought it, and one that fails shall not keep the others away.
+        if !is_there(peer) {
+            if let Err(Failure::Because(reason)) = install(shell, peer.package) {
+                eprintln!("warning: {reason}");
+            }
+        }
+    }
     let still: Vec<_> = missing.iter().filter(|peer| !is_there(peer)).map(|peer| peer.package).collect();
     if still.is_empty() {
         return Ok(());
     }
-    if let Err(Failure::Because(reason)) = installed {
-        eprintln!("{reason}");
-    }
     complain(&format!("still missing: {}; the tests that need them will say so", still.join(" ")))
 }
 
-fn install(shell: &Shell, packages: &[&str]) -> Fallible {
-    let mut update = shell.command("apt-get");
-    run(update.args(["update", "-qq"]).env("DEBIAN_FRONTEND", "noninteractive"))?;
+fn install(shell: &Shell, package: &str) -> Fallible {
     let mut install = shell.command("apt-get");
-    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages);
+    install.args(["install", "-y", "-qq", "--no-install-recommends", package]);
     run(install.env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
@@ -121,8 +130,7 @@ fn is_there(peer: &Peer) -> bool {
         return true;
     }
     // A program that needs a loader names it; no static one does.
-    fs::read(path)
-        .is_ok_and(|bytes| !bytes.windows(9).take(4096).any(|window| window.starts_with(b"/lib64/ld")))
+    fs::read(path).is_ok_and(|bytes| !bytes.windows(9).take(4096).any(|window| window == b"/ld-linux"))
 }
 
 fn complain(reason: &str) -> Fallible {
