@@ -249,7 +249,7 @@ mod tests {
         let items = [json!({ "name": "a\u{1b}[2J", "id": 1 }), json!({ "name": "long-name" })];
         assert_eq!(output(Format::Table, true).table(&items, COLUMNS), "NAME\na\u{fffd}[2J\nlong-name\n");
         let wide = output(Format::Wide, false).table(&items, COLUMNS);
-        assert_eq!(wide, "a\u{fffd}[2J      1\nlong-name   -\n");
+        assert_eq!(wide, "a\u{fffd}[2J       1\nlong-name   -\n");
     }
 
     #[test]

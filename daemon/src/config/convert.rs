@@ -259,10 +259,14 @@ fn admin(root: &Scope<'_>, folders: &Folders, mistakes: &mut Vec<Mistake>) -> Ad
 fn log(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Log {
     let scope = root.section("log");
     let level = scope.text("level").unwrap_or_default();
-    if let Err(error) = level.parse::<tracing_subscriber::filter::Targets>() {
-        let words = ["error", "warn", "info", "debug", "trace", "off"];
-        let reason = format!("\"{level}\" is no level and no filter: {error}");
-        mistakes.push(scope.mistake("level", reason).meaning(nearest(&level, words)));
+    let words = ["error", "warn", "info", "debug", "trace", "off"];
+    // A word alone would be taken for the name of a module, of which everything is told and of all others nothing.
+    let stray = level.split(',').map(str::trim).find(|part| !part.contains('=') && !words.contains(part));
+    if let Some(stray) = stray {
+        let reason = format!("\"{stray}\" is no level: use error, warn, info, debug, trace or off");
+        mistakes.push(scope.mistake("level", reason).meaning(nearest(stray, words)));
+    } else if let Err(error) = level.parse::<tracing_subscriber::filter::Targets>() {
+        mistakes.push(scope.mistake("level", format!("\"{level}\" is no level and no filter: {error}")));
     }
     Log {
         level,

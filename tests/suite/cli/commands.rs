@@ -284,13 +284,13 @@ fn a_reload_takes_classes_and_tells_what_needs_a_restart_and_mistakes_change_not
     let machine = Machine::start();
     let daemon = Daemon::start(&machine);
     assert_eq!(done(&daemon.kato(&["config", "reload"])), "Nothing has changed.\n");
-    append(&machine, "idle-grace = \"1m\"\n[class.fast]\ndefault-size = \"2GiB\"\n");
+    append(&machine, "[limits]\nwait = \"1m\"\n[class.fast]\ndefault-size = \"2GiB\"\n");
     let told = done(&daemon.kato(&["config", "reload"]));
     assert!(told.contains("class.fast.default-size is in force"), "{told}");
-    assert!(told.contains("node.idle-grace has changed and needs a restart"), "{told}");
+    assert!(told.contains("limits.wait has changed and needs a restart"), "{told}");
     assert!(done(&daemon.kato(&["class", "ls", "-q"])).contains("fast\n"));
     let again = done(&daemon.kato(&["config", "reload"]));
-    assert!(again.contains("node.idle-grace") && !again.contains("class.fast"), "{again}");
+    assert!(again.contains("limits.wait") && !again.contains("class.fast"), "{again}");
 
     append(&machine, "[class.broken]\nbackend = \"nowhere\"\n");
     let refused = daemon.kato(&["--socket", "/run/kato/admin.sock", "config", "reload"]);
