@@ -104,10 +104,10 @@ pub(crate) fn ensure_for(shell: &Shell, names: &[&str]) -> Fallible {
     }
     for peer in &missing {
         // An earlier package may have brought it, and one that fails shall not keep the others away.
-        if !is_there(peer) {
-            if let Err(Failure::Because(reason)) = install(shell, peer.package) {
-                eprintln!("warning: {reason}");
-            }
+        if !is_there(peer)
+            && let Err(Failure::Because(reason)) = install(shell, peer.package)
+        {
+            eprintln!("warning: {reason}");
         }
     }
     let still: Vec<_> = missing.iter().filter(|peer| !is_there(peer)).map(|peer| peer.package).collect();
