@@ -114,22 +114,20 @@ pub(crate) fn build(shell: &Shell) -> Fallible {
     run(&mut shell.cargo(&["test", "--quiet", "--locked", "--workspace", "--no-run"]))
 }
 
-/// The guests' conversions and clients are plain Rust: their tests run on the host.
+/// The guests' conversions and clients are plain Rust: their tests run on the host. The hostile guests of the
+/// sandbox suite have none; that suite is their test.
 fn guests(shell: &Shell) -> Fallible {
-    for manifest in shell.guest_manifests() {
-        run(&mut shell.cargo(&[
-            "test",
-            "--quiet",
-            "--locked",
-            "--workspace",
-            "--lib",
-            "--manifest-path",
-            &manifest,
-            "--target-dir",
-            GUEST_TARGET,
-        ]))?;
-    }
-    Ok(())
+    run(&mut shell.cargo(&[
+        "test",
+        "--quiet",
+        "--locked",
+        "--workspace",
+        "--lib",
+        "--manifest-path",
+        "plugins/Cargo.toml",
+        "--target-dir",
+        GUEST_TARGET,
+    ]))
 }
 
 /// Doc tests exist on the two published faces only.
