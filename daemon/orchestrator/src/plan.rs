@@ -188,3 +188,259 @@ fn build_up<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>)
         MountState::Unmounting | MountState::Broken(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::model::{
+        Attachment, BackendName, Bytes, CapacityRange, ClassName, Connection, Filesystem, FsType, Mount, Publication,
+        Volume, VolumeId, VolumeName, Wanted,
+    };
+
+    const NOW: Timestamp = Timestamp(1_000);
+
+    fn node(text: &str) -> NodeId {
+        NodeId::parse(text).unwrap()
+    }
+
+    fn role(here: &NodeId) -> Role<'_> {
+        let abilities = Abilities { grow: Some(Growing::Online), ..Abilities::default() };
+        Role { node: here, abilities, hurry: false }
+    }
+
+    /// A volume that is ready, formatted, an image, and used by nobody.
+    fn family() -> Family {
+        let id = VolumeId(1);
+        let volume = Volume {
+            id,
+            name: VolumeName::parse("db").unwrap(),
+            class: ClassName::parse("default").unwrap(),
+            backend: BackendName::parse("local").unwrap(),
+            generation: 0,
+            wanted: Wanted { size: CapacityRange::at_least(Bytes(1)), parameters: BTreeMap::new() },
+            actual: Some(Bytes(1)),
+            actual_parameters: BTreeMap::new(),
+            source: None,
+            handle: None,
+            connection: None,
+            topology: BTreeMap::new(),
+            state: VolumeState::Ready,
+            filesystem: Filesystem {
+                fs: FsType::Ext4,
+                state: FsState::Formatted,
+                mount_options: Vec::new(),
+                root: Default::default(),
+            },
+            dependants: BTreeSet::new(),
+            labels: BTreeMap::new(),
+            created: NOW,
+            intent: None,
+        };
+        Family { volume: Some(volume), ..Family::none(id) }
+    }
+
+    fn volume(family: &mut Family) -> &mut Volume {
+        family.volume.as_mut().unwrap()
+    }
+
+    fn attach(family: &mut Family, to: &str, state: AttachmentState) {
+        let attachment = Attachment {
+            volume: family.id,
+            node: node(to),
+            state,
+            connection: Some(Connection::File { root: "/r".into(), path: "p".into() }),
+            client: None,
+            fencing_token: 0,
+            read_only: false,
+            intent: None,
+        };
+        family.attachments.insert(node(to), attachment);
+    }
+
+    fn mount(family: &mut Family, on: &str, state: MountState) {
+        let mount = Mount {
+            volume: family.id,
+            node: node(on),
+            state,
+            boot_id: "b".into(),
+            path: None,
+            device: None,
+            read_only: false,
+            idle_since: None,
+            fs_behind: false,
+            intent: None,
+        };
+        family.mounts.insert(node(on), mount);
+    }
+
+    fn publish(family: &mut Family, state: PublicationState) {
+        let holder = HolderId::parse("h").unwrap();
+        let publication = Publication {
+            volume: family.id,
+            node: node("here"),
+            holder: holder.clone(),
+            count: 1,
+            target: Target::Path("/pod".into()),
+            read_only: false,
+            state,
+            caller: None,
+            since: NOW,
+            doubtful_since: None,
+            intent: None,
+        };
+        family.publications.insert((node("here"), holder), publication);
+    }
+
+    fn paused() -> Option<Intent> {
+        Some(Intent { next_try: Timestamp(5_000), ..Intent::default() })
+    }
+
+    /// Records in, step out.
+    #[track_caller]
+    fn check(expected: Next, build: impl FnOnce(&mut Family)) {
+        let mut family = family();
+        build(&mut family);
+        assert_eq!(next(&family, &role(&node("here")), NOW), expected, "{family:#?}");
+    }
+
+    #[test]
+    fn nothing_wished_is_rest() {
+        check(Next::Rest, |_| {});
+    }
+
+    #[test]
+    fn building_up_goes_from_the_bottom() {
+        check(Next::Step(Step::Create), |family| {
+            volume(family).state = VolumeState::Creating;
+            attach(family, "here", AttachmentState::Attaching);
+        });
+        check(Next::Step(Step::Attach(node("here"))), |family| {
+            attach(family, "here", AttachmentState::Attaching);
+            mount(family, "here", MountState::Mounting);
+        });
+        check(Next::Step(Step::Format), |family| {
+            volume(family).filesystem.state = FsState::Formatting;
+            attach(family, "here", AttachmentState::Attached);
+            mount(family, "here", MountState::Mounting);
+        });
+        check(Next::Step(Step::Mount), |family| {
+            attach(family, "here", AttachmentState::Attached);
+            mount(family, "here", MountState::Mounting);
+        });
+        check(Next::Step(Step::Bind(HolderId::parse("h").unwrap())), |family| {
+            attach(family, "here", AttachmentState::Attached);
+            mount(family, "here", MountState::Mounted);
+            publish(family, PublicationState::Publishing);
+        });
+    }
+
+    #[test]
+    fn a_directory_is_never_formatted() {
+        check(Next::Step(Step::Mount), |family| {
+            volume(family).filesystem.state = FsState::Blank;
+            attach(family, "here", AttachmentState::Attached);
+            let attachment = family.attachments.get_mut(&node("here")).unwrap();
+            attachment.connection = Some(Connection::Directory { root: "/r".into(), path: "p".into() });
+            mount(family, "here", MountState::Mounting);
+        });
+    }
+
+    #[test]
+    fn taking_down_goes_from_the_top() {
+        let down = |family: &mut Family| {
+            volume(family).state = VolumeState::Deleting;
+            attach(family, "here", AttachmentState::Detaching);
+            mount(family, "here", MountState::Unmounting);
+        };
+        check(Next::Step(Step::Unbind(HolderId::parse("h").unwrap())), |family| {
+            down(family);
+            publish(family, PublicationState::Leaving);
+        });
+        check(Next::Step(Step::Unmount), down);
+        check(Next::Step(Step::Detach(node("here"))), |family| {
+            down(family);
+            family.mounts.clear();
+        });
+        check(Next::Step(Step::Delete), |family| volume(family).state = VolumeState::Deleting);
+    }
+
+    #[test]
+    fn taking_down_has_precedence() {
+        check(Next::Step(Step::Unmount), |family| {
+            volume(family).wanted.size = CapacityRange::at_least(Bytes(9));
+            attach(family, "here", AttachmentState::Detaching);
+            mount(family, "here", MountState::Unmounting);
+        });
+    }
+
+    #[test]
+    fn a_paused_step_is_passed_over_and_waited_for_in_the_end() {
+        check(Next::Step(Step::Mount), |family| {
+            volume(family).wanted.size = CapacityRange::at_least(Bytes(9));
+            volume(family).intent = paused();
+            attach(family, "here", AttachmentState::Attached);
+            mount(family, "here", MountState::Mounting);
+        });
+        check(Next::Wait(Timestamp(5_000)), |family| {
+            volume(family).wanted.size = CapacityRange::at_least(Bytes(9));
+            volume(family).intent = paused();
+        });
+    }
+
+    #[test]
+    fn hurry_cuts_a_pause_short_but_not_a_backend_that_said_later() {
+        let mut family = family();
+        volume(&mut family).state = VolumeState::Creating;
+        volume(&mut family).intent = paused();
+        let here = node("here");
+        let role = Role { hurry: true, ..role(&here) };
+        assert_eq!(next(&family, &role, NOW), Next::Step(Step::Create));
+        volume(&mut family).intent.as_mut().unwrap().resume = Some(vec![1]);
+        assert_eq!(next(&family, &role, NOW), Next::Wait(Timestamp(5_000)));
+    }
+
+    #[test]
+    fn what_is_parked_is_neither_done_nor_waited_for() {
+        check(Next::Rest, |family| {
+            attach(family, "here", AttachmentState::Attached);
+            mount(family, "here", MountState::Mounted);
+            let mount = family.mounts.get_mut(&node("here")).unwrap();
+            mount.fs_behind = true;
+            mount.intent = Some(Intent { next_try: Intent::PARKED, ..Intent::default() });
+        });
+    }
+
+    #[test]
+    fn a_backend_that_grows_offline_waits_for_the_last_attachment() {
+        let mut family = family();
+        volume(&mut family).wanted.size = CapacityRange::at_least(Bytes(9));
+        let here = node("here");
+        let offline = Role { abilities: Abilities { grow: Some(Growing::Offline), ..Abilities::default() }, ..role(&here) };
+        assert_eq!(next(&family, &offline, NOW), Next::Step(Step::Grow));
+        attach(&mut family, "here", AttachmentState::Attached);
+        assert_eq!(next(&family, &offline, NOW), Next::Rest);
+    }
+
+    #[test]
+    fn steps_on_another_node_are_left_to_it() {
+        check(Next::Rest, |family| {
+            attach(family, "there", AttachmentState::Attached);
+            mount(family, "there", MountState::Mounting);
+        });
+        check(Next::Rest, |family| {
+            attach(family, "there", AttachmentState::Detaching);
+            mount(family, "there", MountState::Unmounting);
+        });
+    }
+
+    #[test]
+    fn a_lost_volume_is_only_taken_down() {
+        check(Next::Rest, |family| {
+            volume(family).state = VolumeState::Lost;
+            attach(family, "here", AttachmentState::Attached);
+            mount(family, "here", MountState::Mounting);
+        });
+    }
+}
