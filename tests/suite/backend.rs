@@ -285,7 +285,6 @@ async fn a_snapshot_needs_a_volume_and_a_copy_a_source(subject: Subject) {
         subject.cut("s", which("never")).await.map(drop),
         subject.create(subject.copy("b", Origin::Volume(which("never")))).await.map(drop),
         subject.create(subject.copy("b", Origin::Snapshot(which("never")))).await.map(drop),
-        subject.backend.snapshots().unwrap().how(which("never")).await.map(drop),
     ] {
         let refusal = refusal.unwrap_err();
         assert!(matches!(refusal.kind, Kind::NotFound), "{refusal}");
@@ -377,7 +376,8 @@ macro_rules! asked_of_every_backend {
         asked_of_every_backend! { @ local_images: Subject::images().await; $($fact),* }
         asked_of_every_backend! { @ local_thin_images: Subject::thin_images().await; $($fact),* }
         asked_of_every_backend! { @ local_images_on_xfs: Subject::images_on_xfs().await; $($fact),* }
-        asked_of_every_backend! { @ local_limited_directories_on_xfs: Subject::limited_directories_on_xfs().await; $($fact),* }
+        asked_of_every_backend! { @ local_images_on_btrfs: Subject::images_on_btrfs().await; $($fact),* }
+        asked_of_every_backend! { @ local_directories_on_btrfs: Subject::directories_on_btrfs().await; $($fact),* }
     };
     (@ $name:ident: $subject:expr; $($fact:ident),*) => {
         mod $name {

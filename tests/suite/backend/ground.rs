@@ -71,8 +71,12 @@ impl Subject {
         Self::local(Folder::on_xfs(), Bytes(1 << 20), &[]).await
     }
 
-    pub(super) async fn limited_directories_on_xfs() -> Self {
-        Self::local(Folder::on_xfs(), Bytes(8 << 20), &[("kind", "directory")]).await
+    pub(super) async fn images_on_btrfs() -> Self {
+        Self::local(Folder::on("btrfs", &[], ""), Bytes(1 << 20), &[("thin", "true")]).await
+    }
+
+    pub(super) async fn directories_on_btrfs() -> Self {
+        Self::local(Folder::on("btrfs", &[], ""), Bytes(0), &[]).await
     }
 
     pub(super) async fn local(folder: Folder, size: Bytes, parameters: &[(&str, &str)]) -> Self {
@@ -173,44 +177,52 @@ impl Folder {
     }
 
     pub(super) fn on_xfs() -> Self {
+        Self::on("xfs", &["-m", "reflink=1"], "")
+    }
+
+    /// On a new filesystem of this kind.
+    pub(super) fn on(kind: &str, make: &[&str], options: &str) -> Self {
+        Self::try_on(kind, make, options).unwrap_or_else(|| {
+            panic!("no {kind} could be mounted: this suite needs root, loop devices and mkfs.{kind}")
+        })
+    }
+
+    /// Where directories can be limited: not every kernel was built for that.
+    pub(super) fn with_quotas() -> Option<Self> {
+        let ext4 = ["-O", "project,quota", "-E", "quotatype=prjquota"];
+        Self::try_on("ext4", &ext4, ",prjquota").or_else(|| Self::try_on("xfs", &[], ",prjquota"))
+    }
+
+    fn try_on(kind: &str, make: &[&str], options: &str) -> Option<Self> {
         let temp = tempfile::Builder::new().prefix("kato-backend-").tempdir().unwrap();
-        let data = temp.path().join("data");
+        let (data, image) = (temp.path().join("data"), temp.path().join("disk"));
         fs::create_dir(&data).unwrap();
-        let disk = Disk::mount(&temp.path().join("disk"), &data);
-        Self { data, _disk: Some(disk), _temp: temp }
+        File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        let made = run("mkfs", &[&["-t", kind, "-q"], make].concat(), &[&image])
+            && run("mount", &["-t", kind, "-o", &format!("loop{options}")], &[&image, &data]);
+        made.then(|| Self { _disk: Some(Disk { at: data.clone() }), data, _temp: temp })
     }
 }
 
-/// An xfs in a file, mounted through a loop device.
+/// A filesystem in a file, mounted through a loop device.
 struct Disk {
     at: PathBuf,
 }
 
-impl Disk {
-    fn mount(image: &Path, at: &Path) -> Self {
-        File::create(image).unwrap().set_len(1 << 30).unwrap();
-        run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(image));
-        run(Command::new("mount").args(["-o", "loop,prjquota"]).args([image, at]));
-        Self { at: at.to_owned() }
-    }
-}
-
 impl Drop for Disk {
     fn drop(&mut self) {
-        let done = command(Command::new("umount").arg(&self.at));
-        // What cannot be unmounted is told, but a failed test has more to say.
-        if !done && !std::thread::panicking() {
-            panic!("{} could not be unmounted", self.at.display());
-        }
+        // A failed test has more to say.
+        assert!(
+            run("umount", &[], &[&self.at]) || std::thread::panicking(),
+            "{} could not be unmounted",
+            self.at.display()
+        );
     }
 }
 
-fn run(command: &mut Command) {
-    assert!(self::command(command), "{command:?} failed: this suite needs root, loop devices and xfsprogs");
-}
-
-fn command(command: &mut Command) -> bool {
-    let Ok(output) = command.output() else { return false };
+#[expect(clippy::disallowed_methods, reason = "the suite brings its own disks")]
+fn run(program: &str, words: &[&str], paths: &[&Path]) -> bool {
+    let Ok(output) = Command::new(program).args(words).args(paths).output() else { return false };
     std::io::stderr().write_all(&output.stderr).unwrap();
     output.status.success()
 }

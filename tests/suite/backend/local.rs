@@ -44,6 +44,8 @@ async fn images_are_copied_elsewhere_up_to_the_limit() {
     assert_eq!(subject.backend.clone_how(known(&small)).await.unwrap(), Cutting::Copy);
     let wish = Create { size: CapacityRange::at_least(Bytes(17 << 20)), ..subject.wish("large") };
     let large = subject.create(wish).await.unwrap();
+    let never = subject.backend.snapshots().unwrap().how(which("never")).await.unwrap_err();
+    assert_eq!(never.kind, Kind::NotFound, "{never}");
     for refusal in [
         subject.backend.clone_how(known(&large)).await.map(drop),
         subject.cut("s", known(&large)).await.map(drop),
@@ -76,7 +78,12 @@ async fn a_copied_directory_has_everything() {
 
 #[tokio::test]
 async fn a_limited_directory_takes_no_more_than_its_limit() {
-    let subject = Subject::limited_directories_on_xfs().await;
+    let Some(folder) = Folder::with_quotas() else {
+        assert!(std::env::var_os("CI").is_none(), "CI has to have a kernel with project quotas");
+        eprintln!("missing: this kernel has no project quotas, limited directories are not tried");
+        return;
+    };
+    let subject = Subject::local(folder, Bytes(8 << 20), &[("kind", "directory")]).await;
     let made = subject.make("a").await;
     assert_eq!(made.size, Bytes(8 << 20));
     let file = path(made.connection.as_ref()).join("file");
@@ -184,7 +191,11 @@ async fn lost_images_are_told_and_never_replaced() {
     let health = subject.backend.extras().unwrap().health(vec![which("a"), which("x")]).await.unwrap();
     let reasons: Vec<_> = health.iter().map(|health| (health.reason.as_str(), health.severe)).collect();
     assert_eq!(reasons, [("ImageMissing", true), ("VolumeMissing", true)]);
-    assert_eq!(subject.make("a").await, made);
+    // The host may find its connection wanting; it is still the same volume, and no new one is made.
+    match subject.create(subject.wish("a")).await {
+        Ok(again) => assert_eq!(again, made),
+        Err(refusal) => assert!(!refusal.is_final(), "{refusal}"),
+    }
     subject.grow("a", CapacityRange::at_least(Bytes(32 << 20))).await.unwrap_err();
     assert!(!path(made.connection.as_ref()).exists());
 }
