@@ -1,14 +1,17 @@
 //! What the operator decides, from one TOML file, the pieces beside it, the environment and the command line.
 //!
-//! [`load`] reads all of them ([`sources`]), checks every key ([`keys`]) and understands what they mean
-//! together ([`convert`]); all mistakes are told at once. Nothing here opens, makes or changes anything: a
+//! [`load`] reads all of them (`sources.rs`), checks every key (`keys.rs` lists them, `check.rs` checks) and
+//! understands what they mean together (`convert.rs`); all mistakes are told at once. Nothing here opens, makes or changes anything: a
 //! configuration can be checked on another machine than the one that it is for.
 
+mod backends;
+mod check;
 mod convert;
 pub(crate) mod environment;
 mod keys;
 mod mistakes;
 pub(crate) mod print;
+mod scope;
 mod sources;
 mod tree;
 
@@ -144,7 +147,7 @@ pub(crate) enum Plugin {
 /// Reads everything that was written and understands it, or tells every mistake.
 pub(crate) fn load(sources: &Sources) -> Result<Config, Mistakes> {
     let (written, mut mistakes) = sources.read();
-    keys::check(&written, &mut mistakes);
+    check::check(&written, &mut mistakes);
     let config = convert::config(written, &mut mistakes);
     // A line may be wrong for two reasons, but no reason is told twice; all in the order of the lines.
     mistakes.sort_by_key(|mistake| mistake.origin.order());

@@ -4,9 +4,9 @@
 use serde_json::{Value as Json, json};
 
 use super::{
-    Config, convert,
+    Config,
     keys::{self, KEYS, Key, SECTIONS, Shape},
-    tree::{Node, Origin, Value},
+    tree::{self, Node, Origin, Value},
 };
 
 /// The file with every key, each commented out at its default.
@@ -133,11 +133,11 @@ pub(crate) fn show_json(config: &Config, effective: bool) -> Json {
     }
     let mut tree = Node::empty();
     for line in &lines {
-        if let Ok(value) = super::tree::parse_value(&line.value, &line.origin) {
+        if let Ok(value) = tree::parse_value(&line.value, &line.origin) {
             tree.set(&line.path, value, &line.origin);
         }
     }
-    convert::json(&tree)
+    tree::json(&tree)
 }
 
 fn rank(path: &[String]) -> (usize, Vec<String>, String) {
@@ -249,10 +249,10 @@ pub(crate) fn schema() -> Json {
                 place.insert(word.clone(), value.clone());
             }
             place.insert("description".to_owned(), Json::from(key.doc));
-            let default = super::tree::parse_value(key.default, &Origin::Default);
+            let default = tree::parse_value(key.default, &Origin::Default);
             if let Ok(value) = default {
                 let node = Node { value, origin: Origin::Default };
-                place.insert("default".to_owned(), convert::json(&node));
+                place.insert("default".to_owned(), tree::json(&node));
             }
         }
     }

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
+use serde_json::Value as Json;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -207,6 +208,18 @@ fn settle(node: Node, origin: &Origin) -> Node {
         scalar => scalar,
     };
     Node { value, origin: origin.clone() }
+}
+
+/// A tree as JSON.
+pub(crate) fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::Text(text) => Json::from(text.as_str()),
+        Value::Integer(number) => Json::from(*number),
+        Value::Float(number) => Json::from(*number),
+        Value::Flag(flag) => Json::from(*flag),
+        Value::List(items) => items.iter().map(json).collect(),
+        Value::Table(table) => table.iter().map(|(key, node)| (key.clone(), json(node))).collect(),
+    }
 }
 
 struct Lines<'a> {

@@ -1,0 +1,169 @@
+//! A backend as configured: which plugin, what it is told, what it is granted and how much it may take, in the
+//! plugin host's own words. Whether a grant makes sense to the plugin is found when it is loaded.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use kato_plugin_host::{
+    Addresses, Authoriser, CommandGrant, ConnectionGrants, Grants, HttpGrant, IscsiGrant, Limits, RbdGrant,
+    SecretSource, embedded,
+};
+
+use super::{
+    Backend, Plugin,
+    mistakes::{Mistake, nearest},
+    scope::Scope,
+    tree::Node,
+};
+
+/// Understands the table of a backend.
+pub(super) fn backend(_: &str, scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Backend> {
+    let grants = scope.section("grants");
+    let limits = scope.section("limits");
+    let directories = grants.words("directories");
+    for (name, path) in &directories {
+        if !path.starts_with('/') {
+            mistakes.push(
+                grants
+                    .section("directories")
+                    .mistake(name, format!("\"{path}\" is not a path from the root: begin it with /")),
+            );
+        }
+    }
+    let grants = Grants {
+        directories: directories.into_iter().map(|(name, path)| (name, PathBuf::from(path))).collect(),
+        http: grants.entries("http").iter().filter_map(|entry| http(entry, mistakes)).collect(),
+        commands: commands(&grants.section("commands"), mistakes),
+        connections: connections(&grants.section("connections"), mistakes),
+    };
+    let plugin = plugin(scope, mistakes)?;
+    let mib = |word: &str| limits.size(word).and_then(|size| u32::try_from(size.0.div_ceil(1 << 20)).ok());
+    let millis = |word: &str| u64::try_from(limits.span(word).as_millis()).unwrap_or(u64::MAX);
+    let count = |word: &str| limits.count(word).and_then(|count| u32::try_from(count).ok());
+    let usual = Limits::default();
+    Some(Backend {
+        plugin,
+        configuration: scope.words("configuration"),
+        grants,
+        limits: Limits {
+            memory_mib: mib("memory").unwrap_or(usual.memory_mib),
+            cpu_ms: millis("cpu"),
+            wall_ms: millis("wall"),
+            calls: count("calls").unwrap_or(usual.calls),
+            reads: count("reads").unwrap_or(usual.reads),
+            answer_mib: mib("answer").unwrap_or(usual.answer_mib),
+            response_mib: mib("response").unwrap_or(usual.response_mib),
+        },
+    })
+}
+
+fn http(entry: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<HttpGrant> {
+    let authoriser = match entry.node("authoriser") {
+        Some(_) => authoriser(&entry.section("authoriser"), mistakes),
+        None => None,
+    };
+    Some(HttpGrant {
+        url: entry.required("url", mistakes)?,
+        methods: entry.texts("methods"),
+        paths: entry.texts("paths"),
+        addresses: Addresses::Many(entry.texts("addresses")),
+        authoriser,
+    })
+}
+
+fn authoriser(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Authoriser> {
+    let mut written = ["bearer", "header", "basic"].into_iter().filter(|way| scope.node(way).is_some());
+    let (first, second) = (written.next(), written.next());
+    let (Some(way), None) = (first, second) else {
+        mistakes.push(scope.mistake(first.unwrap_or("bearer"), "write one of bearer, header and basic"));
+        return None;
+    };
+    let place = scope.section(way);
+    let secret = secret(&place.section("secret"), mistakes);
+    match way {
+        "bearer" => Some(Authoriser::Bearer { secret: secret? }),
+        "header" => Some(Authoriser::Header { name: place.required("name", mistakes)?, secret: secret? }),
+        _ => Some(Authoriser::Basic { user: place.required("user", mistakes)?, secret: secret? }),
+    }
+}
+
+fn secret(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<SecretSource> {
+    match (scope.path("file"), scope.text("env")) {
+        (Some(file), None) => Some(SecretSource::File(file)),
+        (None, Some(name)) => Some(SecretSource::Env(name)),
+        (Some(_), Some(_)) => {
+            mistakes.push(scope.mistake("env", "the secret is in two places: write file or env"));
+            None
+        }
+        (None, None) => {
+            mistakes.push(scope.mistake("file", "the secret is nowhere: write file or env"));
+            None
+        }
+    }
+}
+
+fn commands(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, CommandGrant> {
+    let names = scope.node.and_then(Node::table).into_iter().flat_map(BTreeMap::keys);
+    let command = |name: &String, mistakes: &mut Vec<Mistake>| {
+        let entry = scope.section(name);
+        let id = |word: &str| entry.count(word).and_then(|id| u32::try_from(id).ok()).unwrap_or(65_534);
+        Some(CommandGrant {
+            line: entry.required("line", mistakes)?,
+            uid: id("uid"),
+            gid: id("gid"),
+            timeout_ms: u64::try_from(entry.span("timeout").as_millis()).unwrap_or(u64::MAX),
+        })
+    };
+    names.filter_map(|name| Some((name.clone(), command(name, mistakes)?))).collect()
+}
+
+fn connections(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> ConnectionGrants {
+    let (rbd, iscsi) = (scope.section("rbd"), scope.section("iscsi"));
+    let ceph = ["monitors", "pools", "users"].iter().any(|word| !rbd.texts(word).is_empty());
+    if ceph {
+        for word in ["monitors", "pools", "users"] {
+            if rbd.texts(word).is_empty() {
+                mistakes.push(rbd.mistake(word, "this has to be written"));
+            }
+        }
+    }
+    let prefix = iscsi.text("iqn-prefix").unwrap_or_default();
+    let portals = iscsi.texts("portals");
+    if !prefix.is_empty() && portals.is_empty() {
+        mistakes.push(iscsi.mistake("portals", "this has to be written"));
+    }
+    ConnectionGrants {
+        directory: scope.flag("directory"),
+        file: scope.flag("file"),
+        device: scope.texts("device"),
+        rbd: ceph.then(|| RbdGrant {
+            monitors: rbd.texts("monitors"),
+            pools: rbd.texts("pools"),
+            users: rbd.texts("users"),
+        }),
+        iscsi: (!portals.is_empty()).then_some(IscsiGrant { portals, iqn_prefix: prefix }),
+        nbd: scope.texts("nbd"),
+        nfs: scope.texts("nfs"),
+    }
+}
+
+fn plugin(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Plugin> {
+    let text = scope.required("plugin", mistakes)?;
+    if text.starts_with('/') {
+        return Some(Plugin::File(PathBuf::from(text)));
+    }
+    if let Some(digest) = text.strip_prefix("sha256:") {
+        if digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Some(Plugin::Digest(digest.to_owned()));
+        }
+        mistakes.push(scope.mistake("plugin", "a digest is sha256: and 64 lower-case hex digits"));
+        return None;
+    }
+    if embedded::names().any(|name| name == text) {
+        return Some(Plugin::Embedded(text));
+    }
+    let ours = embedded::names().collect::<Vec<_>>().join(", ");
+    let reason =
+        format!("\"{text}\" is not among what is built in ({ours}): write a path from the root or a digest");
+    mistakes.push(scope.mistake("plugin", reason).meaning(nearest(&text, embedded::names())));
+    None
+}
