@@ -1,8 +1,8 @@
 //! What the operator decides, from one TOML file, the pieces beside it, the environment and the command line.
 //!
 //! [`load`] reads all of them (`sources.rs`), checks every key (`keys.rs` lists them, `check.rs` checks) and
-//! understands what they mean together (`convert.rs`); all mistakes are told at once. Nothing here opens, makes or changes anything: a
-//! configuration can be checked on another machine than the one that it is for.
+//! understands what they mean together (`convert.rs`); all mistakes are told at once. Nothing here makes or
+//! changes anything: a configuration can be checked on another machine than the one that it is for.
 
 mod backends;
 mod check;
