@@ -5,19 +5,52 @@
 //! little that every backend needs; a backend depends on nothing else. The contract itself, `wit/v1`, says
 //! what each function has to promise: read it first.
 //!
-//! ```ignore
-//! use kato_plugin_sdk::{identity, types::*, volumes};
+//! ```
+//! use kato_plugin_sdk::{
+//!     identity::{self, Description, Status},
+//!     types::{Configuration, Error, Volume, VolumePage, Which},
+//!     volumes::{self, Created, Deleted, Wish},
+//! };
 //!
 //! struct Backend;
 //!
-//! impl identity::Guest for Backend { /* describe, check */ }
-//! impl volumes::Guest for Backend { /* create, delete, inspect, list, remark */ }
-//! impl kato_plugin_sdk::grow::Guest for Backend { /* grow */ }
+//! impl identity::Guest for Backend {
+//!     fn describe(_: Configuration) -> Result<Description, Error> {
+//!         Err(Error::unsupported("say here what this backend is"))
+//!     }
 //!
-//! kato_plugin_sdk::export!(Backend with grow);
+//!     fn check(_: Configuration) -> Result<Status, Error> {
+//!         Ok(Status { fingerprint: "account 7, region eu-1".into(), note: String::new() })
+//!     }
+//! }
+//!
+//! impl volumes::Guest for Backend {
+//!     fn create(_: Configuration, wish: Wish, _: Option<Vec<u8>>) -> Result<Created, Error> {
+//!         Err(Error::unavailable(format!("find or make the volume of {} here", wish.token)))
+//!     }
+//!
+//!     fn delete(_: Configuration, _: Which, _: Option<Vec<u8>>) -> Result<Deleted, Error> {
+//!         Ok(Deleted::Done)
+//!     }
+//!
+//!     fn inspect(_: Configuration, which: Vec<Which>) -> Result<Vec<Option<Volume>>, Error> {
+//!         Ok(which.iter().map(|_| None).collect())
+//!     }
+//!
+//!     fn list(_: Configuration, _: Option<String>) -> Result<VolumePage, Error> {
+//!         Ok(VolumePage { items: Vec::new(), next: None })
+//!     }
+//!
+//!     fn remark(_: Configuration, _: Which, _: String) -> Result<(), Error> {
+//!         Err(Error::unsupported("marks cannot be changed here"))
+//!     }
+//! }
+//!
+//! kato_plugin_sdk::export!(Backend);
+//! # fn main() {}
 //! ```
 //!
-//! `export!` also puts the crate's `plugin.toml` into the component. An ability that is implemented but not
+//! With abilities beyond these it reads `export!(Backend with grow, snapshots)`. `export!` also puts the crate's `plugin.toml` into the component. An ability that is implemented but not
 //! named there is not offered: `offers` in `plugin.toml` is compared with what the component exports when it
 //! is loaded. Build with `cargo build --release --target wasm32-wasip2`; the result is the component. Logic is
 //! tested with plain `cargo test`, with [`testing`] in the place of the host.

@@ -216,9 +216,9 @@ async fn room_is_what_is_free_and_not_promised() {
 async fn a_configuration_with_mistakes_is_not_loaded() {
     let folder = Folder::on_this_disk();
     let data = folder.data.clone();
-    let loaded =
-        tokio::spawn(async move { load(&data, &[("overcommit", "none"), ("colour", "red")]).await }).await;
-    let said = loaded.err().unwrap().into_panic();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { load(&data, &[("overcommit", "none"), ("colour", "red")]).await });
+    let said = tasks.join_next().await.unwrap().err().unwrap().into_panic();
     let said = said.downcast_ref::<String>().unwrap();
     assert!(said.contains("overcommit") && said.contains("colour"), "{said}");
 }
