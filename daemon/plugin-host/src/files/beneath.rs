@@ -84,7 +84,7 @@ pub(crate) fn step(root: impl AsFd, path: &str, flags: OFlags, mode: Mode) -> Re
 }
 
 /// Opens the directory that a path's last name is in, and that name.
-pub(crate) fn parent<'a>(root: impl AsFd, path: &'a str) -> Result<(OwnedFd, &'a str), Error> {
+pub(crate) fn parent(root: impl AsFd, path: &str) -> Result<(OwnedFd, &str), Error> {
     check(path)?;
     let (directory, name) = path.rsplit_once('/').unwrap_or((".", path));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;

@@ -104,12 +104,11 @@ impl Line {
             return Err(Error::invalid("it must not run as root: give the uid of a user without powers"));
         }
         let mut words = grant.line.split_whitespace();
-        let program = words.next().map(PathBuf::from).unwrap_or_default();
-        if !program.is_absolute()
-            || grant.line.trim_start().split_whitespace().next().is_some_and(|w| w.contains('{'))
-        {
+        let program = words.next().unwrap_or_default();
+        if !program.starts_with('/') || program.contains(['{', '}']) {
             return Err(Error::invalid("its line has to begin with the absolute path of a program"));
         }
+        let program = PathBuf::from(program);
         let words = words.map(pieces).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { program, words, grant: grant.clone() })
     }

@@ -2,6 +2,8 @@
 //! instantiated: each interface is looked up by itself (`abilities.rs`), so what a component does not offer
 //! costs nothing and one set of types serves all. Only this room names these types.
 
+#![expect(clippy::error_impl_error, reason = "the contract's word for an error is `error`")]
+
 wasmtime::component::bindgen!({
     path: "../../wit/v1",
     world: "every",
