@@ -4,8 +4,6 @@
 //! clippy's, say, would otherwise rebuild every guest). Their target folder is a fixed one: one in `OUT_DIR`
 //! would make them cold again for each of check, clippy and test. What comes out is `src/embedded.rs`.
 
-#![expect(clippy::print_stdout, reason = "a build script speaks to cargo through its standard output")]
-
 use std::{
     env,
     ffi::OsString,
