@@ -319,9 +319,9 @@ fn intent_to_wire(intent: &Intent) -> Json {
     let mut wire = json!({
         "since": intent.since.to_string(),
         "attempts": intent.attempts,
-        "next_try": intent.next_try.to_string(),
     });
     if let Some(map) = wire.as_object_mut() {
+        put(map, "next_try", (!intent.is_parked()).then(|| intent.next_try.to_string().into()));
         put(map, "note", intent.note.as_deref().map(Json::from));
         let failure = intent.last_error.as_ref();
         put(
