@@ -26,27 +26,27 @@ use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
 /// Small enough to be quick, large enough for ext4.
-pub const SMALL: u64 = 64 << 20;
+pub(super) const SMALL: u64 = 64 << 20;
 /// Large enough for xfs.
-pub const LARGE: u64 = 512 << 20;
+pub(super) const LARGE: u64 = 512 << 20;
 
 /// A folder of the test's own, and how its nodes are configured.
-pub struct Ground {
+pub(super) struct Ground {
     folder: TempDir,
-    pub config: Config,
+    pub(super) config: Config,
 }
 
 /// A volume that is a file.
 #[derive(Clone, Debug)]
-pub struct Disk {
-    pub id: VolumeId,
-    pub path: PathBuf,
-    pub connection: Connection,
+pub(super) struct Disk {
+    pub(super) id: VolumeId,
+    pub(super) path: PathBuf,
+    pub(super) connection: Connection,
 }
 
 impl Ground {
     /// A fresh one.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "the host suite mounts filesystems: run it as root");
         let folder = tempfile::Builder::new().prefix("kato-host-").tempdir().unwrap();
         fs::create_dir(folder.path().join("granted")).unwrap();
@@ -56,29 +56,29 @@ impl Ground {
     }
 
     /// A path in the folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The granted directory.
-    pub fn granted(&self) -> PathBuf {
+    pub(super) fn granted(&self) -> PathBuf {
         self.path("granted")
     }
 
     /// A node that begins now. The mounts of an earlier one are still there.
-    pub async fn node(&self) -> LinuxHost {
+    pub(super) async fn node(&self) -> LinuxHost {
         LinuxHost::open(self.config.clone()).await.unwrap()
     }
 
     /// A volume that is a sparse file of zeroes.
-    pub fn disk(&self, name: &str, size: u64) -> Disk {
+    pub(super) fn disk(&self, name: &str, size: u64) -> Disk {
         let path = self.granted().join(name);
         File::create_new(&path).unwrap().set_len(size).unwrap();
         Disk::at(self.granted(), name)
     }
 
     /// A volume that is a directory.
-    pub fn directory(&self, name: &str) -> Disk {
+    pub(super) fn directory(&self, name: &str) -> Disk {
         fs::create_dir(self.granted().join(name)).unwrap();
         let Disk { id, path, .. } = Disk::at(self.granted(), name);
         let root = self.granted().display().to_string();
@@ -86,12 +86,12 @@ impl Ground {
     }
 
     /// The mounts beneath the folder, in the order in which they were made.
-    pub fn mounts(&self) -> Vec<String> {
+    pub(super) fn mounts(&self) -> Vec<String> {
         mounts_beneath(self.folder.path())
     }
 
     /// Loop devices over files in the folder, in the manner of `/dev/loop3`.
-    pub fn loops(&self) -> Vec<PathBuf> {
+    pub(super) fn loops(&self) -> Vec<PathBuf> {
         loops_beneath(self.folder.path())
     }
 }
@@ -110,7 +110,7 @@ impl Drop for Ground {
 
 impl Disk {
     /// The volume that this file is.
-    pub fn at(root: PathBuf, name: &str) -> Self {
+    pub(super) fn at(root: PathBuf, name: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = VolumeId((u128::from(std::process::id()) << 64) | u128::from(number));
@@ -120,7 +120,7 @@ impl Disk {
     }
 
     /// A wish to mount it, with its data in `data`.
-    pub fn wish(&self) -> MountWish {
+    pub(super) fn wish(&self) -> MountWish {
         MountWish {
             volume: self.id,
             name: format!("volume-{:x}", self.id.0),
@@ -132,34 +132,34 @@ impl Disk {
     }
 
     /// Formats it as new.
-    pub async fn format(&self, node: &LinuxHost, fs: FsType) -> Result<(), Error> {
+    pub(super) async fn format(&self, node: &LinuxHost, fs: FsType) -> Result<(), Error> {
         let how = Prepare { fs, blank: Blankness::Zeroes, resumed: false };
         node.format(self.id, &self.connection, &how).await
     }
 
     /// Mounts it.
-    pub async fn mount(&self, node: &LinuxHost) -> Result<MountedAt, Error> {
+    pub(super) async fn mount(&self, node: &LinuxHost) -> Result<MountedAt, Error> {
         node.mount(&self.wish()).await
     }
 
     /// Unmounts it.
-    pub async fn unmount(&self, node: &LinuxHost) -> Result<(), Error> {
+    pub(super) async fn unmount(&self, node: &LinuxHost) -> Result<(), Error> {
         node.unmount(self.id, &self.wish().name, &self.connection).await
     }
 
     /// Writes into the file behind everybody's back.
-    pub fn scribble(&self, offset: u64, bytes: &[u8]) {
+    pub(super) fn scribble(&self, offset: u64, bytes: &[u8]) {
         File::options().write(true).open(&self.path).unwrap().write_all_at(bytes, offset).unwrap();
     }
 
     /// Makes the file this large.
-    pub fn set_size(&self, size: u64) {
+    pub(super) fn set_size(&self, size: u64) {
         File::options().write(true).open(&self.path).unwrap().set_len(size).unwrap();
     }
 }
 
 /// How this binary is started as a worker.
-pub fn worker_line() -> Vec<OsString> {
+pub(super) fn worker_line() -> Vec<OsString> {
     let mut line = vec![std::env::current_exe().unwrap().into_os_string()];
     line.extend(
         ["host::node_worker", "--exact", "--ignored", "--nocapture", "--test-threads=1"].map(OsString::from),
@@ -168,22 +168,22 @@ pub fn worker_line() -> Vec<OsString> {
 }
 
 /// Runs a program that has to succeed.
-pub fn run(program: &str, arguments: &[&str]) -> Output {
+pub(super) fn run(program: &str, arguments: &[&str]) -> Output {
     let output = command(program, arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
 /// A program that runs until this is dropped.
-pub struct Running(pub Child);
+pub(super) struct Running(pub(super) Child);
 
 /// Starts a program.
-pub fn start(program: &str, arguments: &[&str]) -> Running {
+pub(super) fn start(program: &str, arguments: &[&str]) -> Running {
     Running(command(program, arguments).stdout(Stdio::piped()).spawn().unwrap())
 }
 
 /// Starts a program and waits until it says `ready`.
-pub fn start_and_hear(program: &str, arguments: &[&str]) -> Running {
+pub(super) fn start_and_hear(program: &str, arguments: &[&str]) -> Running {
     let mut running = start(program, arguments);
     let mut line = String::new();
     BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -207,7 +207,7 @@ fn command(program: &str, arguments: &[&str]) -> Command {
 }
 
 /// Tries until it is true, for a minute.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -219,7 +219,7 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// Mount points beneath a folder, in the order in which they were made.
-pub fn mounts_beneath(folder: &Path) -> Vec<String> {
+pub(super) fn mounts_beneath(folder: &Path) -> Vec<String> {
     fs::read_to_string("/proc/self/mountinfo")
         .unwrap()
         .lines()
@@ -230,7 +230,7 @@ pub fn mounts_beneath(folder: &Path) -> Vec<String> {
 }
 
 /// The options of the mount at this path.
-pub fn options_of(path: &str) -> String {
+pub(super) fn options_of(path: &str) -> String {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = text.lines().rfind(|line| line.split(' ').nth(4) == Some(path)).unwrap();
     line.to_owned()
