@@ -1,9 +1,10 @@
 //! The journal: the orchestrator's `Store` port over memory and over sled.
 //!
 //! `committer.rs` is the one order in which both commit; `memory.rs` also models crashes for the suites;
-//! `sled.rs` says what it takes to be durable. Read these three, then `open.rs`.
+//! `sled.rs` says what it takes to be durable, `tally.rs` how a gap is found. Read these, then `open.rs`.
 //!
-//! Nothing here knows what a record means: values come sealed and leave sealed.
+//! Nothing here knows what a record means: values come sealed and leave sealed, and a dump shows what is in
+//! them without looking.
 
 use std::path::PathBuf;
 
@@ -52,7 +53,7 @@ impl Config {
             path: path.into(),
             reserve: Bytes(64 << 20),
             low_water: Bytes(8 << 20),
-            cache: Bytes(16 << 20),
+            cache: Bytes(4 << 20),
             segment: 4 << 20,
         }
     }

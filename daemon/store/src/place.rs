@@ -4,6 +4,7 @@
 //! <path>/lock       held by the process that has the store open; says which
 //! <path>/FORMAT     which schema its records have; read before anything is touched
 //! <path>/sled/      the engine's own
+//! <path>/mark       the last commit that is durable (`tally.rs`)
 //! <path>/reserve    room for the end (`reserve.rs`)
 //! <path>/dumps/     dumps (`dump.rs`)
 //! ```
