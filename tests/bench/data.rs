@@ -2,7 +2,7 @@
 //! the very same loop settings mounted by hand. The daemon is not in the path of data, so the ratio is 1 but
 //! for noise; the runs alternate, so that a slow minute of the disk hits both.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, thread, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -55,12 +55,31 @@ fn mounted(daemon: &Daemon, workload: &[&str], effort: Effort) -> Fallible<f64> 
 }
 
 fn by_hand(image: &Image, target: &Path, workload: &[&str], effort: Effort) -> Fallible<f64> {
+    until_free(image)?;
     let device = attach(image)?;
     run(program("mount").args(["-o", "nosuid,nodev", &device]).arg(target))?;
     let measured = fio(&target.join(&image.data_root), workload, effort);
     run(program("umount").arg(target))?;
     run(program("losetup").args(["-d", &device]))?;
+    until_free(image)?;
     measured
+}
+
+/// Waits until no device stands on the image any more. An unmount is answered when its holder is gone, which
+/// may be before the device is, and another mount namespace may have taken a copy of the mount along: two
+/// filesystems alive on one image would destroy it.
+fn until_free(image: &Image) -> Fallible {
+    for _ in 0..3000 {
+        let stands = fs::read_dir("/sys/block")?.flatten().any(|block| {
+            fs::read_to_string(block.path().join("loop/backing_file"))
+                .is_ok_and(|file| file.trim() == image.file)
+        });
+        if !stands {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Err(format!("{} is still attached: is another mount namespace holding it?", image.file).into())
 }
 
 /// What a mounted volume stands on.
