@@ -8,6 +8,7 @@ use kato_orchestrator::Error;
 use rustix::fd::OwnedFd;
 
 use crate::{
+    engine::Engine,
     files::{
         beneath,
         content::{self, Piece},
@@ -31,6 +32,17 @@ impl Reach {
         work: impl FnOnce(OwnedFd) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, types::Error> {
         self.at(grant, move |path| work(beneath::root(&path)?)).await
+    }
+
+    /// Looks at something small beneath a granted directory.
+    fn glance<T>(
+        &self,
+        grant: &str,
+        work: impl FnOnce(OwnedFd) -> Result<T, Error>,
+    ) -> Result<T, types::Error> {
+        let path = self.ground.powers.directories.path(grant);
+        let outcome = path.and_then(|path| Engine::in_place(|| work(beneath::root(path)?)));
+        outcome.map_err(|error| self.answer_error(&error))
     }
 
     /// Does something with a granted directory's path.
@@ -87,12 +99,10 @@ impl Host for Guest {
     }
 
     async fn space(&mut self, grant: String, path: String) -> Result<wire::Taken, types::Error> {
-        self.reach
-            .beneath(&grant, move |root| {
-                let space::Taken { length, allocated } = space::taken(root, &path)?;
-                Ok(wire::Taken { length_bytes: length, allocated_bytes: allocated })
-            })
-            .await
+        self.reach.glance(&grant, move |root| {
+            let space::Taken { length, allocated } = space::taken(root, &path)?;
+            Ok(wire::Taken { length_bytes: length, allocated_bytes: allocated })
+        })
     }
 
     async fn clone_file(
@@ -159,7 +169,7 @@ impl Host for Guest {
     }
 
     async fn read(&mut self, grant: String, path: String) -> Result<Option<Vec<u8>>, types::Error> {
-        self.reach.beneath(&grant, move |root| content::read(root, &path)).await
+        self.reach.glance(&grant, move |root| content::read(root, &path))
     }
 
     async fn names(
@@ -169,7 +179,7 @@ impl Host for Guest {
         after: Option<String>,
         limit: u32,
     ) -> Result<Vec<String>, types::Error> {
-        self.reach.beneath(&grant, move |root| content::names(root, &path, after.as_deref(), limit)).await
+        self.reach.glance(&grant, move |root| content::names(root, &path, after.as_deref(), limit))
     }
 
     async fn set_quota(&mut self, grant: String, path: String, limit_bytes: u64) -> Result<(), types::Error> {

@@ -18,7 +18,7 @@ use super::{
     abi::exports::kato::storage::{attachments, fencing, grow, modify, snapshots},
     abi::kato::storage::types,
     call::Entered,
-    convert, verify,
+    convert, reachable, verify,
 };
 use crate::limits;
 
@@ -133,16 +133,23 @@ impl Attachments for Plugin {
                 "attachments.attach",
                 move |it: Entered<'_>| {
                     Box::pin(async move {
-                        ability!(it.attachments)
+                        let answer = ability!(it.attachments)
                             .call_attach(
-                                it.store,
+                                &mut *it.store,
                                 it.configuration,
                                 &wire,
                                 &node,
                                 read_only,
                                 resume.as_deref(),
                             )
-                            .await
+                            .await?;
+                        let ground = &it.store.data().reach.ground;
+                        Ok(answer.map(|attaching| match &attaching {
+                            attachments::Attaching::Done(attached) => {
+                                (reachable(ground, &attached.connection), attaching)
+                            }
+                            attachments::Attaching::Pending(_) => (Ok(()), attaching),
+                        }))
                     })
                 },
                 // The contract has no question for this; an attachment that stands after all is found by the
@@ -150,6 +157,7 @@ impl Attachments for Plugin {
                 std::future::ready(Found::Nothing),
             )
             .await?;
+        let (reachable, answer) = answer;
         match answer {
             attachments::Attaching::Pending(pending) => self.pending("attachments.attach", pending),
             attachments::Attaching::Done(attached) => {
@@ -157,7 +165,7 @@ impl Attachments for Plugin {
                 let connection =
                     convert::connection_from_wire(attached.connection, &self.caller.ground.powers);
                 let connection = connection.map_err(&lied)?;
-                self.check_connections(vec![connection.clone()]).await?;
+                reachable.map_err(|error| self.unconnectable(error))?;
                 if attached.client.as_ref().is_some_and(|client| client.len() > limits::WORD) {
                     return Err(lied("the client's identity is too long".into()));
                 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use kato_orchestrator::{
     Error, Finality,
-    model::{Connection, Token},
+    model::Token,
     ports::{
         Backend,
         backend::{
@@ -35,13 +35,38 @@ use self::{
     convert::Lie,
     verify::Handles,
 };
-use crate::{guest::Notes, limits};
+use crate::{
+    engine::Engine,
+    guest::{Ground, Notes},
+    limits,
+};
 
 /// One configured backend behind a component of version 1.
 pub(crate) struct Plugin {
     caller: Arc<Caller>,
     description: Description,
     handles: Mutex<Handles>,
+}
+
+/// Whether the connections of these volumes are granted.
+fn connectable<'a>(
+    ground: &Ground,
+    volumes: impl IntoIterator<Item = &'a types::Volume>,
+) -> Result<(), Error> {
+    volumes
+        .into_iter()
+        .filter_map(|volume| volume.connection.as_ref())
+        .try_for_each(|connection| reachable(ground, connection))
+}
+
+/// Whether a connection is granted. It may be a path, so this looks at the disk; it is called on a guest's
+/// thread, at the end of the call.
+fn reachable(ground: &Ground, wire: &types::Connection) -> Result<(), Error> {
+    match convert::connection_from_wire(wire.clone(), &ground.powers) {
+        Ok(connection) => Engine::in_place(|| ground.powers.connections.check(&connection)),
+        // What cannot even be converted is answered as nonsense when the volume is.
+        Err(_) => Ok(()),
+    }
 }
 
 /// What a refused effect turned out to be when somebody looked.
@@ -137,24 +162,23 @@ impl Plugin {
                 .read("volumes.inspect", move |it: Entered<'_>| {
                     Box::pin(async move {
                         let volumes = it.abilities.volumes.load(&mut *it.store, it.instance)?;
-                        volumes.call_inspect(it.store, it.configuration, &wire).await
+                        let answer = volumes.call_inspect(&mut *it.store, it.configuration, &wire).await?;
+                        let ground = &it.store.data().reach.ground;
+                        Ok(answer.map(|found| (connectable(ground, found.iter().flatten()), found)))
                     })
                 })
                 .await?;
+            let (connectable, answer) = answer;
             let lied = self.lied("volumes.inspect");
             verify::counted(answer.len(), batch.len()).map_err(&lied)?;
-            let mut volumes = Vec::with_capacity(answer.len());
             for (which, wire) in batch.iter().zip(answer) {
-                volumes.push(match wire {
-                    Some(wire) => {
-                        let made = self.volume(wire).map_err(&lied)?;
-                        verify::found(&made, which).map_err(&lied)?;
-                        Some(made)
-                    }
-                    None => None,
-                });
+                let made = wire.map(|wire| self.volume(wire)).transpose().map_err(&lied)?;
+                if let Some(made) = &made {
+                    verify::found(made, which).map_err(&lied)?;
+                }
+                found.push(made);
             }
-            found.extend(self.connectable(volumes).await?);
+            connectable.map_err(|error| self.unconnectable(error))?;
         }
         Ok(found)
     }
@@ -163,28 +187,11 @@ impl Plugin {
         convert::volume_from_wire(wire, &self.caller.ground.powers)
     }
 
-    /// Checks the connections of volumes against the grants. They may be paths, so it blocks elsewhere.
-    async fn connectable(&self, volumes: Vec<Option<Made>>) -> Result<Vec<Option<Made>>, Error> {
-        let connections: Vec<Connection> =
-            volumes.iter().flatten().filter_map(|made| made.connection.clone()).collect();
-        self.check_connections(connections).await?;
-        Ok(volumes)
-    }
-
-    async fn check_connections(&self, connections: Vec<Connection>) -> Result<(), Error> {
-        if connections.is_empty() {
-            return Ok(());
-        }
-        let ground = Arc::clone(&self.caller.ground);
-        let checked = self.caller.ground.engine.block(move || {
-            connections.iter().try_for_each(|connection| ground.powers.connections.check(connection))
-        });
-        let failed = |error| Error::internal("the check of a connection failed").caused_by(error);
-        checked.await.map_err(failed).and_then(|checked| checked).map_err(|error| {
-            let backend = self.caller.ground.backend.as_str().to_owned();
-            metrics::counter!("kato_plugin_denied_total", "backend" => backend).increment(1);
-            error.about(self.caller.subject()).pending()
-        })
+    /// A connection that was answered and is not granted, or leads nowhere.
+    fn unconnectable(&self, error: Error) -> Error {
+        let backend = self.caller.ground.backend.as_str().to_owned();
+        metrics::counter!("kato_plugin_denied_total", "backend" => backend).increment(1);
+        error.about(self.caller.subject()).pending()
     }
 
     /// Whether nothing stands under this token.
@@ -245,12 +252,20 @@ impl Backend for Plugin {
                 move |it: Entered<'_>| {
                     Box::pin(async move {
                         let volumes = it.abilities.volumes.load(&mut *it.store, it.instance)?;
-                        volumes.call_create(it.store, it.configuration, &wire, resume.as_deref()).await
+                        let resume = resume.as_deref();
+                        let answer =
+                            volumes.call_create(&mut *it.store, it.configuration, &wire, resume).await?;
+                        let ground = &it.store.data().reach.ground;
+                        Ok(answer.map(|created| match &created {
+                            volumes::Created::Done(volume) => (connectable(ground, [volume]), created),
+                            volumes::Created::Pending(_) => (Ok(()), created),
+                        }))
                     })
                 },
                 async { self.absent(&token).await },
             )
             .await?;
+        let (connectable, answer) = answer;
         let lied = self.lied("volumes.create");
         match answer {
             volumes::Created::Pending(pending) => {
@@ -263,7 +278,7 @@ impl Backend for Plugin {
                 verify::made(&made, &token).map_err(&lied)?;
                 verify::sized(&made, size).map_err(&lied)?;
                 self.settle_handle(&made, &token).await.map_err(&lied)?;
-                self.check_connections(made.connection.clone().into_iter().collect()).await?;
+                connectable.map_err(|error| self.unconnectable(error))?;
                 Ok(Effect::Done(made))
             }
         }
@@ -311,15 +326,17 @@ impl Backend for Plugin {
             .read("volumes.list", move |it: Entered<'_>| {
                 Box::pin(async move {
                     let volumes = it.abilities.volumes.load(&mut *it.store, it.instance)?;
-                    volumes.call_list(it.store, it.configuration, page.as_deref()).await
+                    let answer = volumes.call_list(&mut *it.store, it.configuration, page.as_deref()).await?;
+                    let ground = &it.store.data().reach.ground;
+                    Ok(answer.map(|page| (connectable(ground, &page.items), page)))
                 })
             })
             .await?;
+        let (connectable, answer) = answer;
         let page =
             convert::page_from_wire(answer.items, answer.next, asked.as_deref(), |wire| self.volume(wire))
                 .map_err(self.lied("volumes.list"))?;
-        self.check_connections(page.items.iter().filter_map(|made| made.connection.clone()).collect())
-            .await?;
+        connectable.map_err(|error| self.unconnectable(error))?;
         Ok(page)
     }
 
