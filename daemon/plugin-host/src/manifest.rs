@@ -195,7 +195,8 @@ mod tests {
         let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
         for (name, text) in sections {
             let size = 1 + name.len() + text.len();
-            bytes.extend([0, (size & 0x7f | 0x80) as u8, (size >> 7) as u8, name.len() as u8]);
+            let byte = |number: usize| u8::try_from(number).unwrap();
+            bytes.extend([0, byte(size & 0x7f | 0x80), byte(size >> 7), byte(name.len())]);
             bytes.extend(name.bytes());
             bytes.extend(text.bytes());
         }

@@ -153,8 +153,8 @@ async fn an_answer_that_never_ends_is_cut() {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let mut heard = [0; 4096];
-        stream.read(&mut heard).await.unwrap();
+        let mut heard = [0; 1];
+        stream.read_exact(&mut heard).await.unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         while stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {}
     });
