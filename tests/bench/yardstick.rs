@@ -14,7 +14,10 @@ use rustix::{
     mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
 };
 
-use crate::Fallible;
+use crate::{
+    Fallible,
+    daemon::{program, run},
+};
 
 /// One cycle of a plain directory: make, show, take away, remove.
 pub(crate) fn directory_cycle(volumes: &Path, mounts: &Path, name: &str) -> Fallible {
@@ -114,6 +117,15 @@ impl Drop for Ground {
         for path in ours.iter().rev() {
             if let Err(error) = unmount(*path, UnmountFlags::DETACH) {
                 println!("{} stays mounted: {error}", path.display());
+            }
+        }
+        for block in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            let file = fs::read_to_string(block.path().join("loop/backing_file")).unwrap_or_default();
+            if Path::new(file.trim()).starts_with(self.folder.path()) {
+                let device = Path::new("/dev").join(block.file_name());
+                if let Err(error) = run(program("losetup").arg("-d").arg(&device)) {
+                    println!("{} stays attached: {error}", device.display());
+                }
             }
         }
     }
