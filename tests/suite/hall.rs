@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use kato_orchestrator::{
     Error, Kind, Outcome,
     model::{Bytes, Caller, CapacityRange, FsState, FsType, MountState, SnapshotName, Target, VolumeState},
-    ops::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, MountVolume, SourceName, UnmountVolume, VolumeView},
+    ops::{
+        CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, MountVolume, SourceName,
+        UnmountVolume, VolumeView,
+    },
     ports::Clock,
     testing::{Fault, Verb},
 };
@@ -87,7 +90,13 @@ fn another_wish_under_the_same_name_is_refused_with_the_difference() {
     hall(|house| async move {
         house.make("db").await;
         for (wish, word) in [
-            (CreateVolume { size: CapacityRange::at_least(Bytes(1 << 40)), ..CreateVolume::named(name("db")) }, "size"),
+            (
+                CreateVolume {
+                    size: CapacityRange::at_least(Bytes(1 << 40)),
+                    ..CreateVolume::named(name("db"))
+                },
+                "size",
+            ),
             (CreateVolume { fs: Some(FsType::Xfs), ..CreateVolume::named(name("db")) }, "filesystem"),
         ] {
             let wish = CreateVolume { exact: true, ..wish };
@@ -176,7 +185,10 @@ fn second_holder_reuses_the_mount() {
         let view = house.see("db").await;
         assert_eq!((view.mounts.len(), view.publications.len()), (1, 2));
         house.give("db", "one").await;
-        assert_eq!(house.see("db").await.mounts.first().map(|mount| mount.state.clone()), Some(MountState::Mounted));
+        assert_eq!(
+            house.see("db").await.mounts.first().map(|mount| mount.state.clone()),
+            Some(MountState::Mounted)
+        );
         house.give("db", "two").await;
         assert!(house.see("db").await.mounts.is_empty());
     });
@@ -189,7 +201,11 @@ fn a_holder_that_is_told_twice_gives_back_twice() {
         house.take("db", "one").await.unwrap();
         house.take("db", "one").await.unwrap();
         house.give("db", "one").await;
-        assert_eq!(house.see("db").await.publications.len(), 1, "docker cp must not unmount a running container");
+        assert_eq!(
+            house.see("db").await.publications.len(),
+            1,
+            "docker cp must not unmount a running container"
+        );
         house.give("db", "one").await;
         assert!(house.see("db").await.publications.is_empty());
         assert_eq!(house.give("db", "one").await, Outcome::Unchanged(()));
@@ -295,7 +311,8 @@ fn a_refused_grow_sets_the_wish_back() {
         house.make("db").await;
         house.backend.lock().unwrap().fault(Verb::Grow, Fault::Refuse(Error::out_of_range("too large")));
         let size = CapacityRange::at_least(Bytes(3 << 30));
-        let error = house.hall.grow(&house.context(), GrowVolume { name: name("db"), size }).await.unwrap_err();
+        let error =
+            house.hall.grow(&house.context(), GrowVolume { name: name("db"), size }).await.unwrap_err();
         assert_eq!(error.kind, Kind::OutOfRange);
         assert!(!house.see("db").await.volume.wants_growth());
     });
@@ -425,15 +442,11 @@ fn two_hundred_volumes_are_worked_on_side_by_side() {
             house.backend.lock().unwrap().fault(Verb::Create, Fault::Pending(5));
         }
         let before = house.clock.now();
-        let all: Vec<_> = (0..200)
-            .map(|number| {
-                let house = Arc::clone(&house);
-                tokio::spawn(async move { house.make(&format!("volume-{number}")).await })
-            })
-            .collect();
-        for one in all {
-            one.await.unwrap();
-        }
+        let all = (0..200).map(|number| {
+            let house = &house;
+            async move { house.make(&format!("volume-{number}")).await }
+        });
+        futures_util::future::join_all(all).await;
         // Each takes five rounds of two seconds; one after the other they would take over half an hour.
         assert!(house.clock.now().since(before) < Duration::from_secs(30));
         assert_eq!(house.hall.gauges().await.unwrap().volumes, 200);

@@ -64,10 +64,11 @@ async fn one_turn(
         return Ok(None);
     };
     let now = house.now();
-    if let Some(intent) = &snapshot.intent {
-        if intent.next_try > now && !(hurry && intent.resume.is_none()) {
-            return Ok(Some(intent.next_try));
-        }
+    if let Some(intent) = &snapshot.intent
+        && intent.next_try > now
+        && !(hurry && intent.resume.is_none())
+    {
+        return Ok(Some(intent.next_try));
     }
     let step = match snapshot.state {
         SnapshotState::Creating => "cut",
@@ -155,10 +156,10 @@ async fn record_cut(
                     now.intent = None;
                 }
             }
-            if let Some(volume) = draft.family(snapshot.volume).volume.as_mut() {
-                if !keeps_volume {
-                    volume.dependants.remove(&Dependant::Snapshot(snapshot.id));
-                }
+            if let Some(volume) = draft.family(snapshot.volume).volume.as_mut()
+                && !keeps_volume
+            {
+                volume.dependants.remove(&Dependant::Snapshot(snapshot.id));
             }
             Ok(())
         })

@@ -187,11 +187,11 @@ async fn remount(house: &Arc<House>, id: VolumeId) -> Result<(), Error> {
     house
         .journal
         .edit_family(id, Durability::Durable, |family, _| {
-            if let Some(mount) = family.mounts.get_mut(house.node()) {
-                if mount.state == MountState::Mounted {
-                    mount.state = MountState::Mounting;
-                    mount.intent = Some(crate::model::Intent::new(now));
-                }
+            if let Some(mount) = family.mounts.get_mut(house.node())
+                && mount.state == MountState::Mounted
+            {
+                mount.state = MountState::Mounting;
+                mount.intent = Some(crate::model::Intent::new(now));
             }
             Ok(())
         })

@@ -125,6 +125,10 @@ impl Kind {
 /// What went wrong, with whom, and what to do about it. Cheap to clone, because requests with the same goal
 /// share one answer.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::error_impl_error,
+    reason = "the house's errors are called `module::Error`, and this is the house's"
+)]
 pub struct Error {
     /// What went wrong, for deciding.
     pub kind: Kind,

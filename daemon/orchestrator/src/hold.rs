@@ -40,13 +40,13 @@ pub(crate) async fn still(house: &Arc<House>, volume: VolumeId, cutting: Cutting
         ))
         .about(format!("volume {name}")));
     }
-    if let Some(other) = family.mounts.keys().find(|node| *node != house.node()) {
-        if cutting == Cutting::Copy {
-            return Err(Error::precondition(format!(
-                "it is mounted on {other}: cut it there, or unmount it first"
-            ))
-            .about(format!("volume {name}")));
-        }
+    if let Some(other) = family.mounts.keys().find(|node| *node != house.node())
+        && cutting == Cutting::Copy
+    {
+        return Err(Error::precondition(format!(
+            "it is mounted on {other}: cut it there, or unmount it first"
+        ))
+        .about(format!("volume {name}")));
     }
     let path = family
         .mounts

@@ -258,10 +258,11 @@ impl Change {
     pub(crate) fn family(&mut self, seen: &Seen<Family>, now: &Family) {
         let (was, id) = (&seen.value, now.id);
         self.one(seen, keys::volume(id), was.volume.as_ref(), now.volume.as_ref());
-        if was.volume.is_some() && now.volume.is_none() {
-            if let Some(volume) = &was.volume {
-                self.deletes.insert(keys::volume_name(&volume.name));
-            }
+        if was.volume.is_some()
+            && now.volume.is_none()
+            && let Some(volume) = &was.volume
+        {
+            self.deletes.insert(keys::volume_name(&volume.name));
         }
         let nodes: BTreeSet<&NodeId> = was
             .attachments

@@ -127,10 +127,11 @@ fn take_down<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>
     for publication in family.holders(role.node).filter(|one| one.state == PublicationState::Leaving) {
         steps.push((Step::Unbind(publication.holder.clone()), publication.intent.as_ref()));
     }
-    if let Some(mount) = family.mounts.get(role.node) {
-        if mount.state == MountState::Unmounting && family.holders(role.node).next().is_none() {
-            steps.push((Step::Unmount, mount.intent.as_ref()));
-        }
+    if let Some(mount) = family.mounts.get(role.node)
+        && mount.state == MountState::Unmounting
+        && family.holders(role.node).next().is_none()
+    {
+        steps.push((Step::Unmount, mount.intent.as_ref()));
     }
     for (node, attachment) in &family.attachments {
         if attachment.state == AttachmentState::Detaching && !family.mounts.contains_key(node) {
@@ -195,8 +196,8 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Attachment, BackendName, Bytes, CapacityRange, ClassName, Connection, Filesystem, FsType, Mount, Publication,
-        Volume, VolumeId, VolumeName, Wanted,
+        Attachment, BackendName, Bytes, CapacityRange, ClassName, Connection, Filesystem, FsType, Mount,
+        Publication, Volume, VolumeId, VolumeName, Wanted,
     };
 
     const NOW: Timestamp = Timestamp(1_000);
@@ -417,7 +418,10 @@ mod tests {
         let mut family = family();
         volume(&mut family).wanted.size = CapacityRange::at_least(Bytes(9));
         let here = node("here");
-        let offline = Role { abilities: Abilities { grow: Some(Growing::Offline), ..Abilities::default() }, ..role(&here) };
+        let offline = Role {
+            abilities: Abilities { grow: Some(Growing::Offline), ..Abilities::default() },
+            ..role(&here)
+        };
         assert_eq!(next(&family, &offline, NOW), Next::Step(Step::Grow));
         attach(&mut family, "here", AttachmentState::Attached);
         assert_eq!(next(&family, &offline, NOW), Next::Rest);

@@ -83,10 +83,12 @@ async fn take_up(house: &Arc<House>, id: VolumeId, mounted: &BTreeSet<String>) -
     let Some(mount) = family.mounts.get(&node) else { return Ok(()) };
     let same_boot = mount.boot_id == house.boot_id;
     let shown = mount.path.as_ref().is_some_and(|path| mounted.contains(path));
-    if same_boot && shown && mount.state == MountState::Mounted {
-        if let Some(path) = &mount.path {
-            house.ports.host.thaw(id, path).await?;
-        }
+    if same_boot
+        && shown
+        && mount.state == MountState::Mounted
+        && let Some(path) = &mount.path
+    {
+        house.ports.host.thaw(id, path).await?;
     }
     let mut silent: Vec<Caller> = Vec::new();
     for caller in family.holders(&node).filter_map(|one| one.caller.clone()) {

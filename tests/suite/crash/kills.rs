@@ -79,7 +79,9 @@ fn killed_under_load(options: &Value, seed: u64) {
     let mounts = String::from_utf8_lossy(&mounts.stdout).trim().to_owned();
     assert!(matches!(mounts.as_str(), "0" | "1"), "{mounts} mounts are left (one is the folder's own)");
     let folder = machine.folder().display().to_string();
-    let loops = String::from_utf8(machine.shell("cat /sys/block/loop*/loop/backing_file 2>/dev/null; true").stdout).unwrap();
+    let loops =
+        String::from_utf8(machine.shell("cat /sys/block/loop*/loop/backing_file 2>/dev/null; true").stdout)
+            .unwrap();
     assert!(!loops.contains(&folder), "loop devices are left: {loops}");
 }
 
@@ -110,7 +112,7 @@ struct Client<'a> {
 impl Client<'_> {
     fn work(mut self, over: &AtomicBool) -> Self {
         while !over.load(Ordering::SeqCst) {
-            let index = self.chance.below(self.volumes.len() as u64) as usize;
+            let index = usize::try_from(self.chance.below(self.volumes.len() as u64)).unwrap();
             let mut volume = std::mem::replace(&mut self.volumes[index], Volume::new(String::new()));
             self.step(&mut volume);
             self.volumes[index] = volume;

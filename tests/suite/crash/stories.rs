@@ -6,7 +6,10 @@ use std::{pin::Pin, sync::Arc};
 use kato_orchestrator::{
     Error,
     model::{Bytes, CapacityRange, SnapshotName, Target},
-    ops::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, MountVolume, SourceName, UnmountVolume},
+    ops::{
+        CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, MountVolume, SourceName,
+        UnmountVolume,
+    },
     testing::{Fault, Verb},
 };
 
@@ -251,12 +254,12 @@ impl Teller {
         });
         let wish = UnmountVolume { name: name(volume), holder: holder(by), all: false };
         self.hall.unmount(&self.context(), wish).await.unwrap();
-        if let Ok(view) = self.hall.inspect(&name(volume)).await {
-            if view.publications.iter().any(|one| one.holder.as_str() == by) {
-                self.note(|said| {
-                    said.released.remove(&key);
-                });
-            }
+        if let Ok(view) = self.hall.inspect(&name(volume)).await
+            && view.publications.iter().any(|one| one.holder.as_str() == by)
+        {
+            self.note(|said| {
+                said.released.remove(&key);
+            });
         }
     }
 
@@ -279,7 +282,7 @@ impl Teller {
 
     async fn grow(&self, volume: &str, gib: u64) {
         let size = CapacityRange::at_least(Bytes(gib << 30));
-        let _ = self.hall.grow(&self.context(), GrowVolume { name: name(volume), size }).await;
+        drop(self.hall.grow(&self.context(), GrowVolume { name: name(volume), size }).await);
     }
 
     async fn snapshot(&self, snapshot: &str, volume: &str) {
@@ -302,6 +305,6 @@ impl Teller {
             said.snapshots.remove(snapshot);
         });
         let name = SnapshotName::parse(snapshot).unwrap();
-        let _ = self.hall.delete_snapshot(&self.context(), DeleteSnapshot { name }).await;
+        drop(self.hall.delete_snapshot(&self.context(), DeleteSnapshot { name }).await);
     }
 }

@@ -10,7 +10,10 @@ use std::{
 use async_trait::async_trait;
 use kato_orchestrator::{
     Catalog, Config, Error, Orchestrator, Ports,
-    model::{BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, HolderId, NodeId, Token, VolumeName},
+    model::{
+        BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, HolderId, NodeId, Token,
+        VolumeName,
+    },
     ops::{Context, DeleteSnapshot, DeleteVolume, UnmountVolume},
     ports::{
         Backend, Clock, Store,
@@ -127,7 +130,8 @@ impl Town {
 
     /// One life of the daemon: a runtime that is dropped with everything in it.
     fn process<F: Future<Output = ()>>(&self, fuse: Arc<Fuse>, life: impl FnOnce(Arc<Teller>) -> F) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let life = async {
                 let teller = self.open(Arc::clone(&fuse)).await.unwrap();
@@ -180,13 +184,13 @@ impl Town {
     }
 
     async fn judge(&self, teller: &Teller, what: &str) {
-        let said = self.said.lock().unwrap();
         let gauges = teller.hall.gauges().await.unwrap();
         assert_eq!(gauges.intents, 0, "{what}: work is left over");
         assert_eq!(gauges.tombstones, 0, "{what}: a tombstone is left over");
         let views = teller.hall.list(None, 1_000).await.unwrap().items;
         let snapshots = teller.hall.list_snapshots(None, 1_000).await.unwrap().items;
 
+        let said = self.said.lock().unwrap();
         let names: BTreeSet<&str> = views.iter().map(|view| view.volume.name.as_str()).collect();
         for volume in said.volumes.difference(&said.deleted) {
             assert!(names.contains(volume.as_str()), "{what}: the acknowledged volume {volume} is lost");
@@ -209,7 +213,8 @@ impl Town {
         assert_eq!(known, there, "{what}: records and backend differ");
 
         let host = self.host.lock().unwrap();
-        let mounted: Vec<_> = views.iter().filter(|view| !view.mounts.is_empty()).map(|view| view.volume.id).collect();
+        let mounted: Vec<_> =
+            views.iter().filter(|view| !view.mounts.is_empty()).map(|view| view.volume.id).collect();
         let sorted = |mut ids: Vec<kato_orchestrator::model::VolumeId>| {
             ids.sort();
             ids
@@ -219,7 +224,11 @@ impl Town {
         assert!(!host.is_frozen(), "{what}: something is left frozen");
         let attached = views.iter().filter(|view| !view.attachments.is_empty()).count();
         if self.attaches {
-            assert_eq!(attached, self.backend.lock().unwrap().attachments(), "{what}: records and attachments differ");
+            assert_eq!(
+                attached,
+                self.backend.lock().unwrap().attachments(),
+                "{what}: records and attachments differ"
+            );
         }
         let bound: BTreeSet<String> = views
             .iter()
@@ -244,7 +253,10 @@ impl Town {
             let handle = view.volume.handle.clone().unwrap();
             let mut backend = self.backend.lock().unwrap();
             let bytes = String::from_utf8(backend.bytes(handle.as_str()).unwrap().clone()).unwrap();
-            assert!(bytes.contains(text.as_str()), "{what}: {text:?} was written to {volume} and is gone: {bytes:?}");
+            assert!(
+                bytes.contains(text.as_str()),
+                "{what}: {text:?} was written to {volume} and is gone: {bytes:?}"
+            );
         }
     }
 
@@ -258,15 +270,20 @@ impl Town {
                         holder: publication.holder.clone(),
                         all: true,
                     };
-                    teller.hall.unmount(&teller.context(), wish).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+                    teller
+                        .hall
+                        .unmount(&teller.context(), wish)
+                        .await
+                        .unwrap_or_else(|error| panic!("{what}: {error}"));
                 }
             }
             for snapshot in teller.hall.list_snapshots(None, 1_000).await.unwrap().items {
-                let _ = teller.hall.delete_snapshot(&teller.context(), DeleteSnapshot { name: snapshot.name }).await;
+                let wish = DeleteSnapshot { name: snapshot.name };
+                drop(teller.hall.delete_snapshot(&teller.context(), wish).await);
             }
             for view in teller.hall.list(None, 1_000).await.unwrap().items {
                 let wish = DeleteVolume { name: view.volume.name, forget: false };
-                let _ = teller.hall.delete(&teller.context(), wish).await;
+                drop(teller.hall.delete(&teller.context(), wish).await);
             }
         }
         tokio::time::sleep(Duration::from_secs(300)).await;

@@ -114,12 +114,12 @@ fn turn_around(family: &mut Family, now: Timestamp) {
             attachment.intent = Some(Intent::new(now));
         }
     }
-    if let Some(volume) = family.volume.as_mut() {
-        if volume.state != VolumeState::Deleting {
-            let attempts = volume.intent.as_ref().map_or(0, |intent| intent.attempts);
-            volume.state = VolumeState::Deleting;
-            volume.intent = Some(Intent { attempts, ..Intent::new(now) });
-        }
+    if let Some(volume) = family.volume.as_mut()
+        && volume.state != VolumeState::Deleting
+    {
+        let attempts = volume.intent.as_ref().map_or(0, |intent| intent.attempts);
+        volume.state = VolumeState::Deleting;
+        volume.intent = Some(Intent { attempts, ..Intent::new(now) });
     }
 }
 

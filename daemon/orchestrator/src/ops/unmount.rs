@@ -85,18 +85,18 @@ pub(crate) fn leave(
 
 /// Lets a node's mount and attachment go.
 pub(crate) fn take_down(family: &mut Family, node: &NodeId, now: Timestamp) {
-    if let Some(mount) = family.mounts.get_mut(node) {
-        if mount.state != MountState::Unmounting {
-            mount.state = MountState::Unmounting;
-            mount.idle_since = None;
-            mount.intent = Some(Intent::new(now));
-        }
+    if let Some(mount) = family.mounts.get_mut(node)
+        && mount.state != MountState::Unmounting
+    {
+        mount.state = MountState::Unmounting;
+        mount.idle_since = None;
+        mount.intent = Some(Intent::new(now));
     }
-    if let Some(attachment) = family.attachments.get_mut(node) {
-        if attachment.state != AttachmentState::Detaching {
-            attachment.state = AttachmentState::Detaching;
-            attachment.intent = Some(Intent::new(now));
-        }
+    if let Some(attachment) = family.attachments.get_mut(node)
+        && attachment.state != AttachmentState::Detaching
+    {
+        attachment.state = AttachmentState::Detaching;
+        attachment.intent = Some(Intent::new(now));
     }
 }
 

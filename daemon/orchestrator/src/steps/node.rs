@@ -87,10 +87,10 @@ pub(super) async fn mount(house: &Arc<House>, family: &Family, volume: &Volume) 
     house
         .journal
         .edit_family(volume.id, durability, |family, _| {
-            if let Some(attachment) = family.attachments.get_mut(node) {
-                if mounted.device.client.is_some() {
-                    attachment.client = mounted.device.client.clone();
-                }
+            if let Some(attachment) = family.attachments.get_mut(node)
+                && mounted.device.client.is_some()
+            {
+                attachment.client = mounted.device.client.clone();
             }
             let Some(mount) = family.mounts.get_mut(node) else { return Ok(()) };
             mount.path = Some(mounted.path.clone());
@@ -125,10 +125,10 @@ async fn missing(house: &Arc<House>, volume: &Volume, error: Error) -> Error {
             let lost = house
                 .journal
                 .edit_family(volume.id, Durability::Durable, |family, _| {
-                    if let Some(volume) = family.volume.as_mut() {
-                        if volume.state == VolumeState::Ready {
-                            volume.state = VolumeState::Lost;
-                        }
+                    if let Some(volume) = family.volume.as_mut()
+                        && volume.state == VolumeState::Ready
+                    {
+                        volume.state = VolumeState::Lost;
                     }
                     Ok(())
                 })
@@ -234,11 +234,11 @@ pub(super) async fn bind(
     house
         .journal
         .edit_family(volume.id, Durability::Lazy, |family, _| {
-            if let Some(publication) = family.publications.get_mut(&key) {
-                if publication.state == PublicationState::Publishing {
-                    publication.state = PublicationState::Published;
-                    publication.intent = None;
-                }
+            if let Some(publication) = family.publications.get_mut(&key)
+                && publication.state == PublicationState::Publishing
+            {
+                publication.state = PublicationState::Published;
+                publication.intent = None;
             }
             Ok(())
         })
@@ -254,11 +254,11 @@ pub(super) async fn unbind(
 ) -> Result<(), Error> {
     let key = (house.node().clone(), holder.clone());
     let Some(publication) = family.publications.get(&key) else { return Ok(()) };
-    if let Target::Path(path) = &publication.target {
-        if let Err(error) = house.ports.host.unbind(volume.id, path).await {
-            warn!(volume.id = %volume.id, holder = %holder, error = %error, "could not take a bind away");
-            return Err(error);
-        }
+    if let Target::Path(path) = &publication.target
+        && let Err(error) = house.ports.host.unbind(volume.id, path).await
+    {
+        warn!(volume.id = %volume.id, holder = %holder, error = %error, "could not take a bind away");
+        return Err(error);
     }
     house
         .journal

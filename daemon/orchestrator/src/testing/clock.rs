@@ -19,7 +19,6 @@ pub struct FakeClock {
 const ZERO: u64 = 1_800_000_000_000;
 
 impl Default for FakeClock {
-    #[expect(clippy::disallowed_methods, reason = "tokio's clock is this clock's source")]
     fn default() -> Self {
         Self { zero: Instant::now() }
     }
