@@ -16,12 +16,14 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::{
     engine::Engine,
+    files::turns::Turns,
     grants::Powers,
     imports::{
         files::Copies,
         http::{Client, Outgoing},
     },
     limits::{Ceiling, Limits},
+    stray::Strays,
 };
 
 /// How much of what a guest prints is kept for the log.
@@ -35,6 +37,8 @@ pub(crate) struct Ground {
     pub(crate) limits: Limits,
     pub(crate) client: Client,
     pub(crate) copies: Arc<Copies>,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) strays: Arc<Strays>,
 }
 
 /// The data of one instance's store.

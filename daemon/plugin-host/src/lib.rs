@@ -22,6 +22,7 @@ mod imports;
 mod limits;
 mod loader;
 mod manifest;
+mod stray;
 mod text;
 mod v1;
 

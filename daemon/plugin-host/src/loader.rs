@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use kato_orchestrator::{Error, ports::Backend};
+use kato_orchestrator::{Error, model::BackendName, ports::Backend};
 use tokio::sync::Semaphore;
 use wasmtime::{
     Store,
@@ -26,10 +26,12 @@ use wasmtime_wasi::{
 use crate::{
     BackendSpec, Config,
     engine::{Engine, Fault, INSTANCES},
+    files::turns::Turns,
     grants::{Environment, Powers},
     guest::{Ground, Guest, Notes},
     imports::{files::Copies, http::Client},
     manifest::{self, Inspection},
+    stray::Strays,
     v1::{
         Plugin, abi,
         abilities::Abilities,
@@ -47,6 +49,9 @@ pub(crate) struct Loader {
     environment: Environment,
     instances: Arc<Semaphore>,
     copies: Arc<Copies>,
+    turns: Arc<Turns>,
+    /// By backend, because a backend that is loaded again meets what its earlier self left behind.
+    strays: Mutex<BTreeMap<BackendName, Arc<Strays>>>,
     /// Code by digest, as long as a backend uses it.
     loaded: Mutex<BTreeMap<String, Weak<Loaded>>>,
 }
@@ -64,6 +69,8 @@ impl Loader {
             environment: config.environment,
             instances: Arc::new(Semaphore::new(instances)),
             copies: Arc::default(),
+            turns: Arc::default(),
+            strays: Mutex::default(),
             loaded: Mutex::default(),
         })
     }
@@ -87,11 +94,17 @@ impl Loader {
         let found = manifest::inspect(&spec.component)?;
         self.promises(&spec, &found)?;
         let powers = Powers::new(&found.asks(), &spec.grants, &self.environment)?;
+        let strays = {
+            let mut all = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(spec.name.clone()).or_default())
+        };
         let ground = Arc::new(Ground {
             backend: spec.name.clone(),
             engine: Arc::clone(&self.engine),
             client: Client::new(&powers.http)?,
             copies: Arc::clone(&self.copies),
+            turns: Arc::clone(&self.turns),
+            strays,
             powers,
             limits: spec.limits.clone(),
         });

@@ -9,7 +9,7 @@ use std::path::Path;
 use kato_orchestrator::{Error, Kind};
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::{Mode, OFlags, ResolveFlags, fsync, open as open_plain, openat2},
+    fs::{Mode, OFlags, ResolveFlags, fstat, fsync, open as open_plain, openat2},
     io::Errno,
 };
 
@@ -100,6 +100,15 @@ pub(crate) fn itself(root: impl AsFd) -> Result<OwnedFd, Error> {
 /// Flushes what a descriptor stands for.
 pub(crate) fn flush(file: impl AsFd, path: &str) -> Result<(), Error> {
     fsync(file).map_err(|error| failed(path, error))
+}
+
+/// Flushes two directories; once where they are the same one.
+pub(crate) fn flush_both(one: &OwnedFd, other: &OwnedFd, path: &str) -> Result<(), Error> {
+    let of = |file: &OwnedFd| {
+        fstat(file).map(|stat| (stat.st_dev, stat.st_ino)).map_err(|error| failed(path, error))
+    };
+    flush(one, path)?;
+    if of(one)? == of(other)? { Ok(()) } else { flush(other, path) }
 }
 
 /// The error of a file operation on this path.

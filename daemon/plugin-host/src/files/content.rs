@@ -68,8 +68,7 @@ pub(crate) fn rename(root: impl AsFd, source: &str, to: &str) -> Result<(), Erro
         Errno::EXIST | Errno::NOTEMPTY => failed(to, error),
         _ => failed(source, error),
     })?;
-    beneath::flush(&into, to)?;
-    beneath::flush(&from, source)
+    beneath::flush_both(&into, &from, to)
 }
 
 /// Writes a small file as a whole: written beside, flushed, renamed.
@@ -90,11 +89,17 @@ pub(crate) fn write(root: impl AsFd, path: &str, content: &[u8]) -> Result<(), E
 
 /// A new file with this content, flushed; its name is not.
 fn file(place: &OwnedFd, name: &str, path: &str, content: &[u8]) -> Result<(), Error> {
+    beneath::flush(new_file(place, name, path, content)?, path)
+}
+
+/// A new file with this content, not flushed.
+fn new_file(place: &OwnedFd, name: &str, path: &str, content: &[u8]) -> Result<OwnedFd, Error> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     let opened =
         beneath::step(place, name, flags, Mode::from_raw_mode(0o600)).map_err(|error| failed(path, error))?;
     let mut file = std::fs::File::from(opened);
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| of_std(path, &error))
+    file.write_all(content).map_err(|error| of_std(path, &error))?;
+    Ok(file.into())
 }
 
 fn small(path: &str, length: usize) -> Result<(), Error> {
@@ -182,26 +187,41 @@ pub(crate) fn assemble(root: impl AsFd, to: &str, by: &str, pieces: &[(String, P
         let _left = remove::now(&place, beside);
         return Err(error);
     }
-    beneath::flush(&target, to)?;
-    beneath::flush(&place, by)
+    beneath::flush_both(&target, &place, to)
 }
 
+/// Makes all pieces first and flushes them then: a filesystem with a journal commits them together with the
+/// first flush, and finds the others done.
 fn fill(place: &OwnedFd, name: &str, path: &str, pieces: &[(String, Piece)]) -> Result<(), Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let inside = beneath::step(place, name, flags, Mode::empty()).map_err(|error| failed(path, error))?;
     fchmod(&inside, Mode::from_raw_mode(0o755)).map_err(|error| failed(path, error))?;
+    let mut made = Vec::with_capacity(pieces.len());
     for (name, piece) in pieces {
         let (place, last) = beneath::parent(&inside, name)?;
-        match piece {
-            Piece::Directory => drop(directory(&place, last, name)?),
+        made.push(match piece {
+            Piece::Directory => new_directory(&place, last, name)?,
             Piece::Content(content) => {
                 small(name, content.len())?;
-                file(&place, last, name, content)?;
-                beneath::flush(&place, name)?;
+                new_file(&place, last, name, content)?
             }
-        }
+        });
+    }
+    // The directories of nested pieces are pieces themselves, or `inside`.
+    for (piece, (name, _)) in made.iter().zip(pieces) {
+        beneath::flush(piece, name)?;
     }
     beneath::flush(&inside, path)
+}
+
+/// A new directory, not flushed.
+fn new_directory(place: &OwnedFd, name: &str, path: &str) -> Result<OwnedFd, Error> {
+    mkdirat(place, name, Mode::from_raw_mode(0o755)).map_err(|error| failed(path, error))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let opened = beneath::step(place, name, flags, Mode::empty()).map_err(|error| failed(path, error))?;
+    // The daemon's umask took bits away.
+    fchmod(&opened, Mode::from_raw_mode(0o755)).map_err(|error| failed(path, error))?;
+    Ok(opened)
 }
 
 #[cfg(test)]

@@ -189,7 +189,7 @@ impl Copies {
         let (own, made) = (Arc::clone(&job), made(&key.1));
         std::thread::Builder::new()
             .name("kato-copy".into())
-            .spawn(move || own.run(&from, &workshop, &made))
+            .spawn(move || own.run(from, workshop, &made))
             .map_err(|error| {
                 Error::unavailable("a thread for the copy could not be started").caused_by(error)
             })?;
@@ -224,23 +224,25 @@ impl Register {
 }
 
 impl Job {
-    fn run(&self, from: &OwnedFd, workshop: &OwnedFd, name: &str) {
+    fn run(&self, from: OwnedFd, workshop: OwnedFd, name: &str) {
         let copying = Copying { path: &self.source, stop: &self.stop };
-        let outcome = remove::now(workshop, name).and_then(|()| match self.what {
-            What::Tree => copying.tree(from, workshop, name),
+        let outcome = remove::now(&workshop, name).and_then(|()| match self.what {
+            What::Tree => copying.tree(&from, &workshop, name),
             What::File { may_copy } => {
                 let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                 let failed = |error| failed(&self.source, error);
-                let file = beneath::step(workshop, name, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-                copying.contents(from, &file, may_copy)?;
-                let stat = fstat(from).map_err(failed)?;
-                copying.attributes(from, &file, &stat)?;
+                let file = beneath::step(&workshop, name, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+                copying.contents(&from, &file, may_copy)?;
+                let stat = fstat(&from).map_err(failed)?;
+                copying.attributes(&from, &file, &stat)?;
                 beneath::flush(&file, &self.source)
             }
         });
         if outcome.is_err() {
-            let _left = remove::now(workshop, name);
+            let _left = remove::now(&workshop, name);
         }
+        // Before anybody hears of the end: they may want to unmount.
+        drop((from, workshop));
         self.state().outcome = Some(outcome);
         self.ended.notify_all();
     }

@@ -54,8 +54,11 @@ pub(crate) fn tree(root: impl AsFd, path: &str) -> Result<bool, Error> {
 pub(crate) fn discard(root: impl AsFd, path: &str, by: &str) -> Result<bool, Error> {
     beneath::check(path)?;
     beneath::check(by)?;
-    if !tree(&root, by)? {
-        return Ok(false);
+    // What an earlier call left there goes first; its removal is flushed with ours.
+    match beneath::parent(&root, by) {
+        Ok((place, name)) if !entry(&place, name, by, Instant::now() + SLICE)? => return Ok(false),
+        Err(error) if error.kind != Kind::NotFound => return Err(error),
+        _ => {}
     }
     let (from, old) = match beneath::parent(&root, path) {
         Ok(found) => found,
@@ -65,11 +68,10 @@ pub(crate) fn discard(root: impl AsFd, path: &str, by: &str) -> Result<bool, Err
     let (into, new) = beneath::parent(&root, by)?;
     match renameat_with(&from, old, &into, new, RenameFlags::NOREPLACE) {
         Ok(()) => {
-            beneath::flush(&into, by)?;
-            beneath::flush(&from, path)?;
+            beneath::flush_both(&into, &from, by)?;
             tree(&root, by)
         }
-        Err(Errno::NOENT) => beneath::flush(&from, path).map(|()| true),
+        Err(Errno::NOENT) => beneath::flush_both(&into, &from, path).map(|()| true),
         Err(error) => Err(failed(path, error)),
     }
 }

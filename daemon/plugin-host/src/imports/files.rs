@@ -2,7 +2,10 @@
 //! threads by the room `files/`, which knows how. The directory is opened anew each time, so that a
 //! filesystem that was mounted there since is the one that is used.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use kato_orchestrator::Error;
 use rustix::fd::OwnedFd;
@@ -34,6 +37,22 @@ impl Reach {
         self.at(grant, move |path| work(beneath::root(&path)?)).await
     }
 
+    /// Changes something beneath a granted directory, as one stroke to everybody else at these paths.
+    async fn change<T: Send + 'static>(
+        &self,
+        grant: &str,
+        paths: [String; 2],
+        work: impl FnOnce(&Path, OwnedFd, &[String; 2]) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, types::Error> {
+        let turns = Arc::clone(&self.ground.turns);
+        self.at(grant, move |path| {
+            let [one, other] = &paths;
+            let _turn = turns.take(&path, &[one, other]);
+            work(&path, beneath::root(&path)?, &paths)
+        })
+        .await
+    }
+
     /// Looks at something small beneath a granted directory.
     fn glance<T>(
         &self,
@@ -54,7 +73,12 @@ impl Reach {
         let outcome = match self.ground.powers.directories.path(grant) {
             Ok(path) => {
                 let path = path.to_owned();
-                let ended = self.ground.engine.block(move || work(path)).await;
+                let (_waiting, working) = self.ground.strays.begin();
+                let work = move || {
+                    let _working = working;
+                    work(path)
+                };
+                let ended = self.ground.engine.block(work).await;
                 ended.unwrap_or_else(|error| Err(Error::internal("the file work failed").caused_by(error)))
             }
             Err(refusal) => Err(refusal),
@@ -95,7 +119,10 @@ impl Host for Guest {
         length: u64,
         thin: bool,
     ) -> Result<(), types::Error> {
-        self.reach.beneath(&grant, move |root| space::allocate(root, &path, length, thin)).await
+        let paths = [path.clone(), path];
+        self.reach
+            .change(&grant, paths, move |_, root, [path, _]| space::allocate(root, path, length, thin))
+            .await
     }
 
     async fn space(&mut self, grant: String, path: String) -> Result<wire::Taken, types::Error> {
@@ -133,15 +160,17 @@ impl Host for Guest {
                 wire::Piece::Content(content) => (name, Piece::Content(content)),
             })
             .collect();
-        self.reach.beneath(&grant, move |root| content::assemble(root, &to, &by, &pieces)).await
+        self.reach
+            .change(&grant, [to, by], move |_, root, [to, by]| content::assemble(root, to, by, &pieces))
+            .await
     }
 
     async fn discard(&mut self, grant: String, path: String, by: String) -> Result<bool, types::Error> {
         let copies = Arc::clone(&self.reach.ground.copies);
         self.reach
-            .at(&grant, move |root| {
-                copies.give_up(&root, &path);
-                remove::discard(beneath::root(&root)?, &path, &by)
+            .change(&grant, [path, by], move |place, root, [path, by]| {
+                copies.give_up(place, path);
+                remove::discard(root, path, by)
             })
             .await
     }
@@ -149,9 +178,9 @@ impl Host for Guest {
     async fn remove_tree(&mut self, grant: String, path: String) -> Result<bool, types::Error> {
         let copies = Arc::clone(&self.reach.ground.copies);
         self.reach
-            .at(&grant, move |root| {
-                copies.give_up(&root, &path);
-                remove::tree(beneath::root(&root)?, &path)
+            .change(&grant, [path.clone(), path], move |place, root, [path, _]| {
+                copies.give_up(place, path);
+                remove::tree(root, path)
             })
             .await
     }
@@ -161,11 +190,14 @@ impl Host for Guest {
     }
 
     async fn rename(&mut self, grant: String, source: String, to: String) -> Result<(), types::Error> {
-        self.reach.beneath(&grant, move |root| content::rename(root, &source, &to)).await
+        self.reach
+            .change(&grant, [source, to], |_, root, [source, to]| content::rename(root, source, to))
+            .await
     }
 
     async fn write(&mut self, grant: String, path: String, content: Vec<u8>) -> Result<(), types::Error> {
-        self.reach.beneath(&grant, move |root| content::write(root, &path, &content)).await
+        let paths = [path.clone(), path];
+        self.reach.change(&grant, paths, move |_, root, [path, _]| content::write(root, path, &content)).await
     }
 
     async fn read(&mut self, grant: String, path: String) -> Result<Option<Vec<u8>>, types::Error> {

@@ -159,6 +159,9 @@ impl Caller {
         self.breaker.admit().map_err(|error| error.about(self.subject()))?;
         let lane = self.lane(class);
         let waiting = async {
+            if class == Class::Effect {
+                self.ground.strays.ended().await;
+            }
             lane.bucket.turn().await;
             let slot = Arc::clone(&lane.slots).acquire_owned().await?;
             Ok::<_, tokio::sync::AcquireError>([slot, Arc::clone(&self.instances).acquire_owned().await?])
