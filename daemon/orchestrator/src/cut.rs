@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use crate::{
+    drive::Turn,
     drivers::{Driver, Failed, Sight},
     error::{Error, Kind},
     hold,
@@ -22,53 +23,22 @@ use crate::{
     steps::backend::which,
 };
 
-/// Drives a snapshot until it rests.
-pub(crate) async fn snapshot(house: &Arc<House>, driver: &Driver, id: SnapshotId) {
-    while !house.stopping.is_cancelled() {
-        let (turn, hurry) = driver.begin();
-        let pause = match one_turn(house, driver, id, turn, hurry).await {
-            Ok(Some(until)) => until,
-            Ok(None) => {
-                if house.drivers.retire(driver) {
-                    return;
-                }
-                continue;
-            }
-            Err(error) => {
-                warn!(snapshot.id = %id, error = %error, "could not read or write the records, trying again");
-                driver.failed("records", Failed { turn, error, attempts: 1 });
-                driver.report(turn, Sight::Nothing);
-                house.now().plus(House::pause(1))
-            }
-        };
-        tokio::select! {
-            () = house.ports.clock.sleep_until(pause) => {}
-            () = driver.rung() => {}
-            () = house.stopping.cancelled() => {}
-        }
-    }
-    house.drivers.gone(driver);
-}
-
-/// Takes the next step. Answers when to look again, or nothing when there is nothing more to do.
-async fn one_turn(
+/// Takes a snapshot's next step.
+pub(crate) async fn one_turn(
     house: &Arc<House>,
     driver: &Driver,
     id: SnapshotId,
     turn: u64,
     hurry: bool,
-) -> Result<Option<Timestamp>, Error> {
+) -> Result<Turn, Error> {
     let seen = house.journal.snapshot(id).await?.value;
     driver.report(turn, Sight::Snapshot(Arc::new(seen.clone())));
     let Some(snapshot) = seen.filter(|snapshot| snapshot.state != SnapshotState::Ready) else {
-        return Ok(None);
+        return Ok(Turn::Rest);
     };
-    let now = house.now();
-    if let Some(intent) = &snapshot.intent
-        && intent.next_try > now
-        && !(hurry && intent.resume.is_none())
-    {
-        return Ok(Some(intent.next_try));
+    let paused = snapshot.intent.as_ref().filter(|intent| intent.next_try > house.now());
+    if let Some(intent) = paused.filter(|intent| !hurry || intent.resume.is_some()) {
+        return Ok(Turn::Wait(intent.next_try));
     }
     let step = match snapshot.state {
         SnapshotState::Creating => "cut",
@@ -84,7 +54,7 @@ async fn one_turn(
             driver.failed(step, Failed { turn, error, attempts });
         }
     }
-    Ok(Some(now))
+    Ok(Turn::Again)
 }
 
 async fn take(house: &Arc<House>, snapshot: &Snapshot) -> Result<(), Error> {

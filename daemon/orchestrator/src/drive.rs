@@ -15,32 +15,43 @@ use std::sync::Arc;
 use tracing::{Instrument, debug, warn};
 
 use crate::{
+    cut,
     drivers::{Driver, Failed, Sight, Subject},
     error::{Error, Finality},
     family::Family,
     house::House,
-    model::{Failure, Intent, VolumeId},
+    model::{Failure, Intent, Timestamp, VolumeId},
     plan::{self, Next, Role, Step},
     ports::store::Durability,
     records::{Marker, keys},
     steps,
 };
 
-/// Drives a volume until it rests.
-pub(crate) async fn volume(house: &Arc<House>, driver: &Driver, id: VolumeId) {
+/// What a driver does after a turn.
+pub(crate) enum Turn {
+    /// Begin the next.
+    Again,
+    /// Sleep until then, or until somebody rings.
+    Wait(Timestamp),
+    /// End, unless somebody rang meanwhile.
+    Rest,
+}
+
+/// Takes turns until there is nothing more to do, or the house stops.
+pub(crate) async fn until_rest(house: &Arc<House>, driver: &Driver) {
     while !house.stopping.is_cancelled() {
         let (turn, hurry) = driver.begin();
-        let pause = match one_turn(house, driver, id, turn, hurry).await {
+        let took = match driver.subject {
+            Subject::Volume(id) => one_turn(house, driver, id, turn, hurry).await,
+            Subject::Snapshot(id) => cut::one_turn(house, driver, id, turn, hurry).await,
+        };
+        let pause = match took {
             Ok(Turn::Again) => continue,
             Ok(Turn::Wait(until)) => until,
-            Ok(Turn::Rest) => {
-                if house.drivers.retire(driver) {
-                    return;
-                }
-                continue;
-            }
+            Ok(Turn::Rest) if house.drivers.retire(driver) => return,
+            Ok(Turn::Rest) => continue,
             Err(error) => {
-                warn!(volume.id = %id, error = %error, "could not read or write the records, trying again");
+                warn!(subject = %driver.subject, error = %error, "could not read or write the records, trying again");
                 driver.failed("records", Failed { turn, error, attempts: 1 });
                 driver.report(turn, Sight::Nothing);
                 house.now().plus(House::pause(1))
@@ -53,12 +64,6 @@ pub(crate) async fn volume(house: &Arc<House>, driver: &Driver, id: VolumeId) {
         }
     }
     house.drivers.gone(driver);
-}
-
-enum Turn {
-    Again,
-    Wait(crate::model::Timestamp),
-    Rest,
 }
 
 async fn one_turn(

@@ -65,12 +65,7 @@ impl House {
         }
         if let Some(driver) = self.drivers.ring(subject, hurry) {
             let house = Arc::clone(self);
-            self.tasks.spawn(async move {
-                match driver.subject {
-                    Subject::Volume(id) => crate::drive::volume(&house, &driver, id).await,
-                    Subject::Snapshot(id) => crate::cut::snapshot(&house, &driver, id).await,
-                }
-            });
+            self.tasks.spawn(async move { crate::drive::until_rest(&house, &driver).await });
         }
     }
 
