@@ -93,7 +93,11 @@ async fn cut(
     };
     let answer = ability.cut(wish).await;
     if let Err(broken) = held.release(house).await {
-        ability.delete_snapshot(named(house, snapshot), None).await?;
+        let mut resume = None;
+        while let Effect::Pending(pending) = ability.delete_snapshot(named(house, snapshot), resume).await? {
+            house.ports.clock.sleep_until(house.now().plus(pending.retry_after)).await;
+            resume = Some(pending.resume);
+        }
         return Err(broken);
     }
     match answer {

@@ -85,7 +85,11 @@ async fn ask_for(
         Ok(()) => answer,
         Err(broken) => {
             // Somebody wrote while it was copied: what came of it is worth nothing.
-            backend.delete(which(house, volume), None).await?;
+            let mut resume = None;
+            while let Effect::Pending(pending) = backend.delete(which(house, volume), resume).await? {
+                house.ports.clock.sleep_until(house.now().plus(pending.retry_after)).await;
+                resume = Some(pending.resume);
+            }
             Err(broken)
         }
     }
