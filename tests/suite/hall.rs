@@ -13,11 +13,11 @@ use kato_orchestrator::{
     testing::{Fault, Verb},
 };
 
-use crate::crash::town::{Teller, Town, holder, name};
+use crate::crash::town::{Nature, Teller, Town, holder, name};
 
 /// One life of the hall over fresh worlds.
 fn hall<F: Future<Output = ()>>(life: impl FnOnce(Arc<Teller>) -> F) {
-    Town::new(false).live(life);
+    Town::new(Nature::PLAIN).live(life);
 }
 
 fn mount_of(volume: &str, by: &str) -> MountVolume {
@@ -227,7 +227,7 @@ fn a_holder_without_an_id_does_not_count() {
 
 #[test]
 fn a_new_life_of_the_caller_begins_its_count_anew() {
-    let town = &Town::new(false);
+    let town = &Town::new(Nature::PLAIN);
     town.live(|house| async move {
         house.make("db").await;
         let wish = |pid| MountVolume { caller: Some(Caller { pid, started: 1 }), ..mount_of("db", "one") };
@@ -242,7 +242,7 @@ fn a_new_life_of_the_caller_begins_its_count_anew() {
 
 #[test]
 fn a_mount_that_is_given_up_leaves_no_holder_and_no_mount() {
-    Town::new(true).live(|house| async move {
+    Town::new(Nature { attaches: true, ..Nature::PLAIN }).live(|house| async move {
         house.make("db").await;
         for _ in 0..1_000 {
             let fault = Fault::Refuse(Error::unavailable("no answer").pending());
@@ -372,7 +372,7 @@ fn a_volume_that_its_backend_lost_is_reported_and_never_made_anew() {
 
 #[test]
 fn records_are_rebuilt_from_the_backend_alone() {
-    let mut town = Town::new(false);
+    let mut town = Town::new(Nature::PLAIN);
     town.live(|house| async move {
         let id = house.make("db").await.volume.id;
         house.take("db", "one").await.unwrap();
@@ -392,7 +392,7 @@ fn records_are_rebuilt_from_the_backend_alone() {
 
 #[test]
 fn a_holder_whose_process_is_gone_is_reaped_when_nobody_else_has_its_path() {
-    let town = &Town::new(false);
+    let town = &Town::new(Nature::PLAIN);
     town.live(|house| async move {
         let id = house.make("db").await.volume.id;
         let wish = MountVolume { caller: Some(Caller { pid: 7, started: 1 }), ..mount_of("db", "one") };
@@ -421,7 +421,7 @@ async fn wait_tidily(house: &Teller, seconds: u64) {
 
 #[test]
 fn a_mount_that_was_taken_away_behind_our_back_comes_back_with_the_next_start() {
-    let town = &Town::new(false);
+    let town = &Town::new(Nature::PLAIN);
     town.live(|house| async move {
         house.make("db").await;
         house.take("db", "one").await.unwrap();

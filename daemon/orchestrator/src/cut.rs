@@ -5,16 +5,17 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use tracing::warn;
 
 use crate::{
     drive::Turn,
     drivers::{Driver, Failed, Sight},
     error::{Error, Kind},
-    hold,
+    hold::{self, Copied, Copying},
     house::House,
     mark::Mark,
-    model::{Dependant, Failure, Intent, Snapshot, SnapshotId, SnapshotState, Timestamp},
+    model::{Dependant, Failure, Intent, Snapshot, SnapshotId, SnapshotState, Timestamp, Volume},
     ports::{
         Backend,
         backend::{Cut, Effect, Pending, Shot, Snapshots, Which},
@@ -81,32 +82,63 @@ async fn cut(
 ) -> Result<(), Error> {
     let source = house.journal.family(snapshot.volume).await?.value.volume;
     let source = source.ok_or_else(|| Error::not_found("the volume that it was to be cut from is gone"))?;
-    let held = hold::still(house, source.id, ability.how(which(house, &source)).await?).await?;
+    let cutting = ability.how(which(house, &source)).await?;
     let asked = house.now();
-    let wish = Cut {
-        token: snapshot.token(house.cluster),
-        mark: Mark::of(&source, house.cluster).encode(),
-        name: snapshot.name.as_str().to_owned(),
-        volume: which(house, &source),
-        parameters: snapshot.parameters.clone(),
-        resume: snapshot.intent.as_ref().and_then(|intent| intent.resume.clone()),
-    };
-    let answer = ability.cut(wish).await;
-    if let Err(broken) = held.release(house).await {
-        let mut resume = None;
-        while let Effect::Pending(pending) = ability.delete_snapshot(named(house, snapshot), resume).await? {
-            house.ports.clock.sleep_until(house.now().plus(pending.retry_after)).await;
-            resume = Some(pending.resume);
-        }
-        return Err(broken);
-    }
-    match answer {
-        Ok(Effect::Done(shot)) => record_cut(house, snapshot, backend, &shot, asked).await,
-        Ok(Effect::Pending(pending)) => later(house, snapshot, &pending).await,
+    let wish = Cutting { house, snapshot, source: &source, ability };
+    match hold::copy(house, source.id, cutting, snapshot.intent.as_ref(), &wish).await {
+        Ok(Copied::Done(shot)) => record_cut(house, snapshot, backend, &shot, asked).await,
+        Ok(Copied::Later(pending)) => later(house, snapshot, &pending, Durability::Durable).await,
+        Ok(Copied::Unwanted) => Ok(()),
         Err(error) if error.token_burnt => {
-            edit(house, snapshot, |record| record.generation = record.generation.saturating_add(1)).await
+            edit(house, snapshot, Durability::Durable, |record| {
+                record.generation = record.generation.saturating_add(1);
+            })
+            .await
         }
         Err(error) => Err(error),
+    }
+}
+
+/// A snapshot that is being cut.
+struct Cutting<'a> {
+    house: &'a House,
+    snapshot: &'a Snapshot,
+    source: &'a Volume,
+    ability: &'a dyn Snapshots,
+}
+
+#[async_trait]
+impl Copying for Cutting<'_> {
+    type Made = Shot;
+
+    async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Shot>, Error> {
+        let wish = Cut {
+            token: self.snapshot.token(self.house.cluster),
+            mark: Mark::of(self.source, self.house.cluster).encode(),
+            name: self.snapshot.name.as_str().to_owned(),
+            volume: which(self.house, self.source),
+            parameters: self.snapshot.parameters.clone(),
+            resume,
+        };
+        self.ability.cut(wish).await
+    }
+
+    async fn discard(&self, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
+        self.ability.delete_snapshot(named(self.house, self.snapshot), resume).await
+    }
+
+    async fn begin(&self) -> Result<(), Error> {
+        let now = self.house.now();
+        edit(self.house, self.snapshot, Durability::Durable, |record| {
+            record.intent.get_or_insert_with(|| Intent::new(now)).copying = true;
+        })
+        .await
+    }
+
+    async fn goes_on(&self, pending: &Pending) -> Result<bool, Error> {
+        later(self.house, self.snapshot, pending, Durability::Lazy).await?;
+        let now = self.house.journal.snapshot(self.snapshot.id).await?.value;
+        Ok(now.is_some_and(|snapshot| snapshot.state == SnapshotState::Creating))
     }
 }
 
@@ -152,9 +184,9 @@ async fn ready(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> R
             note: "the backend is still at work".into(),
             ..Pending::default()
         };
-        return later(house, snapshot, &pending).await;
+        return later(house, snapshot, &pending, Durability::Durable).await;
     }
-    edit(house, snapshot, |now| {
+    edit(house, snapshot, Durability::Durable, |now| {
         now.size = shot.size;
         if now.state == SnapshotState::Cut {
             now.state = SnapshotState::Ready;
@@ -167,7 +199,7 @@ async fn ready(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> R
 async fn delete(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> Result<(), Error> {
     let resume = snapshot.intent.as_ref().and_then(|intent| intent.resume.clone());
     match ability.delete_snapshot(named(house, snapshot), resume).await? {
-        Effect::Pending(pending) => later(house, snapshot, &pending).await,
+        Effect::Pending(pending) => later(house, snapshot, &pending, Durability::Durable).await,
         Effect::Done(()) => forget(house, snapshot).await,
     }
 }
@@ -196,7 +228,7 @@ async fn fail(house: &House, snapshot: &Snapshot, error: &Error) -> Result<u32, 
     }
     let now = house.now();
     let mut attempts = 0;
-    edit(house, snapshot, |record| {
+    edit(house, snapshot, Durability::Durable, |record| {
         let mut intent = record.intent.take().unwrap_or_else(|| Intent::new(now));
         intent.attempts = intent.attempts.saturating_add(1);
         intent.last_error = Some(Failure::of(error, now));
@@ -208,9 +240,14 @@ async fn fail(house: &House, snapshot: &Snapshot, error: &Error) -> Result<u32, 
     Ok(attempts)
 }
 
-async fn later(house: &House, snapshot: &Snapshot, pending: &Pending) -> Result<(), Error> {
+async fn later(
+    house: &House,
+    snapshot: &Snapshot,
+    pending: &Pending,
+    durability: Durability,
+) -> Result<(), Error> {
     let now = house.now();
-    edit(house, snapshot, |record| {
+    edit(house, snapshot, durability, |record| {
         record.intent = Some(crate::steps::asked_later(record.intent.as_ref(), pending, now));
     })
     .await
@@ -219,11 +256,12 @@ async fn later(house: &House, snapshot: &Snapshot, pending: &Pending) -> Result<
 async fn edit(
     house: &House,
     snapshot: &Snapshot,
+    durability: Durability,
     mut edit: impl FnMut(&mut Snapshot) + Send,
 ) -> Result<(), Error> {
     house
         .journal
-        .edit_snapshot(snapshot.id, Durability::Durable, |record, _| {
+        .edit_snapshot(snapshot.id, durability, |record, _| {
             if let Some(record) = record {
                 edit(record);
             }

@@ -2,28 +2,153 @@
 //!
 //! While it is held nobody here takes a step on it (the claims of the volume and of the volume on this node),
 //! and where it is mounted its filesystem is frozen. A watchdog outside of this process thaws it after the
-//! limit; [`Held::release`] then says so, and what was cut is thrown away. After a crash the start thaws every
-//! mount of this node, so no record is needed.
+//! limit; [`Held::release`] then says so. After a crash the start thaws every mount of this node.
+//!
+//! *Instants and copies.* A backend that cuts at one instant may be asked again later, and the volume goes on
+//! meanwhile: whenever the instant comes, it is one. A backend that copies is asked until it is done while the
+//! volume stands still without a break, because a copy whose source moved is torn and looks like a whole one.
+//! So a copy is believed only if this very process saw the volume stand still from before the first call until
+//! after the last. That a copy was begun is recorded first ([`Intent::copying`]); whoever finds that mark did
+//! not see the end of it, and throws away what there is before beginning anew.
 
 use std::sync::Arc;
+
+use async_trait::async_trait;
+use tracing::warn;
 
 use crate::{
     drivers::Subject,
     error::Error,
     house::House,
-    model::{MountState, VolumeId},
-    ports::{backend::Cutting, store::Claim},
+    model::{Intent, MountState, Timestamp, VolumeId},
+    ports::{
+        backend::{Cutting, Effect, Pending},
+        store::Claim,
+    },
 };
 
+/// Something that is cut or copied from a volume that stands still.
+#[async_trait]
+pub(crate) trait Copying: Sync {
+    /// What comes of it.
+    type Made: Send;
+
+    /// Asks the backend for it.
+    async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Self::Made>, Error>;
+
+    /// Asks the backend to remove whatever there is of it.
+    async fn discard(&self, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error>;
+
+    /// Records durably that a copy is begun.
+    async fn begin(&self) -> Result<(), Error>;
+
+    /// Notes how far a copy is; answers whether it is still wished.
+    async fn goes_on(&self, pending: &Pending) -> Result<bool, Error>;
+}
+
+/// What became of it.
+pub(crate) enum Copied<T> {
+    /// It is there.
+    Done(T),
+    /// The instant has not come yet.
+    Later(Pending),
+    /// Nobody wishes it any more. The record knows what may be there of it.
+    Unwanted,
+}
+
+/// Asks for something whose source has to stand still meanwhile.
+pub(crate) async fn copy<C: Copying>(
+    house: &Arc<House>,
+    source: VolumeId,
+    cutting: Cutting,
+    intent: Option<&Intent>,
+    wish: &C,
+) -> Result<Copied<C::Made>, Error> {
+    let unseen = intent.is_some_and(|intent| intent.copying);
+    if unseen {
+        throw_away(house, wish).await?;
+    }
+    let held = still(house, source, cutting).await?;
+    if cutting == Cutting::Instant {
+        let resume = intent.filter(|_| !unseen).and_then(|intent| intent.resume.clone());
+        let answer = wish.ask(resume).await;
+        if !held.release(house).await? {
+            warn!(volume.id = %source, "the filesystem did not stand still for as long as the cut took: it is as after a crash");
+        }
+        return Ok(match answer? {
+            Effect::Done(made) => Copied::Done(made),
+            Effect::Pending(pending) => Copied::Later(pending),
+        });
+    }
+    let answer = match wish.begin().await {
+        Ok(()) => until_done(house, &held, wish).await,
+        Err(error) => Err(error),
+    };
+    let stood_still = held.release(house).await?;
+    match answer? {
+        Copied::Done(_) | Copied::Later(_) if !stood_still => {
+            throw_away(house, wish).await?;
+            Err(Error::precondition(format!(
+                "copying it took longer than the {} seconds that a filesystem may be held frozen, so somebody may \
+                 have written meanwhile: do it while the volume is not mounted, or raise node.freeze-limit",
+                house.config.freeze_limit.as_secs()
+            )))
+        }
+        answer => Ok(answer),
+    }
+}
+
+/// Asks for a copy until it is whole, nobody wishes it, or the volume cannot be held any longer.
+async fn until_done<C: Copying>(house: &House, held: &Held, wish: &C) -> Result<Copied<C::Made>, Error> {
+    let mut resume = None;
+    loop {
+        let pending = match wish.ask(resume).await? {
+            Effect::Done(made) => return Ok(Copied::Done(made)),
+            Effect::Pending(pending) => pending,
+        };
+        if !wish.goes_on(&pending).await? {
+            return Ok(Copied::Unwanted);
+        }
+        let next = house.now().plus(pending.retry_after);
+        if held.until.is_some_and(|until| next > until) {
+            return Ok(Copied::Later(pending));
+        }
+        pause(house, next).await?;
+        resume = Some(pending.resume);
+    }
+}
+
+/// Removes what there is of a copy that cannot be believed.
+async fn throw_away<C: Copying>(house: &House, wish: &C) -> Result<(), Error> {
+    let mut resume = None;
+    while let Effect::Pending(pending) = wish.discard(resume).await.map_err(Error::pending)? {
+        pause(house, house.now().plus(pending.retry_after)).await?;
+        resume = Some(pending.resume);
+    }
+    Ok(())
+}
+
+/// Sleeps, unless the daemon stops: then whoever starts next throws the copy away.
+async fn pause(house: &House, until: Timestamp) -> Result<(), Error> {
+    tokio::select! {
+        () = house.ports.clock.sleep_until(until) => Ok(()),
+        () = house.stopping.cancelled() => {
+            Err(Error::unavailable("the daemon is stopping: the copy is made anew when it is back").pending())
+        }
+    }
+}
+
 /// A volume that is held still.
-pub(crate) struct Held {
+struct Held {
     volume: VolumeId,
     frozen: Option<String>,
+    /// Until when, where a watchdog lets it go then.
+    until: Option<Timestamp>,
     _claims: [Box<dyn Claim>; 2],
 }
 
 /// Holds a volume as still as its backend needs it.
-pub(crate) async fn still(house: &Arc<House>, volume: VolumeId, cutting: Cutting) -> Result<Held, Error> {
+async fn still(house: &Arc<House>, volume: VolumeId, cutting: Cutting) -> Result<Held, Error> {
     let store = &house.ports.store;
     let subject = Subject::Volume(volume).to_string();
     let claims = [
@@ -53,23 +178,20 @@ pub(crate) async fn still(house: &Arc<House>, volume: VolumeId, cutting: Cutting
         .get(house.node())
         .filter(|mount| mount.state == MountState::Mounted && !mount.read_only)
         .and_then(|mount| mount.path.clone());
+    let mut until = None;
     if let Some(path) = &path {
+        until = Some(house.now().plus(house.config.freeze_limit));
         house.ports.host.freeze(volume, path, house.config.freeze_limit).await.map_err(Error::pending)?;
     }
-    Ok(Held { volume, frozen: path, _claims: claims })
+    Ok(Held { volume, frozen: path, until, _claims: claims })
 }
 
 impl Held {
-    /// Lets the volume go. An error says that it did not stand still until now.
-    pub(crate) async fn release(self, house: &House) -> Result<(), Error> {
-        let Some(path) = &self.frozen else { return Ok(()) };
-        if house.ports.host.thaw(self.volume, path).await.map_err(Error::pending)? {
-            return Ok(());
+    /// Lets the volume go, and answers whether it stood still until now.
+    async fn release(self, house: &House) -> Result<bool, Error> {
+        match &self.frozen {
+            Some(path) => house.ports.host.thaw(self.volume, path).await.map_err(Error::pending),
+            None => Ok(true),
         }
-        Err(Error::precondition(format!(
-            "copying it took longer than the {} seconds that a filesystem may be held frozen, so somebody may have \
-             written meanwhile: do it while the volume is not mounted, or raise node.freeze-limit",
-            house.config.freeze_limit.as_secs()
-        )))
     }
 }

@@ -1,35 +1,40 @@
 //! What is done to the hall while it is stopped: one story for each verb, and the ones in which a delete meets
 //! another wish. Each notes what was answered, because that is what has to hold.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use kato_orchestrator::{
-    Error,
+    Error, Kind,
     model::{Bytes, CapacityRange, SnapshotName, Target},
     ops::{
         CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, MountVolume, SourceName,
         UnmountVolume,
     },
+    ports::backend::Cutting,
     testing::{Fault, Verb},
 };
 
-use super::town::{Teller, holder, name};
+use super::town::{Nature, Teller, holder, name};
 
 type Told = Pin<Box<dyn Future<Output = ()>>>;
 
+const ATTACHES: Nature = Nature { attaches: true, ..Nature::PLAIN };
+const COPIES: Nature = Nature { cutting: Cutting::Copy, ..Nature::PLAIN };
+const COPIES_UNMOUNTED: Nature = Nature { cutting: Cutting::Unmounted, ..Nature::PLAIN };
+
 pub(super) struct Story {
     pub(super) name: &'static str,
-    pub(super) attaches: bool,
+    pub(super) nature: Nature,
     pub(super) tell: fn(Arc<Teller>) -> Told,
 }
 
 macro_rules! stories {
-    ($($name:ident $(($attaches:expr))? => |$teller:ident| $tell:block)*) => {
+    ($($name:ident $(($nature:expr))? => |$teller:ident| $tell:block)*) => {
         pub(super) struct Stories { $(pub(super) $name: Story),* }
 
         pub(super) static STORIES: Stories = Stories { $($name: Story {
             name: stringify!($name),
-            attaches: false $(|| $attaches)?,
+            nature: { let nature = Nature::PLAIN; $(let nature = { let _ = nature; $nature };)? nature },
             tell: |$teller| Box::pin(async move { $tell }),
         }),* };
     };
@@ -52,7 +57,7 @@ stories! {
             teller.fault(Verb::Create, Fault::LoseAnswer(Error::unavailable("the connection was cut").pending()));
         }
         tokio::join!(teller.create("db"), async {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             teller.delete("db").await;
         });
         teller.create("db").await;
@@ -72,7 +77,7 @@ stories! {
         teller.write("db", "more");
     }
 
-    mount_given_up(true) => |teller| {
+    mount_given_up(ATTACHES) => |teller| {
         teller.create("db").await;
         for _ in 0..40 {
             teller.fault(Verb::Attach, Fault::Refuse(Error::unavailable("the backend does not answer").pending()));
@@ -117,6 +122,49 @@ stories! {
         teller.write("copy", "own");
     }
 
+    snapshot_by_copy(COPIES) => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.fault(Verb::Cut, Fault::Pending(3));
+        teller.while_written("db", teller.snapshot("monday", "db")).await;
+        teller.delete_snapshot("monday").await;
+        teller.while_written("db", teller.snapshot("tuesday", "db")).await;
+    }
+
+    snapshot_slower_than_a_freeze(COPIES) => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.fault(Verb::Cut, Fault::Pending(9));
+        teller.while_written("db", teller.snapshot("monday", "db")).await;
+    }
+
+    clone_by_copy(COPIES) => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.fault(Verb::Create, Fault::Pending(3));
+        teller.while_written("db", teller.create_from("copy", SourceName::Volume(name("db")))).await;
+        teller.mount("copy", "two").await;
+    }
+
+    clone_of_what_is_unmounted(COPIES_UNMOUNTED) => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.write("db", "bytes");
+        teller.unmount("db", "one").await;
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        teller.fault(Verb::Create, Fault::Pending(9));
+        tokio::join!(teller.create_from("copy", SourceName::Volume(name("db"))), async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            teller.mount("db", "two").await;
+            teller.write("db", "more");
+        });
+        teller.fault(Verb::Create, Fault::Pending(9));
+        tokio::join!(teller.create_from("other", SourceName::Volume(name("copy"))), async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            teller.delete("other").await;
+        });
+    }
+
     unmount => |teller| {
         teller.create("db").await;
         teller.mount("db", "one").await;
@@ -135,7 +183,7 @@ stories! {
         teller.delete("db").await;
     }
 
-    attached_life(true) => |teller| {
+    attached_life(ATTACHES) => |teller| {
         teller.fault(Verb::Attach, Fault::Pending(2));
         teller.create("db").await;
         teller.mount("db", "one").await;
@@ -169,7 +217,7 @@ stories! {
     delete_against_create => |teller| {
         teller.fault(Verb::Create, Fault::Pending(5));
         tokio::join!(teller.create("db"), async {
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             teller.delete("db").await;
         });
         teller.create("db").await;
@@ -179,6 +227,20 @@ stories! {
 impl Teller {
     fn fault(&self, verb: Verb, fault: Fault) {
         self.backend.lock().unwrap().fault(verb, fault);
+    }
+
+    /// Does something while a container writes twice a second.
+    async fn while_written(&self, volume: &str, work: impl Future<Output = ()>) {
+        let writer = async {
+            loop {
+                self.write(volume, ".");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = writer => {}
+        }
     }
 
     async fn create(&self, volume: &str) {
@@ -274,7 +336,11 @@ impl Teller {
         if view.publications.is_empty() {
             return;
         }
-        self.host.write(view.volume.id, text).unwrap();
+        match self.host.write(view.volume.id, text) {
+            // It is frozen: the container would wait.
+            Err(error) if error.kind == Kind::Busy => return,
+            written => written.unwrap(),
+        }
         self.note(|said| {
             said.written.entry(volume.into()).or_default().push_str(text);
         });

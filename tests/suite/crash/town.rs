@@ -17,6 +17,7 @@ use kato_orchestrator::{
     ops::{Context, DeleteSnapshot, DeleteVolume, UnmountVolume},
     ports::{
         Backend, Clock, Store,
+        backend::Cutting,
         store::{Batch, Changes, Claim, Durability, Entry, Revision},
     },
     testing::{BackendWorld, FakeBackend, FakeClock, FakeHost, FakeIds, Fuse, HostWorld},
@@ -72,19 +73,32 @@ pub(crate) struct Town {
     store: MemoryStore,
     ids: Arc<FakeIds>,
     said: Arc<Mutex<Acknowledged>>,
-    attaches: bool,
+    nature: Nature,
     rebooted: bool,
 }
 
+/// What kind of backend the town has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nature {
+    /// Whether nodes have to be attached.
+    pub(crate) attaches: bool,
+    /// How it cuts snapshots and copies.
+    pub(crate) cutting: Cutting,
+}
+
+impl Nature {
+    pub(crate) const PLAIN: Self = Self { attaches: false, cutting: Cutting::Instant };
+}
+
 impl Town {
-    pub(crate) fn new(attaches: bool) -> Self {
+    pub(crate) fn new(nature: Nature) -> Self {
         Self {
             backend: Arc::default(),
             host: Arc::default(),
             store: MemoryStore::new(),
             ids: Arc::default(),
             said: Arc::default(),
-            attaches,
+            nature,
             rebooted: false,
         }
     }
@@ -103,9 +117,16 @@ impl Town {
         });
     }
 
-    /// What the next process finds.
+    /// What the next process finds. Containers write on while there is none.
     pub(crate) fn crash(&mut self, fate: LazyFate) {
         self.store = self.store.after_crash(fate);
+        let mut host = self.host.lock().unwrap();
+        host.thaw_all();
+        for handle in host.mounted() {
+            if let Some(bytes) = self.backend.lock().unwrap().bytes(&handle) {
+                bytes.extend_from_slice(b"~");
+            }
+        }
     }
 
     /// Loses the whole journal.
@@ -148,12 +169,13 @@ impl Town {
     async fn open(&self, fuse: Arc<Fuse>) -> Result<Teller, Error> {
         let clock = Arc::new(FakeClock::default());
         let host = FakeHost::new(Arc::clone(&self.host), Arc::clone(&self.backend), Arc::clone(&fuse));
-        let backend: Arc<dyn Backend> = Arc::new(FakeBackend::new(
+        let backend = FakeBackend::new(
             Arc::clone(&self.backend),
             Arc::clone(&fuse),
-            self.attaches,
+            self.nature.attaches,
             Duration::from_secs(30),
-        ));
+        );
+        let backend: Arc<dyn Backend> = Arc::new(backend.cutting(self.nature.cutting));
         let ports = Ports {
             store: Arc::new(FusedStore { store: self.store.clone(), fuse: Arc::clone(&fuse) }),
             host: Arc::new(host.clone()),
@@ -212,6 +234,8 @@ impl Town {
         there.sort();
         assert_eq!(known, there, "{what}: records and backend differ");
 
+        assert!(!self.backend.lock().unwrap().has_torn(), "{what}: a copy was made of a source that moved");
+
         let host = self.host.lock().unwrap();
         let mounted: Vec<_> =
             views.iter().filter(|view| !view.mounts.is_empty()).map(|view| view.volume.id).collect();
@@ -223,7 +247,7 @@ impl Town {
         assert_eq!(sorted(mounted), sorted(host.connected()), "{what}: records and devices differ");
         assert!(!host.is_frozen(), "{what}: something is left frozen");
         let attached = views.iter().filter(|view| !view.attachments.is_empty()).count();
-        if self.attaches {
+        if self.nature.attaches {
             assert_eq!(
                 attached,
                 self.backend.lock().unwrap().attachments(),

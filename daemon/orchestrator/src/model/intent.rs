@@ -20,6 +20,9 @@ pub struct Intent {
     pub resume: Option<Vec<u8>>,
     /// What the backend said that it is doing.
     pub note: Option<String>,
+    /// Whether a copy was begun while its source was held still. Who finds this did not see the copy end: its
+    /// source may have moved meanwhile, and what there is of it is thrown away.
+    pub copying: bool,
 }
 
 /// An error as a record keeps it.

@@ -30,6 +30,7 @@ fn intent() -> Intent {
         next_try: Timestamp(12),
         resume: Some((0..=255).collect()),
         note: Some("copying".into()),
+        copying: true,
     }
 }
 

@@ -171,6 +171,8 @@ struct IntentForm {
     resume: Option<Vec<u8>>,
     #[serde(default, skip_serializing_if = "empty")]
     note: Option<String>,
+    #[serde(default, skip_serializing_if = "empty")]
+    copying: bool,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
 use crate::{
     error::{Error, Kind},
     family::Family,
-    hold,
+    hold::{self, Copied, Copying},
     house::House,
     journal::{Change, Draft},
     mark::Mark,
@@ -15,7 +17,7 @@ use crate::{
     },
     ports::{
         Backend,
-        backend::{Create, Effect, Made, NodeFacts, Origin, Which},
+        backend::{Create, Effect, Made, NodeFacts, Origin, Pending, Which},
         store::Durability,
     },
     records::keys,
@@ -30,14 +32,9 @@ pub(crate) fn which(house: &House, volume: &Volume) -> Which {
 pub(super) async fn create(house: &Arc<House>, volume: &Volume) -> Result<(), Error> {
     let backend = house.backend(&volume.backend).await?;
     match ask_for(house, volume, &backend).await {
-        Ok(Effect::Done(made)) => record_made(house, volume, &backend, made).await,
-        Ok(Effect::Pending(pending)) => {
-            let now = house.now();
-            edit_volume(house, volume, Durability::Durable, |volume| {
-                volume.intent = Some(asked_later(volume.intent.as_ref(), &pending, now));
-            })
-            .await
-        }
+        Ok(Copied::Done(made)) => record_made(house, volume, &backend, made).await,
+        Ok(Copied::Later(pending)) => later(house, volume, &pending, Durability::Durable).await,
+        Ok(Copied::Unwanted) => Ok(()),
         Err(error) if error.token_burnt => {
             edit_volume(house, volume, Durability::Durable, |volume| {
                 volume.generation = volume.generation.saturating_add(1)
@@ -60,39 +57,79 @@ async fn ask_for(
     house: &Arc<House>,
     volume: &Volume,
     backend: &Arc<dyn Backend>,
-) -> Result<Effect<Made>, Error> {
-    let origin = origin(house, volume).await?;
-    let wish = Create {
-        token: volume.token(house.cluster),
-        mark: Mark::of(volume, house.cluster).encode(),
-        name: volume.name.as_str().to_owned(),
-        size: volume.wanted.size,
-        parameters: volume.wanted.parameters.clone(),
-        source: origin.clone(),
-        topology: match house.config.topology.is_empty() {
-            true => Vec::new(),
-            false => vec![house.config.topology.clone()],
-        },
-        resume: resume(volume.intent.as_ref()),
+) -> Result<Copied<Made>, Error> {
+    let wish = Making { house, volume, backend, origin: origin(house, volume).await? };
+    let (Some(Source::Volume(source)), Some(Origin::Volume(named))) = (&volume.source, &wish.origin) else {
+        return Ok(match wish.ask(resume(volume.intent.as_ref())).await? {
+            Effect::Done(made) => Copied::Done(made),
+            Effect::Pending(pending) => Copied::Later(pending),
+        });
     };
-    let (Some(Source::Volume(source)), Some(Origin::Volume(named))) = (&volume.source, origin) else {
-        return backend.create(wish).await;
-    };
-    let cutting = backend.clone_how(named).await?;
-    let held = hold::still(house, *source, cutting).await?;
-    let answer = backend.create(wish).await;
-    match held.release(house).await {
-        Ok(()) => answer,
-        Err(broken) => {
-            // Somebody wrote while it was copied: what came of it is worth nothing.
-            let mut resume = None;
-            while let Effect::Pending(pending) = backend.delete(which(house, volume), resume).await? {
-                house.ports.clock.sleep_until(house.now().plus(pending.retry_after)).await;
-                resume = Some(pending.resume);
-            }
-            Err(broken)
-        }
+    let cutting = backend.clone_how(named.clone()).await?;
+    hold::copy(house, *source, cutting, volume.intent.as_ref(), &wish).await
+}
+
+/// A volume that is being made.
+struct Making<'a> {
+    house: &'a House,
+    volume: &'a Volume,
+    backend: &'a Arc<dyn Backend>,
+    origin: Option<Origin>,
+}
+
+#[async_trait]
+impl Copying for Making<'_> {
+    type Made = Made;
+
+    async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Made>, Error> {
+        let (house, volume) = (self.house, self.volume);
+        let wish = Create {
+            token: volume.token(house.cluster),
+            mark: Mark::of(volume, house.cluster).encode(),
+            name: volume.name.as_str().to_owned(),
+            size: volume.wanted.size,
+            parameters: volume.wanted.parameters.clone(),
+            source: self.origin.clone(),
+            topology: match house.config.topology.is_empty() {
+                true => Vec::new(),
+                false => vec![house.config.topology.clone()],
+            },
+            resume,
+        };
+        self.backend.create(wish).await
     }
+
+    async fn discard(&self, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
+        self.backend.delete(which(self.house, self.volume), resume).await
+    }
+
+    async fn begin(&self) -> Result<(), Error> {
+        let now = self.house.now();
+        edit_volume(self.house, self.volume, Durability::Durable, |volume| {
+            volume.intent.get_or_insert_with(|| Intent::new(now)).copying = true;
+        })
+        .await
+    }
+
+    async fn goes_on(&self, pending: &Pending) -> Result<bool, Error> {
+        later(self.house, self.volume, pending, Durability::Lazy).await?;
+        let now = self.house.journal.family(self.volume.id).await?.value.volume;
+        Ok(now.is_some_and(|volume| volume.state == VolumeState::Creating))
+    }
+}
+
+/// Records that the backend wants to be asked again.
+async fn later(
+    house: &House,
+    volume: &Volume,
+    pending: &Pending,
+    durability: Durability,
+) -> Result<(), Error> {
+    let now = house.now();
+    edit_volume(house, volume, durability, |volume| {
+        volume.intent = Some(asked_later(volume.intent.as_ref(), pending, now));
+    })
+    .await
 }
 
 /// What the volume is to be a copy of, in the backend's words.
@@ -184,13 +221,7 @@ pub(super) async fn delete(house: &Arc<House>, volume: &Volume) -> Result<(), Er
     }
     let backend = house.backend(&volume.backend).await?;
     match backend.delete(which(house, volume), resume(volume.intent.as_ref())).await? {
-        Effect::Pending(pending) => {
-            let now = house.now();
-            edit_volume(house, volume, Durability::Durable, |volume| {
-                volume.intent = Some(asked_later(volume.intent.as_ref(), &pending, now));
-            })
-            .await
-        }
+        Effect::Pending(pending) => later(house, volume, &pending, Durability::Durable).await,
         Effect::Done(()) => {
             let settle = backend.describe().settle;
             let unheard = volume.handle.is_none() && !settle.is_zero();
@@ -238,15 +269,9 @@ pub(super) async fn grow(house: &Arc<House>, volume: &Volume) -> Result<(), Erro
             "its backend cannot grow volumes: make a larger one from a snapshot or a clone",
         ));
     };
-    let now = house.now();
     match grow.grow(which(house, volume), volume.wanted.size, resume(volume.intent.as_ref())).await? {
         Effect::Done(size) => record_grown(house, volume, size).await,
-        Effect::Pending(pending) => {
-            edit_volume(house, volume, Durability::Durable, |volume| {
-                volume.intent = Some(asked_later(volume.intent.as_ref(), &pending, now));
-            })
-            .await
-        }
+        Effect::Pending(pending) => later(house, volume, &pending, Durability::Durable).await,
     }
 }
 

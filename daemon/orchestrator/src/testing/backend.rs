@@ -63,9 +63,45 @@ pub struct BackendWorld {
     attached: BTreeMap<Token, String>,
     faults: BTreeMap<Verb, VecDeque<Fault>>,
     fingerprint: String,
+    /// What each copy under way found when it began, by the token of what it makes.
+    copies: BTreeMap<Token, Vec<u8>>,
 }
 
+/// What a copy holds whose source was written while it was made.
+const TORN: &[u8] = b"TORN";
+
 impl BackendWorld {
+    /// Whether a volume or snapshot is a copy whose source was written while it was made.
+    #[must_use]
+    pub fn has_torn(&self) -> bool {
+        let volumes = self.volumes.values().map(|thing| &thing.bytes);
+        volumes.chain(self.snapshots.values().map(|(_, bytes)| bytes)).any(|bytes| bytes.starts_with(TORN))
+    }
+
+    /// The bytes of something, if there is such a thing.
+    fn source(&self, origin: &Origin) -> Option<&Vec<u8>> {
+        match origin {
+            Origin::Volume(which) => self.volumes.get(&which.token).map(|thing| &thing.bytes),
+            Origin::Snapshot(which) => self.snapshots.get(&which.token).map(|(_, bytes)| bytes),
+        }
+    }
+
+    /// A copy begins, or goes on.
+    fn copying(&mut self, of: &Origin, to: &Token) {
+        if let Some(found) = self.source(of).cloned() {
+            self.copies.entry(to.clone()).or_insert(found);
+        }
+    }
+
+    /// A copy ends: what came of it.
+    fn copied(&mut self, of: &Origin, to: &Token) -> Result<Vec<u8>, Error> {
+        let now = self.source(of).cloned().ok_or_else(absent)?;
+        Ok(match self.copies.remove(to) {
+            Some(found) if found != now => TORN.to_vec(),
+            _ => now,
+        })
+    }
+
     /// The tokens of what it has, volumes and snapshots.
     #[must_use]
     pub fn tokens(&self) -> Vec<Token> {
@@ -133,6 +169,13 @@ impl FakeBackend {
         Self { world, fuse, description, cutting: Cutting::Instant, attaches }
     }
 
+    /// The same, cutting in this way.
+    #[must_use]
+    pub fn cutting(mut self, cutting: Cutting) -> Self {
+        self.cutting = cutting;
+        self
+    }
+
     fn world(&self) -> MutexGuard<'_, BackendWorld> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,6 +230,9 @@ impl Backend for FakeBackend {
 
     async fn create(&self, wish: Create) -> Result<Effect<Made>, Error> {
         let attaches = self.attaches;
+        if let Some(origin) = wish.source.as_ref().filter(|_| self.cutting != Cutting::Instant) {
+            self.world().copying(origin, &wish.token);
+        }
         self.effect(Verb::Create, wish.resume.clone(), move |world| {
             if let Some(thing) = world.volumes.get(&wish.token) {
                 return match wish.size.admits(thing.made.size) {
@@ -196,12 +242,7 @@ impl Backend for FakeBackend {
             }
             let bytes = match &wish.source {
                 None => Vec::new(),
-                Some(Origin::Volume(which)) => {
-                    world.volumes.get(&which.token).ok_or_else(absent)?.bytes.clone()
-                }
-                Some(Origin::Snapshot(which)) => {
-                    world.snapshots.get(&which.token).ok_or_else(absent)?.1.clone()
-                }
+                Some(origin) => world.copied(origin, &wish.token)?,
             };
             let handle = Handle::parse(&format!("img/{}", wish.token))?;
             let connection = Connection::File { root: "/fake".into(), path: handle.as_str().to_owned() };
@@ -223,6 +264,7 @@ impl Backend for FakeBackend {
     async fn delete(&self, which: Which, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
         self.effect(Verb::Delete, resume, move |world| {
             world.volumes.remove(&which.token);
+            world.copies.remove(&which.token);
             Ok(())
         })
         .await
@@ -335,20 +377,23 @@ impl Snapshots for FakeBackend {
     }
 
     async fn cut(&self, wish: Cut) -> Result<Effect<Shot>, Error> {
+        if self.cutting != Cutting::Instant {
+            self.world().copying(&Origin::Volume(wish.volume.clone()), &wish.token);
+        }
         self.effect(Verb::Cut, wish.resume.clone(), move |world| {
             if let Some((shot, _)) = world.snapshots.get(&wish.token) {
                 return Ok(shot.clone());
             }
-            let thing = world.volumes.get(&wish.volume.token).ok_or_else(absent)?;
+            let size = world.volumes.get(&wish.volume.token).ok_or_else(absent)?.made.size;
+            let bytes = world.copied(&Origin::Volume(wish.volume), &wish.token)?;
             let shot = Shot {
                 handle: Handle::parse(&format!("snap/{}", wish.token))?,
-                size: thing.made.size,
+                size,
                 cut: None,
                 ready: true,
                 mark: wish.mark,
                 token: Some(wish.token.clone()),
             };
-            let bytes = thing.bytes.clone();
             world.snapshots.insert(wish.token, (shot.clone(), bytes));
             Ok(shot)
         })
@@ -358,6 +403,7 @@ impl Snapshots for FakeBackend {
     async fn delete_snapshot(&self, which: Which, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
         self.effect(Verb::DeleteSnapshot, resume, move |world| {
             world.snapshots.remove(&which.token);
+            world.copies.remove(&which.token);
             Ok(())
         })
         .await

@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::{BackendWorld, Fuse};
 use crate::{
@@ -26,7 +27,8 @@ pub struct HostWorld {
     connected: BTreeMap<VolumeId, String>,
     mounts: BTreeMap<VolumeId, String>,
     binds: BTreeMap<String, VolumeId>,
-    frozen: BTreeSet<VolumeId>,
+    /// Until when each is frozen.
+    frozen: BTreeMap<VolumeId, Instant>,
     dead: BTreeSet<u32>,
     elsewhere: BTreeMap<VolumeId, Vec<String>>,
 }
@@ -38,7 +40,7 @@ impl Default for HostWorld {
             connected: BTreeMap::new(),
             mounts: BTreeMap::new(),
             binds: BTreeMap::new(),
-            frozen: BTreeSet::new(),
+            frozen: BTreeMap::new(),
             dead: BTreeSet::new(),
             elsewhere: BTreeMap::new(),
         }
@@ -51,10 +53,21 @@ impl HostWorld {
         *self = Self { boot: self.boot + 1, ..Self::default() };
     }
 
+    /// The daemon is gone: the watchdogs thaw what it froze.
+    pub fn thaw_all(&mut self) {
+        self.frozen.clear();
+    }
+
     /// What is mounted.
     #[must_use]
     pub fn mounts(&self) -> Vec<VolumeId> {
         self.mounts.keys().copied().collect()
+    }
+
+    /// The handles of what is mounted.
+    #[must_use]
+    pub fn mounted(&self) -> Vec<String> {
+        self.mounts.keys().filter_map(|volume| self.connected.get(volume)).cloned().collect()
     }
 
     /// What is connected.
@@ -72,7 +85,7 @@ impl HostWorld {
     /// Whether something stands frozen.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
-        !self.frozen.is_empty()
+        self.frozen.values().any(|until| *until > Instant::now())
     }
 
     /// Ends a process.
@@ -117,12 +130,15 @@ impl FakeHost {
             .ok_or_else(|| Error::not_found("there is nothing at the end of the connection"))?)
     }
 
-    /// Appends to the filesystem of a mounted volume, as a container would.
+    /// Appends to the filesystem of a mounted volume, as a container would. A frozen one takes nothing.
     pub fn write(&self, volume: VolumeId, text: &str) -> Result<(), Error> {
         let handle = {
             let world = self.world();
             if !world.mounts.contains_key(&volume) {
                 return Err(Error::not_found("not mounted"));
+            }
+            if world.frozen.get(&volume).is_some_and(|until| *until > Instant::now()) {
+                return Err(Error::busy("frozen"));
             }
             world.connected.get(&volume).cloned().unwrap_or_default()
         };
@@ -229,16 +245,16 @@ impl Filesystems for FakeHost {
         Ok(())
     }
 
-    async fn freeze(&self, volume: VolumeId, _: &str, _: Duration) -> Result<(), Error> {
+    async fn freeze(&self, volume: VolumeId, _: &str, at_most: Duration) -> Result<(), Error> {
         self.fuse.pass().await;
-        self.world().frozen.insert(volume);
+        self.world().frozen.insert(volume, Instant::now() + at_most);
         self.fuse.pass().await;
         Ok(())
     }
 
     async fn thaw(&self, volume: VolumeId, _: &str) -> Result<bool, Error> {
         self.fuse.pass().await;
-        Ok(self.world().frozen.remove(&volume))
+        Ok(self.world().frozen.remove(&volume).is_some_and(|until| until > Instant::now()))
     }
 
     async fn grow(&self, _: VolumeId, _: &str) -> Result<Grown, Error> {
