@@ -7,9 +7,12 @@
 //!
 //! This file knows no disk: [`Engine`] is implemented by `memory.rs` and `sled.rs`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use kato_orchestrator::{
@@ -90,12 +93,13 @@ impl Committer {
         metrics::histogram!("kato_journal_batch_size").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
         let mut written = Vec::with_capacity(group.len());
         let mut applied = std::mem::take(&mut self.unpublished);
-        let mut durable = false;
+        // What could not be made durable when it had to be is shown to nobody before it is.
+        let mut durable = !applied.is_empty();
         for asked in group {
             match self.write(engine, &asked.batch) {
                 Ok(revision) => {
                     durable |= asked.durability == Durability::Durable;
-                    let events = events(asked.batch, revision);
+                    let events: Vec<_> = layer(revision, asked.batch).into_iter().collect();
                     if !events.is_empty() {
                         applied.push(Applied { revision, events });
                     }
@@ -176,12 +180,14 @@ pub(crate) fn weight(batch: &Batch) -> usize {
     puts + deletes
 }
 
+/// What happened to keys in the end; nothing stands for one that went.
+pub(crate) type Layer = BTreeMap<Key, Option<Entry>>;
+
 /// What a batch does to each of its keys in the end: deletes come before puts, and the last put counts.
-fn events(batch: Batch, revision: Revision) -> Vec<(Key, Option<Entry>)> {
-    let mut events: std::collections::BTreeMap<Key, Option<Entry>> =
-        batch.deletes.into_iter().map(|key| (key, None)).collect();
+pub(crate) fn layer(revision: Revision, batch: Batch) -> Layer {
+    let mut layer: Layer = batch.deletes.into_iter().map(|key| (key, None)).collect();
     for (key, value) in batch.puts {
-        events.insert(key.clone(), Some(Entry { key, value, revision }));
+        layer.insert(key.clone(), Some(Entry { key, value, revision }));
     }
-    events.into_iter().collect()
+    layer
 }

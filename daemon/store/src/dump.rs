@@ -29,7 +29,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Config,
-    committer::{BATCH_LIMIT, REVISIONS_PER_EPOCH, weight},
+    committer::{BATCH_LIMIT, REVISIONS_PER_EPOCH, layer, weight},
     frame, open,
     place::{self, Lock},
     reserve::Reserve,
@@ -147,8 +147,9 @@ fn fill(config: &Config, opened: &Opened, lines: impl BufRead) -> Result<u64, Er
     let mut tally = Tally::default();
     let mut commit = |batch: Batch| {
         revision += 1;
-        tally = tallied(opened, tally, revision, &batch).map_err(failed)?;
-        opened.records.apply_batch(packed(revision, &batch, tally)).map_err(failed)
+        let layer = layer(revision, batch);
+        tally = tallied(opened, tally, revision, &layer).map_err(failed)?;
+        opened.records.apply_batch(packed(&layer, tally)).map_err(failed)
     };
     read(lines, |key, value| {
         match value {

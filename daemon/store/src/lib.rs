@@ -21,6 +21,7 @@ mod open;
 mod place;
 mod reserve;
 mod tally;
+mod view;
 mod watch;
 
 pub use self::{

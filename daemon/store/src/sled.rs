@@ -9,12 +9,16 @@
 //! bytes of its own for each of ours. Records are short enough (32 KiB) that a node of sled's, which has up to
 //! 16 of them, never takes a file of its own (a blob, of a quarter of a segment), for a lost one is overlooked.
 //!
-//! *Order.* One thread commits (see `committer.rs`). What it has written and not yet published is hidden: the
-//! view keeps what readers are to see instead until the group is durable.
+//! *Few writes.* Each batch that sled applies costs it two writes to the disk and a stampede of its threads. So
+//! commits are gathered: a group becomes one batch of sled's, lazy commits wait in memory, where readers see
+//! them, and go along with the next durable group, or after a moment; and of a key only the last word is
+//! written. What has just come and gone again (the mark of a driver at work, most often) is never written.
+//!
+//! *Order.* One thread commits (see `committer.rs`). What readers see meanwhile is `view.rs`.
 //!
 //! *Full disk.* The reserve is given up before sled meets a full disk, as a rule. If somebody else was faster,
 //! sled refuses everything until it is opened again: then the reserve is given up, the engine opened anew, and
-//! what was written since the last sync is written again, so that no reader misses a lazy commit.
+//! the batch that it may not have taken is written again.
 //!
 //! *Trouble.* After a failed sync nothing that is in memory can be trusted, so the store refuses all commits
 //! until kato is started again. sled answers some damage with a panic: it ends in an error here.
@@ -22,9 +26,7 @@
 //! Opening is in `open.rs`, the folder in `place.rs`, the form of a value in `frame.rs`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fmt,
-    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, PoisonError, RwLock, atomic::Ordering, mpsc},
@@ -42,11 +44,12 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     Config,
     claims::Claims,
-    committer::{Applied, Asked, Committer, Counters, Engine, weight},
+    committer::{Applied, Asked, Committer, Counters, Engine, Layer, layer, weight},
     frame, open,
     place::{self, Files, Lock},
     reserve::Reserve,
     tally::{self, Mark, Tally},
+    view::View,
     watch::History,
 };
 
@@ -73,14 +76,6 @@ pub(crate) struct Shared {
     _lock: Lock,
 }
 
-/// What readers see.
-struct View {
-    /// Nothing only while it is opened again.
-    records: Option<Opened>,
-    /// What stands for keys of a group that is not durable yet.
-    hidden: BTreeMap<Key, Option<Entry>>,
-}
-
 /// The engine, open.
 pub(crate) struct Opened {
     pub(crate) db: sled::Db,
@@ -93,7 +88,7 @@ impl SledStore {
         let started = open::open(&config)?;
         let counters = Arc::new(Counters::default());
         let shared = Arc::new(Shared {
-            view: RwLock::new(View { records: Some(started.opened), hidden: BTreeMap::new() }),
+            view: RwLock::new(View::over(started.opened)),
             claims: Claims::new(started.floor),
             history: History::new(started.floor),
             counters: counters.clone(),
@@ -107,8 +102,11 @@ impl SledStore {
             reserve: started.reserve,
             tally: started.tally,
             mark: started.mark,
-            unsynced: Vec::new(),
+            pending: Layer::default(),
+            unsynced: None,
+            newest: started.floor,
             weight: 0,
+            broken: false,
             failed: None,
         };
         let (queue, asked) = mpsc::channel();
@@ -135,7 +133,7 @@ impl SledStore {
     #[must_use]
     pub fn damage(&self) -> Vec<(Key, Error)> {
         let view = self.shared.view.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(opened) = &view.records else { return Vec::new() };
+        let Some(opened) = view.opened() else { return Vec::new() };
         let mut damage = Vec::new();
         for item in &opened.records {
             match item {
@@ -194,7 +192,7 @@ fn window(config: &Config) -> usize {
 fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) {
     let window = window(&desk.shared.config);
     loop {
-        let first = if desk.unsynced.is_empty() {
+        let first = if desk.weight == 0 {
             asked.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
         } else {
             asked.recv_timeout(LAZY_WAIT)
@@ -227,7 +225,7 @@ fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) 
             });
         }
     }
-    if !desk.unsynced.is_empty()
+    if desk.weight > 0
         && let Err(error) = catch_unwind(AssertUnwindSafe(|| desk.sync()))
             .unwrap_or_else(|_| Err(Error::internal("the engine panicked")))
     {
@@ -235,24 +233,25 @@ fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) 
     }
 }
 
-/// A batch that was written, and what the records added up to then.
-struct Written {
-    revision: Revision,
-    batch: Batch,
-    tally: Tally,
-}
-
 /// What the store's thread works with.
 struct Desk {
     shared: Arc<Shared>,
     files: Files,
     reserve: Reserve,
-    /// What was written since the last sync, to be written again should the engine have to be opened again.
-    unsynced: Vec<Written>,
-    /// What the records add up to, with all that was written.
+    /// What the group at work has written: newer than anything, and unseen.
+    pending: Layer,
+    /// The batch that sled was given since the last sync, with what the records add up to then: to be written
+    /// again should the engine have to be opened again.
+    unsynced: Option<(Layer, Tally)>,
+    /// The newest revision that was written.
+    newest: Revision,
+    /// What the records of sled add up to.
     tally: Tally,
     mark: Mark,
+    /// About how many bytes are not synced yet.
     weight: usize,
+    /// Whether the engine met a full disk and has to be opened again.
+    broken: bool,
     failed: Option<Error>,
 }
 
@@ -264,24 +263,28 @@ impl Desk {
     /// Does something with the engine. If it met a full disk, it is opened again first.
     fn with_room<T>(&mut self, act: impl Fn(&Opened) -> Result<T, sled::Error>) -> Result<T, Error> {
         self.check()?;
-        match self.shared.with(&act) {
-            Ok(Ok(done)) => return Ok(done),
-            Ok(Err(sled::Error::Io(error))) if is_full(&error) => {
-                tracing::warn!(store = %self.shared.config.path.display(), %error, "the engine met a full disk");
+        if !self.broken {
+            match self.shared.with(&act) {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(sled::Error::Io(error))) if is_full(&error) => {
+                    tracing::warn!(store = %self.shared.config.path.display(), %error, "the engine met a full disk");
+                }
+                Ok(Err(error)) => {
+                    let error = unwritable(&self.shared.config.path, &error);
+                    self.failed = Some(error.clone());
+                    return Err(error);
+                }
+                // It could not be opened again the last time.
+                Err(_) => {}
             }
-            Ok(Err(error)) => {
-                let error = unwritable(&self.shared.config.path, &error);
-                self.failed = Some(error.clone());
-                return Err(error);
-            }
-            // It could not be opened again the last time.
-            Err(_) => {}
         }
+        self.broken = true;
         self.reserve.give_up()?;
         self.start_again().map_err(|error| {
             tracing::error!(%error, "the engine could not be opened again");
             self.reserve.full().pending()
         })?;
+        self.broken = false;
         self.shared.with(act)?.map_err(|error| unwritable(&self.shared.config.path, &error))
     }
 
@@ -289,24 +292,43 @@ impl Desk {
     fn start_again(&mut self) -> Result<(), Error> {
         let path = &self.shared.config.path;
         let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
-        view.records = None;
+        view.close();
         place::tidy(path)?;
         let opened = open::open_engine(&self.shared.config, &place::engine(path))?;
         self.files = Files::open(&place::engine(path))?;
-        for Written { revision, batch, tally } in &self.unsynced {
-            opened
-                .records
-                .apply_batch(packed(*revision, batch, *tally))
-                .map_err(|error| unwritable(path, &error))?;
+        if let Some((layer, tally)) = &self.unsynced {
+            opened.records.apply_batch(packed(layer, *tally)).map_err(|error| unwritable(path, &error))?;
         }
         opened.db.flush().map_err(|error| unwritable(path, &error))?;
-        view.records = Some(opened);
+        view.reopen(opened);
         Ok(())
+    }
+
+    /// Gives sled everything that it does not have yet, as one batch.
+    fn hand_over(&mut self) -> Result<(), Error> {
+        let layer = self.shared.view.read().unwrap_or_else(PoisonError::into_inner).unwritten(&self.pending);
+        let (before, newest) = (self.tally, self.newest);
+        // Also sees to it that the engine is open, with all that it was given before.
+        let tally = self.with_room(|opened| tallied(opened, before, newest, &layer))?;
+        let batch = packed(&layer, tally);
+        {
+            let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
+            view.hide(&self.shared.config.path, &self.pending)?;
+        }
+        self.unsynced = Some((layer, tally));
+        self.tally = tally;
+        self.with_room(|opened| opened.records.apply_batch(batch.clone()))
     }
 }
 
 impl Engine for Desk {
     fn revision_of(&mut self, key: &str) -> Result<Option<Revision>, Error> {
+        if let Some(entry) = self.pending.get(key) {
+            return Ok(entry.as_ref().map(|entry| entry.revision));
+        }
+        if let Some(revision) = self.shared.view.read().unwrap_or_else(PoisonError::into_inner).fresh(key) {
+            return Ok(revision);
+        }
         match self.with_room(|opened| opened.records.get(key))? {
             Some(value) => frame::unpack(key.as_bytes(), &value).map(|entry| Some(entry.revision)),
             None => Ok(None),
@@ -321,39 +343,29 @@ impl Engine for Desk {
 
     fn write(&mut self, revision: Revision, batch: &Batch) -> Result<(), Error> {
         let weight = weight(batch);
-        if weight == 0 {
-            return Ok(());
-        }
         if self.weight > 0 && self.weight + weight > window(&self.shared.config) {
             self.sync()?;
         }
-        // Also sees to it that the engine is open.
-        let tally = {
-            let before = self.tally;
-            self.with_room(|opened| tallied(opened, before, revision, batch))?
-        };
-        self.shared.hide(batch)?;
-        self.tally = tally;
+        self.pending.extend(layer(revision, Batch { guards: Vec::new(), ..batch.clone() }));
+        self.newest = revision;
         self.weight += weight;
-        self.unsynced.push(Written { revision, batch: Batch { guards: Vec::new(), ..batch.clone() }, tally });
-        match self.with_room(|opened| opened.records.apply_batch(packed(revision, batch, tally))) {
-            // There was no room; it will be written when the engine is opened again, as all that is unsynced.
-            Err(_) if self.failed.is_none() => Ok(()),
-            answer => answer,
-        }
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<(), Error> {
         self.check()?;
-        if self.unsynced.is_empty() {
+        if self.weight == 0 {
             // Readers ask for a flush when the engine failed them.
             return self.with_room(|opened| opened.records.contains_key(tally::KEY).map(drop));
         }
         let began = Instant::now();
+        self.hand_over()?;
         self.with_room(|opened| opened.db.flush().map(drop))?;
         self.files.sync().inspect_err(|error| self.failed = Some(error.clone()))?;
         metrics::histogram!("kato_journal_fsync_seconds").record(began.elapsed());
-        self.unsynced.clear();
+        self.shared.view.write().unwrap_or_else(PoisonError::into_inner).written();
+        self.pending.clear();
+        self.unsynced = None;
         self.weight = 0;
         if let Err(error) = self.mark.set(self.tally.revision) {
             tracing::warn!(%error, "the last sync could not be noted");
@@ -363,7 +375,7 @@ impl Engine for Desk {
 
     fn publish(&mut self, applied: Vec<Applied>) {
         let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
-        view.hidden.clear();
+        view.publish(std::mem::take(&mut self.pending));
         self.shared.history.push(applied);
     }
 }
@@ -371,108 +383,47 @@ impl Engine for Desk {
 impl Shared {
     fn with<T>(&self, act: impl FnOnce(&Opened) -> T) -> Result<T, Error> {
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        view.records.as_ref().map(act).ok_or_else(|| closed(&self.config.path))
-    }
-
-    /// Keeps what readers are to see of the keys of a batch until it is published.
-    fn hide(&self, batch: &Batch) -> Result<(), Error> {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        for key in batch.deletes.iter().chain(batch.puts.iter().map(|(key, _)| key)) {
-            if !view.hidden.contains_key(key) {
-                let seen = match view.stored(&self.config.path, key) {
-                    // A damaged record is replaced or removed all the same; readers see nothing meanwhile.
-                    Err(error) if !error.subject.is_empty() => None,
-                    seen => seen?,
-                };
-                view.hidden.insert(key.clone(), seen);
-            }
-        }
-        Ok(())
+        view.opened().map(act).ok_or_else(|| closed(&self.config.path))
     }
 
     fn load(&self, key: &str) -> Result<Option<Entry>, Error> {
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        match view.hidden.get(key) {
-            Some(seen) => Ok(seen.clone()),
-            None => view.stored(&self.config.path, key),
-        }
+        self.view.read().unwrap_or_else(PoisonError::into_inner).load(&self.config.path, key)
     }
 
     fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
-        let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        let opened = view.records.as_ref().ok_or_else(|| closed(&self.config.path))?;
-        let mut entries = Vec::new();
-        for item in opened.records.range::<&str, _>((from, Bound::Unbounded)) {
-            if entries.len() >= limit {
-                break;
-            }
-            let (key, value) = item.map_err(|error| unreadable(&self.config.path, error))?;
-            if key.is_empty() {
-                continue;
-            }
-            if !key.starts_with(prefix.as_bytes()) {
-                break;
-            }
-            if std::str::from_utf8(&key).is_ok_and(|key| view.hidden.contains_key(key)) {
-                continue;
-            }
-            entries.push(frame::unpack(&key, &value)?);
-        }
-        // The first `limit` of both are among the first `limit` of the one and all of the other.
-        let hidden = view.hidden.range::<str, _>((from, Bound::Unbounded));
-        let hidden = hidden.take_while(|(key, _)| key.starts_with(prefix));
-        entries.extend(hidden.filter_map(|(_, seen)| seen.clone()));
-        entries.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        entries.truncate(limit);
-        Ok(entries)
+        self.view.read().unwrap_or_else(PoisonError::into_inner).scan(&self.config.path, prefix, after, limit)
     }
 }
 
-impl View {
-    fn stored(&self, path: &Path, key: &str) -> Result<Option<Entry>, Error> {
-        let opened = self.records.as_ref().ok_or_else(|| closed(path))?;
-        match opened.records.get(key).map_err(|error| unreadable(path, error))? {
-            Some(value) => frame::unpack(key.as_bytes(), &value).map(Some),
-            None => Ok(None),
-        }
-    }
-}
-
-/// What sled takes for a batch: deletes first, the last put counts, and the tally of all.
-pub(crate) fn packed(revision: Revision, batch: &Batch, tally: Tally) -> sled::Batch {
+/// What sled takes for a layer, with the tally of all.
+pub(crate) fn packed(layer: &Layer, tally: Tally) -> sled::Batch {
     let mut packed = sled::Batch::default();
-    for key in &batch.deletes {
-        packed.remove(key.as_bytes());
-    }
-    for (key, value) in &batch.puts {
-        packed.insert(key.as_bytes(), frame::pack(key, revision, value));
+    for (key, entry) in layer {
+        match entry {
+            Some(entry) => packed.insert(key.as_bytes(), frame::pack(key, entry.revision, &entry.value)),
+            None => packed.remove(key.as_bytes()),
+        }
     }
     packed.insert(tally::KEY, tally.pack());
     packed
 }
 
-/// What the records add up to after a batch.
+/// What the records add up to after a layer whose newest revision is this.
 pub(crate) fn tallied(
     opened: &Opened,
     mut tally: Tally,
-    revision: Revision,
-    batch: &Batch,
+    newest: Revision,
+    layer: &Layer,
 ) -> Result<Tally, sled::Error> {
-    let puts: BTreeMap<&Key, &Vec<u8>> = batch.puts.iter().map(|(key, value)| (key, value)).collect();
-    let keys: BTreeSet<&Key> = batch.deletes.iter().chain(puts.keys().copied()).collect();
-    for key in keys {
+    for (key, entry) in layer {
         if let Some(old) = opened.records.get(key)? {
             tally.remove(&old);
         }
-        if let Some(value) = puts.get(key) {
-            tally.add(&frame::pack(key, revision, value));
+        if let Some(entry) = entry {
+            tally.add(&frame::pack(key, entry.revision, &entry.value));
         }
     }
-    tally.revision = revision;
+    tally.revision = newest;
     Ok(tally)
 }
 
@@ -506,7 +457,7 @@ pub(crate) fn unreadable(path: &Path, error: sled::Error) -> Error {
     }
 }
 
-fn closed(path: &Path) -> Error {
+pub(crate) fn closed(path: &Path) -> Error {
     Error::unavailable(format!(
         "the store at {} is being opened again: check that its disk is not full",
         path.display()
