@@ -31,8 +31,8 @@ const ATTEMPTS: usize = 64;
 /// How many entries are read at once.
 const PAGE: usize = 1_000;
 
-/// How many records of a family are read at once: nearly all families are smaller, and stores answer short
-/// pages at once.
+/// How many records of a family, or of another short list, are read at once: nearly all are shorter, and stores
+/// answer short pages at once.
 const FAMILY_PAGE: usize = 16;
 
 /// A value with the revisions that it was read at.
@@ -126,6 +126,23 @@ impl Journal {
         limit: usize,
     ) -> Result<Vec<Entry>, Error> {
         self.store.scan(prefix, after, limit).await
+    }
+
+    /// All records beneath a prefix. For those that are few by their nature: small pages are read without leaving
+    /// the thread.
+    pub(crate) async fn all<T: Record>(&self, prefix: &str) -> Result<Vec<T>, Error> {
+        let mut all = Vec::new();
+        let mut after: Option<Key> = None;
+        loop {
+            let page = self.store.scan(prefix, after.as_deref(), FAMILY_PAGE).await?;
+            for entry in &page {
+                all.push(records::decode(entry)?);
+            }
+            if page.len() < FAMILY_PAGE {
+                return Ok(all);
+            }
+            after = page.last().map(|entry| entry.key.clone());
+        }
     }
 
     /// All keys beneath a prefix, without the prefix. For indexes, which are short by their nature.

@@ -139,8 +139,7 @@ pub(crate) async fn tidy(house: &Arc<House>) -> Result<(), Error> {
             warn!(volume.id = %id, error = %error, "could not tidy a mount, trying again later");
         }
     }
-    for entry in house.journal.page(keys::TOMBSTONES, None, 1_000).await? {
-        let tombstone: Tombstone = records::decode(&entry)?;
+    for tombstone in house.journal.all::<Tombstone>(keys::TOMBSTONES).await? {
         if let Err(error) = look_for(house, &tombstone).await {
             warn!(volume.id = %tombstone.id, backend = %tombstone.backend, error = %error, "could not look for what a lost create may have made");
         }

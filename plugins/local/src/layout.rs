@@ -8,9 +8,10 @@
 //! volumes/<token>/mark        what the host wrote on it
 //! volumes/<token>/tree/       the bytes of a directory volume, or
 //! volumes/<token>/image       the bytes of an image volume
-//! volumes/.new-<token>.<n>    an attempt at making it, not there yet
 //! volumes/.gone-<token>       being removed, not there any more
 //! snapshots/...               the same
+//! coming/volumes-<token>.<n>  an attempt at making it, not there yet; apart, so that looking for attempts
+//!                             takes as long with a hundred thousand volumes as with one
 //! ```
 
 use std::fmt;
@@ -21,6 +22,8 @@ use kato_plugin_sdk::types::{Error, Which};
 pub(crate) const MARKER: &str = "kato-local";
 /// Where the marker is written before it is there.
 pub(crate) const NEW_MARKER: &str = ".new-kato-local";
+/// Where attempts at making things are.
+pub(crate) const COMING: &str = "coming";
 /// The first line of a `meta`, with its version.
 const TITLE: &str = "kato-local 1";
 
@@ -145,12 +148,12 @@ impl Place {
     /// Where it is while it is being made. Each attempt has a place of its own: one that is thought dead, and
     /// is not, can then neither spoil nor finish another's work.
     pub(crate) fn coming(&self, attempt: &str) -> String {
-        format!("{}/{}{attempt}", self.shelf.path(), self.attempts())
+        format!("{COMING}/{}{attempt}", self.attempts())
     }
 
-    /// How the names of all attempts begin. No token contains a dot.
+    /// How the names of all attempts at it begin. No token contains a dot.
     pub(crate) fn attempts(&self) -> String {
-        format!(".new-{}.", self.token)
+        format!("{}-{}.", self.shelf.path(), self.token)
     }
 
     /// Where it is while it is being removed.

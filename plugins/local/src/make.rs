@@ -12,7 +12,7 @@ use kato_plugin_sdk::{
 use crate::{
     api::{Folder, Thing, random},
     error,
-    layout::{Kind, Meta, Place},
+    layout::{COMING, Kind, Meta, Place},
 };
 
 /// The `resume` of a copy under way, before the name of the attempt that is gone on with.
@@ -108,7 +108,15 @@ pub(crate) fn settle<F: Files>(
 pub(crate) fn make<F: Files>(folder: &Folder<F>, new: &New<'_>, attempt: &Attempt) -> Result<bool, Error> {
     if new.meta.kind == Kind::Directory && new.source.is_none() && new.meta.size == 0 {
         // The everyday case is one call.
-        let answer = folder.0.assemble(&new.place.path(), &new.place.coming(&attempt.name), &pieces(new));
+        let assemble =
+            || folder.0.assemble(&new.place.path(), &new.place.coming(&attempt.name), &pieces(new));
+        let answer = match assemble() {
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                folder.0.make_directory(COMING).map_err(error::at("making a directory"))?;
+                assemble()
+            }
+            answer => answer,
+        };
         return placed(folder, new.place, answer);
     }
     build(folder, new, attempt)
@@ -128,7 +136,7 @@ pub(crate) fn remove<F: Files>(folder: &Folder<F>, place: &Place) -> Result<Prog
 fn sweep<F: Files>(folder: &Folder<F>, place: &Place, except: Option<&Attempt>) -> Result<bool, Error> {
     let doing = || "removing what an earlier attempt left";
     let prefix = place.attempts();
-    let names = folder.0.names(place.shelf.path(), Some(&prefix), 10).map_err(error::at(doing()))?;
+    let names = folder.0.names(COMING, Some(&prefix), 10).map_err(error::at(doing()))?;
     for attempt in names.iter().map_while(|name| name.strip_prefix(&prefix)) {
         if except.is_none_or(|except| except.name != attempt)
             && !folder.0.remove_tree(&place.coming(attempt)).map_err(error::at(doing()))?

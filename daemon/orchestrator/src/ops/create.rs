@@ -15,7 +15,7 @@ use crate::{
     },
     ops::{Context, CreateVolume, SourceName, VolumeView},
     ports::{backend::Description, store::Durability},
-    records::{self, keys},
+    records::keys,
 };
 
 impl House {
@@ -166,12 +166,13 @@ impl House {
 
     /// The first generation whose token no tombstone is looking for: it would delete what we make.
     async fn free_generation(&self, name: &VolumeName) -> Result<u32, Error> {
-        let mut buried: Vec<Token> = Vec::new();
-        for entry in self.journal.page(keys::TOMBSTONES, None, usize::MAX).await? {
-            buried.push(records::decode::<Tombstone>(&entry)?.token);
-        }
+        let tombstones = self.journal.all::<Tombstone>(keys::TOMBSTONES).await?;
         let mut generation = 0;
-        while buried.contains(&Token::derive(self.cluster, "volume", name.as_str(), generation)) {
+        let buried = |generation| {
+            let token = Token::derive(self.cluster, "volume", name.as_str(), generation);
+            tombstones.iter().any(|tombstone| tombstone.token == token)
+        };
+        while buried(generation) {
             generation += 1;
         }
         Ok(generation)
