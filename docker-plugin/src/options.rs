@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use kato_orchestrator::{
     Catalog, Error,
-    model::{Bytes, CapacityRange, ClassName, FsType, SnapshotName, VolumeName},
+    model::{Bytes, CapacityRange, ClassName, DataRoot, FsType, SnapshotName, VolumeName},
     ops::{CreateVolume, SourceName},
 };
 
@@ -144,15 +144,8 @@ fn root(text: &str) -> Result<String, Error> {
     if matches!(text, "" | "/") {
         return Ok("/".into());
     }
-    let text = text.trim_start_matches('/');
-    let right = text.len() <= 255
-        && text.split('/').all(|part| !matches!(part, "" | "." | ".."))
-        && !text.chars().any(char::is_control);
-    if !right {
-        return Err(Error::invalid(format!(
-            "the root {text:?} is not a directory inside of a volume: write for example data, or / for all of it"
-        )));
-    }
+    let text = text.strip_prefix('/').unwrap_or(text);
+    DataRoot::check_directory(text)?;
     Ok(text.to_owned())
 }
 
@@ -295,10 +288,10 @@ mod tests {
 
     #[test]
     fn roots_stay_inside_of_the_volume() {
-        for (text, root) in [("/", "/"), ("", "/"), ("data", "data"), ("/pg/data", "pg/data")] {
+        for (text, root) in [("/", "/"), ("", "/"), ("data", "data"), ("/data", "data")] {
             assert_eq!(with(&[("root", text)]).unwrap().root.directory.as_deref(), Some(root), "{text}");
         }
-        for text in ["..", "a/../b", "a//b", ".", "a/", "a\0b"] {
+        for text in ["..", "a/../b", "a//b", ".", "a/", "a\0b", "pg/data"] {
             assert!(with(&[("root", text)]).is_err(), "{text:?}");
         }
     }

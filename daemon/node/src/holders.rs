@@ -93,6 +93,24 @@ pub(crate) fn of_mount(path: &Path) -> Result<Vec<String>, Error> {
     })
 }
 
+/// Those who hold a directory that stood at `place`: a mount of it, or of something in it, in another namespace.
+/// A namespace that was copied with our mount at its place holds nothing; one that has it elsewhere does. The
+/// path beneath the grant carries the volume's token, which nothing else has; so it need not be opened.
+pub(crate) fn of_directory(namespaces: &[Namespace], path: &Path, place: &Path) -> Vec<String> {
+    let place = place.strip_prefix("/").unwrap_or(place);
+    let holds = |entry: &Entry| runs_through(Path::new(&entry.root), path) && !entry.point.ends_with(place);
+    namespaces
+        .iter()
+        .filter(|namespace| namespace.mounts.iter().any(holds))
+        .map(|namespace| called(namespace.pid))
+        .collect()
+}
+
+/// Whether a path has these parts, one after the other, somewhere in it.
+fn runs_through(path: &Path, parts: &Path) -> bool {
+    path.ancestors().any(|above| above.ends_with(parts))
+}
+
 /// Those who hold a block device: as `pid (program)` in other namespaces, as paths in ours.
 pub(crate) fn of_device(device: &Path) -> Result<Vec<String>, Error> {
     let stat = rustix::fs::stat(device)
@@ -153,8 +171,21 @@ fn has_open(process: &Path, path: &Path) -> bool {
         })
 }
 
+/// Another mount namespace, as its first process sees it.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    pid: u32,
+    mounts: Vec<Entry>,
+}
+
 /// The first process of each other namespace that has a fitting mount.
 fn others(fits: impl Fn(&Entry) -> bool) -> Result<Vec<String>, Error> {
+    let fitting = namespaces()?.into_iter().filter(|namespace| namespace.mounts.iter().any(&fits));
+    Ok(fitting.map(|namespace| called(namespace.pid)).collect())
+}
+
+/// All mount namespaces but ours.
+pub(crate) fn namespaces() -> Result<Vec<Namespace>, Error> {
     let mut seen = BTreeSet::new();
     seen.insert(
         fs::read_link("/proc/self/ns/mnt").map_err(|error| failed("look at our mount namespace", error))?,
@@ -167,9 +198,7 @@ fn others(fits: impl Fn(&Entry) -> bool) -> Result<Vec<String>, Error> {
         }
         // It may have ended since.
         let Ok(text) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else { continue };
-        if text.lines().filter_map(Entry::parse).any(|entry| fits(&entry)) {
-            found.push(called(pid));
-        }
+        found.push(Namespace { pid, mounts: text.lines().filter_map(Entry::parse).collect() });
     }
     Ok(found)
 }
@@ -229,5 +258,16 @@ mod tests {
         assert!(Entry { point: "/host/m nt2".into(), ..copy.clone() }.is_copy_of(&ours));
         assert!(!Entry { point: "/data".into(), ..copy.clone() }.is_copy_of(&ours));
         assert!(!Entry { groups: Vec::new(), ..copy }.is_copy_of(&ours));
+    }
+
+    #[test]
+    fn a_directory_is_found_by_the_end_of_its_path_and_what_is_in_it() {
+        let parts = Path::new("volumes/a/tree");
+        for root in ["/srv/volumes/a/tree", "/volumes/a/tree/data", "/volumes/a/tree"] {
+            assert!(runs_through(Path::new(root), parts), "{root}");
+        }
+        for root in ["/srv/volumes/a", "/volumes/aa/tree", "/volumes/b/tree", "/"] {
+            assert!(!runs_through(Path::new(root), parts), "{root}");
+        }
     }
 }

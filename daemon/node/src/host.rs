@@ -31,7 +31,7 @@ use crate::{
     command::Programs,
     connect::{Connected, Way},
     errno::failed,
-    local::{self, DirectoryMount, Threads},
+    local::{self, DirectoryMount, Elsewhere, Threads},
     mount::{self, Options},
     survey,
     task::{Answer, Job, Task},
@@ -43,6 +43,7 @@ pub struct LinuxHost {
     config: Config,
     pool: Arc<Pool>,
     threads: Threads,
+    elsewhere: Elsewhere,
     /// Volumes that we have mounted as directories since we began: a hint that saves asking a worker.
     directories: Mutex<HashSet<VolumeId>>,
     /// Those who hold a freeze.
@@ -80,6 +81,7 @@ impl LinuxHost {
             pool: Pool::new(config.worker.clone(), config.workers),
             config,
             threads: Threads::default(),
+            elsewhere: Elsewhere::default(),
             directories: Mutex::default(),
             freezes: Mutex::default(),
         };
@@ -257,7 +259,7 @@ impl Filesystems for LinuxHost {
 
     async fn mount(&self, wish: &MountWish) -> Result<MountedAt, Error> {
         if let Some(name) = &wish.root.directory {
-            crate::root::check(name)?;
+            kato_orchestrator::model::DataRoot::check_directory(name)?;
         }
         if let Connection::Directory { root, path } = &wish.connection {
             return self.mount_directory(wish, root, path).await;
@@ -280,8 +282,11 @@ impl Filesystems for LinuxHost {
 
     async fn unmount(&self, volume: VolumeId, name: &str, connection: &Connection) -> Result<(), Error> {
         let places = self.places(volume, name);
-        if let Connection::Directory { .. } = connection {
-            self.nearby(volume, move || local::take_down(&places)).await?;
+        if let Connection::Directory { path, .. } = connection {
+            let ours = places.clone();
+            self.nearby(volume, move || local::take_down(&ours)).await?;
+            let namespaces = self.elsewhere.see().await?;
+            local::held_by_nobody(&namespaces, Path::new(path), &places)?;
             self.directories().remove(&volume);
             return Ok(());
         }

@@ -7,7 +7,10 @@ use std::{
     collections::HashSet,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     connect::directory,
+    holders::{self, Namespace},
     mount::{self, Options},
     root,
 };
@@ -63,6 +67,49 @@ pub(crate) fn take_down(places: &[PathBuf]) -> Result<(), Error> {
         mount::take_down(place)?;
         mount::remove_place(place)
     })
+}
+
+/// Refuses while another mount namespace has a directory. No kernel counts such mounts, as it does those of a
+/// device; and a directory that is removed takes the files of a running container with it.
+pub(crate) fn held_by_nobody(namespaces: &[Namespace], path: &Path, places: &[PathBuf]) -> Result<(), Error> {
+    for place in places {
+        let found = holders::of_directory(namespaces, path, place);
+        if !found.is_empty() {
+            return Err(Error::in_use(holders::in_use("the volume's directory is still mounted", &found)));
+        }
+    }
+    Ok(())
+}
+
+/// The other mount namespaces of this machine. Reading them takes milliseconds, so whoever asks while somebody
+/// reads waits for the next reading, and shares it with all who came meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Elsewhere {
+    asked: AtomicU64,
+    latest: tokio::sync::Mutex<Reading>,
+}
+
+/// What was read, and how many had asked when the reading began.
+#[derive(Debug, Default)]
+struct Reading {
+    covers: u64,
+    namespaces: Arc<Vec<Namespace>>,
+}
+
+impl Elsewhere {
+    /// The namespaces as they are at some moment after this call.
+    pub(crate) async fn see(&self) -> Result<Arc<Vec<Namespace>>, Error> {
+        let mine = self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut latest = self.latest.lock().await;
+        if latest.covers <= mine {
+            let covers = self.asked.load(Ordering::SeqCst);
+            let namespaces = tokio::task::spawn_blocking(holders::namespaces).await.map_err(|error| {
+                Error::internal("a thread of the node was lost").caused_by(error).pending()
+            })??;
+            *latest = Reading { covers, namespaces: Arc::new(namespaces) };
+        }
+        Ok(Arc::clone(&latest.namespaces))
+    }
 }
 
 /// Whether a directory is there and can be mounted.

@@ -15,13 +15,16 @@ use crate::{
     hold::{self, Copied, Copying},
     house::House,
     mark::Mark,
-    model::{Dependant, Failure, Intent, Snapshot, SnapshotId, SnapshotState, Timestamp, Volume},
+    model::{
+        Buried, Dependant, Failure, Intent, Snapshot, SnapshotId, SnapshotState, Timestamp, Volume, VolumeId,
+    },
     ports::{
         Backend,
-        backend::{Cut, Effect, Pending, Shot, Snapshots, Which},
+        backend::{self, Cut, Effect, Pending, Shot, Snapshots, Which},
         store::Durability,
     },
     steps::backend::which,
+    tombstones::{self, Grave},
 };
 
 /// Takes a snapshot's next step.
@@ -80,23 +83,27 @@ async fn cut(
     backend: &Arc<dyn Backend>,
     ability: &dyn Snapshots,
 ) -> Result<(), Error> {
+    if house.is_buried(&snapshot.token(house.cluster)).await? {
+        return raise_generation(house, snapshot).await;
+    }
     let source = house.journal.family(snapshot.volume).await?.value.volume;
     let source = source.ok_or_else(|| Error::not_found("the volume that it was to be cut from is gone"))?;
-    let cutting = ability.how(which(house, &source)).await?;
     let asked = house.now();
     let wish = Cutting { house, snapshot, source: &source, ability };
-    match hold::copy(house, source.id, cutting, snapshot.intent.as_ref(), &wish).await {
+    match hold::copy(house, source.id, snapshot.intent.as_ref(), &wish).await {
         Ok(Copied::Done(shot)) => record_cut(house, snapshot, backend, &shot, asked).await,
         Ok(Copied::Later(pending)) => later(house, snapshot, &pending, Durability::Durable).await,
         Ok(Copied::Unwanted) => Ok(()),
-        Err(error) if error.token_burnt => {
-            edit(house, snapshot, Durability::Durable, |record| {
-                record.generation = record.generation.saturating_add(1);
-            })
-            .await
-        }
+        Err(error) if error.token_burnt => raise_generation(house, snapshot).await,
         Err(error) => Err(error),
     }
+}
+
+async fn raise_generation(house: &House, snapshot: &Snapshot) -> Result<(), Error> {
+    edit(house, snapshot, Durability::Durable, |record| {
+        record.generation = record.generation.saturating_add(1);
+    })
+    .await
 }
 
 /// A snapshot that is being cut.
@@ -110,6 +117,10 @@ struct Cutting<'a> {
 #[async_trait]
 impl Copying for Cutting<'_> {
     type Made = Shot;
+
+    async fn how(&self) -> Result<backend::Cutting, Error> {
+        self.ability.how(which(self.house, self.source)).await
+    }
 
     async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Shot>, Error> {
         let wish = Cut {
@@ -200,33 +211,63 @@ async fn delete(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> 
     let resume = snapshot.intent.as_ref().and_then(|intent| intent.resume.clone());
     match ability.delete_snapshot(named(house, snapshot), resume).await? {
         Effect::Pending(pending) => later(house, snapshot, &pending, Durability::Durable).await,
-        Effect::Done(()) => forget(house, snapshot).await,
+        Effect::Done(()) => {
+            let settle = house.backend(&snapshot.backend).await?.describe().settle;
+            let unheard = snapshot.handle.is_none() && !settle.is_zero();
+            let until = unheard.then(|| house.now().plus(settle));
+            forget(house, snapshot, until, Durability::Lazy).await
+        }
     }
 }
 
-/// Removes the record, and lets the volume go.
-async fn forget(house: &House, snapshot: &Snapshot) -> Result<(), Error> {
+/// Removes the record, and lets the volume go; leaves a tombstone where a cut may still come true.
+async fn forget(
+    house: &House,
+    snapshot: &Snapshot,
+    tombstone_until: Option<Timestamp>,
+    durability: Durability,
+) -> Result<(), Error> {
     house
         .journal
-        .edit(&[snapshot.volume], &[snapshot.id], Durability::Lazy, |draft, change| {
+        .edit(&[snapshot.volume], &[snapshot.id], durability, |draft, change| {
             *draft.snapshot(snapshot.id) = None;
             if let Some(volume) = draft.family(snapshot.volume).volume.as_mut() {
                 volume.dependants.remove(&Dependant::Snapshot(snapshot.id));
             }
             change.frees_space();
+            if let Some(until) = tombstone_until {
+                let grave = Grave {
+                    id: VolumeId(snapshot.id.0),
+                    what: Buried::Snapshot,
+                    backend: &snapshot.backend,
+                    token: snapshot.token(house.cluster),
+                    handle: snapshot.handle.clone(),
+                    until,
+                };
+                tombstones::bury(change, &grave, house.now());
+            }
             Ok(())
         })
         .await
         .map(drop)
 }
 
-/// Records that a step failed. A refusal of the cut takes the wish back.
+/// Records that a step failed. A refusal of the cut takes the wish back, durably, because the caller hears of it;
+/// what an earlier try may have cut is deleted first.
 async fn fail(house: &House, snapshot: &Snapshot, error: &Error) -> Result<u32, Error> {
+    let now = house.now();
     if snapshot.state == SnapshotState::Creating && error.is_final() && error.kind != Kind::Busy {
-        forget(house, snapshot).await?;
+        if !house.may_have_asked(snapshot.intent.as_ref()) {
+            forget(house, snapshot, None, Durability::Durable).await?;
+            return Ok(1);
+        }
+        edit(house, snapshot, Durability::Durable, |record| {
+            record.state = SnapshotState::Deleting;
+            record.intent = Some(Intent::new(now));
+        })
+        .await?;
         return Ok(1);
     }
-    let now = house.now();
     let mut attempts = 0;
     edit(house, snapshot, Durability::Durable, |record| {
         let mut intent = record.intent.take().unwrap_or_else(|| Intent::new(now));

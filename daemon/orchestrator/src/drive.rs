@@ -161,9 +161,14 @@ pub(crate) fn intent_of<'a>(
 async fn fail(house: &Arc<House>, id: VolumeId, step: &Step, error: &Error) -> Result<(Family, u32), Error> {
     let now = house.now();
     let refused = error.finality == Finality::Final;
+    // A wish that is taken back is one that the caller hears is refused: it must not come back.
+    let durability = match step {
+        Step::Grow | Step::Modify if refused => Durability::Durable,
+        _ => Durability::Lazy,
+    };
     house
         .journal
-        .edit_family(id, Durability::Lazy, |family, change| {
+        .edit_family(id, durability, |family, change| {
             if refused && steps::take_back(family, step) {
                 change.frees_space();
                 return Ok(1);

@@ -76,6 +76,7 @@ impl Orchestrator {
         let journal = Journal::new(Arc::clone(&ports.store));
         let cluster = cluster(&journal, &ports, &config).await?;
         let boot_id = ports.host.facts().await?.boot_id;
+        let started = ports.clock.now();
         let house = Arc::new(House {
             ports,
             config,
@@ -83,6 +84,7 @@ impl Orchestrator {
             drivers: Arc::default(),
             cluster,
             boot_id,
+            started,
             catalog: RwLock::new(Arc::new(catalog)),
             trusted: Mutex::default(),
             tasks: TaskTracker::new(),

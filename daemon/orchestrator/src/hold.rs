@@ -33,6 +33,9 @@ pub(crate) trait Copying: Sync {
     /// What comes of it.
     type Made: Send;
 
+    /// How its source has to be held.
+    async fn how(&self) -> Result<Cutting, Error>;
+
     /// Asks the backend for it.
     async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Self::Made>, Error>;
 
@@ -60,7 +63,6 @@ pub(crate) enum Copied<T> {
 pub(crate) async fn copy<C: Copying>(
     house: &Arc<House>,
     source: VolumeId,
-    cutting: Cutting,
     intent: Option<&Intent>,
     wish: &C,
 ) -> Result<Copied<C::Made>, Error> {
@@ -68,6 +70,7 @@ pub(crate) async fn copy<C: Copying>(
     if unseen {
         throw_away(house, wish).await?;
     }
+    let cutting = wish.how().await?;
     let held = still(house, source, cutting).await?;
     if cutting == Cutting::Instant {
         let resume = intent.filter(|_| !unseen).and_then(|intent| intent.resume.clone());
@@ -86,7 +89,9 @@ pub(crate) async fn copy<C: Copying>(
     };
     let stood_still = held.release(house).await?;
     match answer? {
-        Copied::Done(_) | Copied::Later(_) if !stood_still => {
+        Copied::Done(made) if stood_still => Ok(Copied::Done(made)),
+        Copied::Unwanted => Ok(Copied::Unwanted),
+        Copied::Done(_) | Copied::Later(_) => {
             throw_away(house, wish).await?;
             Err(Error::precondition(format!(
                 "copying it took longer than the {} seconds that a filesystem may be held frozen, so somebody may \
@@ -94,11 +99,10 @@ pub(crate) async fn copy<C: Copying>(
                 house.config.freeze_limit.as_secs()
             )))
         }
-        answer => Ok(answer),
     }
 }
 
-/// Asks for a copy until it is whole, nobody wishes it, or the volume cannot be held any longer.
+/// Asks for a copy until it is whole, nobody wishes it, or the volume cannot be held any longer (`Later`).
 async fn until_done<C: Copying>(house: &House, held: &Held, wish: &C) -> Result<Copied<C::Made>, Error> {
     let mut resume = None;
     loop {

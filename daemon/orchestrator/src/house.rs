@@ -30,6 +30,8 @@ pub(crate) struct House {
     pub(crate) drivers: Arc<Drivers>,
     pub(crate) cluster: ClusterId,
     pub(crate) boot_id: String,
+    /// When this life of the daemon began.
+    pub(crate) started: Timestamp,
     pub(crate) catalog: RwLock<Arc<Catalog>>,
     /// When each backend was last found to be the one we know.
     pub(crate) trusted: Mutex<HashMap<BackendName, Timestamp>>,

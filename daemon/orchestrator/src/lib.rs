@@ -29,6 +29,7 @@ mod mark;
 mod plan;
 mod reconcile;
 mod steps;
+mod tombstones;
 mod trust;
 
 pub use self::{

@@ -155,8 +155,16 @@ fn build_up<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>)
         VolumeState::Ready => {}
     }
     let attached = !family.attachments.is_empty();
-    if volume.wants_growth() && (role.abilities.grow == Some(Growing::Online) || !attached) {
-        steps.push((Step::Grow, volume.intent.as_ref()));
+    let growing = volume.wants_growth().then_some((Step::Grow, volume.intent.as_ref()));
+    // A backend that grows offline and was asked already is at work on the volume: nobody gets it before the end.
+    let at_work = volume.intent.as_ref().is_some_and(|intent| intent.resume.is_some());
+    if let Some(grow) = growing
+        && (role.abilities.grow == Some(Growing::Online) || at_work || !attached)
+    {
+        steps.push(grow);
+        if at_work && role.abilities.grow != Some(Growing::Online) {
+            return;
+        }
     }
     if volume.wants_modify() {
         steps.push((Step::Modify, volume.intent.as_ref()));
@@ -425,6 +433,22 @@ mod tests {
         assert_eq!(next(&family, &offline, NOW), Next::Step(Step::Grow));
         attach(&mut family, "here", AttachmentState::Attached);
         assert_eq!(next(&family, &offline, NOW), Next::Rest);
+    }
+
+    #[test]
+    fn nobody_gets_a_volume_at_which_an_offline_grow_is_at_work() {
+        let mut family = family();
+        volume(&mut family).wanted.size = CapacityRange::at_least(Bytes(9));
+        volume(&mut family).intent =
+            Some(Intent { resume: Some(vec![1]), next_try: Timestamp(5_000), ..Intent::default() });
+        attach(&mut family, "here", AttachmentState::Attached);
+        mount(&mut family, "here", MountState::Mounting);
+        let here = node("here");
+        let abilities = Abilities { grow: Some(Growing::Offline), ..Abilities::default() };
+        assert_eq!(next(&family, &Role { abilities, ..role(&here) }, NOW), Next::Wait(Timestamp(5_000)));
+        assert_eq!(next(&family, &role(&here), NOW), Next::Step(Step::Mount));
+        volume(&mut family).intent = None;
+        assert_eq!(next(&family, &Role { abilities, ..role(&here) }, NOW), Next::Step(Step::Mount));
     }
 
     #[test]

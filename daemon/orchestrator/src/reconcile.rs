@@ -3,7 +3,8 @@
 //!
 //! **Start.** Mounts of another boot are gone, whatever their records say: they and their holders are taken off.
 //! Mounts of this boot that the machine does not show are made again for the holders that have them. Every
-//! mount is thawed, in case a cut was cut short. Holders whose answer may not have arrived become doubtful.
+//! mount is thawed, in case a cut was cut short. All holders become doubtful, because the answer of each may
+//! not have arrived.
 //! Then every family on the work index gets its driver.
 //!
 //! **Tidying.** Mounts that nobody holds are taken down after a while. A doubtful holder is reaped when its path
@@ -19,24 +20,28 @@ use crate::{
     error::Error,
     house::House,
     model::{
-        AttachmentState, Caller, Intent, Mount, MountState, Node, NodeState, PublicationState, SnapshotId,
-        Timestamp, Tombstone, VolumeId,
+        AttachmentState, Intent, Mount, MountState, Node, NodeState, SnapshotId, Timestamp, Tombstone,
+        VolumeId,
     },
     ops::unmount::{leave, take_down},
-    ports::{
-        backend::{Effect, Which},
-        store::Durability,
-    },
+    ports::store::Durability,
     records::{self, keys},
+    tombstones,
 };
 
 /// Takes up what the last life left.
 pub(crate) async fn start(house: &Arc<House>) -> Result<(), Error> {
     register(house).await?;
-    let survey = house.ports.host.survey().await?;
-    let mounted: BTreeSet<String> = survey.mounts.into_iter().map(|(_, path)| path).collect();
+    // One stalled volume keeps nothing from starting: what cannot be seen now is taken for what the records say.
+    let mounted: Option<BTreeSet<String>> = match house.ports.host.survey().await {
+        Ok(survey) => Some(survey.mounts.into_iter().map(|(_, path)| path).collect()),
+        Err(error) => {
+            warn!(error = %error, "could not see what is mounted here, and went on from the records");
+            None
+        }
+    };
     for id in mounts_here(house).await? {
-        take_up(house, id, &mounted).await?;
+        take_up(house, id, mounted.as_ref()).await?;
     }
     for segment in house.journal.segments(keys::WORK_VOLUMES).await? {
         if let Some(id) = VolumeId::parse(&segment) {
@@ -77,24 +82,20 @@ pub(crate) async fn mounts_here(house: &House) -> Result<Vec<VolumeId>, Error> {
     Ok(segments.iter().filter_map(|segment| VolumeId::parse(segment)).collect())
 }
 
-async fn take_up(house: &Arc<House>, id: VolumeId, mounted: &BTreeSet<String>) -> Result<(), Error> {
+async fn take_up(house: &Arc<House>, id: VolumeId, mounted: Option<&BTreeSet<String>>) -> Result<(), Error> {
     let node = house.node().clone();
     let family = house.journal.family(id).await?.value;
     let Some(mount) = family.mounts.get(&node) else { return Ok(()) };
     let same_boot = mount.boot_id == house.boot_id;
-    let shown = mount.path.as_ref().is_some_and(|path| mounted.contains(path));
+    let shown = mount.path.as_ref().is_some_and(|path| mounted.is_none_or(|mounted| mounted.contains(path)));
     if same_boot
         && shown
         && mount.state == MountState::Mounted
         && let Some(path) = &mount.path
+        && let Err(error) = house.ports.host.thaw(id, path).await
     {
-        house.ports.host.thaw(id, path).await?;
-    }
-    let mut silent: Vec<Caller> = Vec::new();
-    for caller in family.holders(&node).filter_map(|one| one.caller.clone()) {
-        if !house.ports.host.alive(&caller).await {
-            silent.push(caller);
-        }
+        // Its watchdog has thawed it, or will; its next cut finds out.
+        warn!(volume.id = %id, error = %error, "could not see to it that a volume is not frozen");
     }
     let now = house.now();
     house
@@ -115,10 +116,9 @@ async fn take_up(house: &Arc<House>, id: VolumeId, mounted: &BTreeSet<String>) -
                 mount.state = MountState::Mounting;
                 mount.intent = Some(Intent::new(now));
             }
+            // Nobody knows whose answer arrived. Those who were told have the path, and are seen to have it.
             for publication in family.publications.values_mut().filter(|one| one.node == node) {
-                let untold = publication.state == PublicationState::Publishing;
-                let gone = publication.caller.as_ref().is_some_and(|caller| silent.contains(caller));
-                if publication.caller.is_some() && (untold || gone) && publication.doubtful_since.is_none() {
+                if publication.caller.is_some() && publication.doubtful_since.is_none() {
                     publication.doubtful_since = Some(now);
                 }
             }
@@ -140,7 +140,7 @@ pub(crate) async fn tidy(house: &Arc<House>) -> Result<(), Error> {
         }
     }
     for tombstone in house.journal.all::<Tombstone>(keys::TOMBSTONES).await? {
-        if let Err(error) = look_for(house, &tombstone).await {
+        if let Err(error) = tombstones::look_for(house, &tombstone).await {
             warn!(volume.id = %tombstone.id, backend = %tombstone.backend, error = %error, "could not look for what a lost create may have made");
         }
     }
@@ -207,6 +207,7 @@ async fn doubt(
     let path = mount.path.clone().unwrap_or_default();
     let elsewhere = house.ports.host.holders(id, &path).await?;
     let limit = house.config.reap_after;
+    let alone = family.holders(&node).count() == 1;
     let (_, reaped) = house
         .journal
         .edit_family(id, Durability::Durable, |family, change| {
@@ -217,8 +218,12 @@ async fn doubt(
                     continue;
                 };
                 if !elsewhere.is_empty() {
-                    // Somebody has it: the doubt begins anew when they are gone.
-                    publication.doubtful_since = publication.doubtful_since.map(|_| now);
+                    // Somebody has it. The only holder is who that is; of several nobody can tell, and the doubt
+                    // begins anew (written now and then) until all are gone.
+                    publication.doubtful_since = publication
+                        .doubtful_since
+                        .filter(|_| !alone)
+                        .map(|since| if now.since(since) < limit / 2 { since } else { now });
                     continue;
                 }
                 let since = *publication.doubtful_since.get_or_insert(now);
@@ -237,21 +242,4 @@ async fn doubt(
         house.ring(Subject::Volume(id), false);
     }
     Ok(())
-}
-
-/// Deletes what a create that was never heard may have made.
-async fn look_for(house: &House, tombstone: &Tombstone) -> Result<(), Error> {
-    let backend = house.backend(&tombstone.backend).await?;
-    let which = Which { token: tombstone.token.clone(), handle: tombstone.handle.clone() };
-    let resume = tombstone.intent.resume.clone();
-    if let Effect::Pending(_) = backend.delete(which, resume).await? {
-        return Ok(());
-    }
-    if house.now() < tombstone.until {
-        return Ok(());
-    }
-    let mut change = crate::journal::Change::default();
-    change.delete(keys::tombstone(tombstone.id));
-    change.frees_space();
-    house.journal.commit(change, Durability::Lazy).await
 }

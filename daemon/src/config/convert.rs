@@ -331,16 +331,13 @@ fn class(name: &str, scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<C
     let directory = scope.text("data-root").unwrap_or_default();
     let directory = match directory.as_str() {
         "" | "/" => None,
-        word if word.starts_with('/') || word.split('/').any(|part| matches!(part, "" | "." | "..")) => {
-            mistakes.push(scope.mistake(
-                "data-root",
-                format!(
-                    "\"{word}\" is not a directory of the filesystem: write one such as \"data\", or \"/\""
-                ),
-            ));
-            None
-        }
-        word => Some(word.to_owned()),
+        word => match DataRoot::check_directory(word) {
+            Ok(()) => Some(word.to_owned()),
+            Err(error) => {
+                mistakes.push(scope.mistake("data-root", error.message));
+                None
+            }
+        },
     };
     let id = |word: &str| scope.count(word).and_then(|id| u32::try_from(id).ok());
     Some(Class {

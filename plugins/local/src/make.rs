@@ -28,6 +28,9 @@ pub(crate) struct New<'a> {
     pub(crate) mark: &'a str,
     /// What its bytes are copied from; whether that is too much to copy was decided before.
     pub(crate) source: Option<&'a Thing>,
+    /// Whether an image may be copied where its blocks cannot be shared. Not one that changes meanwhile: the host
+    /// holds its source still for an instant only, if sharing was promised.
+    pub(crate) may_copy: bool,
     /// Whether all blocks of an image are allocated, so that its owner never runs out of room.
     pub(crate) allocated: bool,
 }
@@ -180,7 +183,7 @@ fn build<F: Files>(folder: &Folder<F>, new: &New<'_>, attempt: &Attempt) -> Resu
         Some(source) => {
             let from = source.place.content(source.meta.kind);
             match meta.kind {
-                Kind::Image => files.clone_file(&from, &content, true),
+                Kind::Image => files.clone_file(&from, &content, new.may_copy),
                 Kind::Directory => files.copy_tree(&from, &content),
             }
         }

@@ -4,7 +4,7 @@
 use kato_plugin_sdk::{
     files::Files,
     snapshots::{CutAnswer, Deleting, Wish},
-    types::{Error, Snapshot, SnapshotPage, Which},
+    types::{Cutting, Error, Snapshot, SnapshotPage, Which},
 };
 
 use crate::{
@@ -40,7 +40,7 @@ pub(crate) fn cut<F: Files>(
     let made = make::attempt(folder, &place, resume, |attempt| {
         let volume = folder.get(Shelf::Volumes, &wish.volume)?;
         volume.whole()?;
-        volumes::holding(folder, config, &volume)?;
+        let may_copy = volumes::holding(folder, config, &volume)? != Cutting::Instant;
         let meta = Meta {
             kind: volume.meta.kind,
             size: volume.size(),
@@ -49,7 +49,8 @@ pub(crate) fn cut<F: Files>(
             name: wish.name.clone(),
         };
         let (mark, source) = (&wish.mark, Some(&volume));
-        make::make(folder, &New { place: &place, meta: &meta, mark, source, allocated: false }, attempt)
+        let new = New { place: &place, meta: &meta, mark, source, may_copy, allocated: false };
+        make::make(folder, &new, attempt)
     });
     match made? {
         Progress::Pending(pending) => Ok(CutAnswer::Pending(pending)),

@@ -49,7 +49,7 @@ pub(crate) fn create<F: Files>(
     let made = make::attempt(folder, &place, resume, |attempt| {
         let source = origin.map(|(shelf, which)| folder.get(shelf, which)).transpose()?;
         let shape = convert::shape(config, parameters, &wish.size, source.as_ref())?;
-        possible(folder, config, shape, source.as_ref())?;
+        let may_copy = possible(folder, config, shape, source.as_ref())?;
         let meta = Meta {
             kind: shape.kind,
             size: shape.size,
@@ -60,7 +60,7 @@ pub(crate) fn create<F: Files>(
         let source = source.as_ref();
         make::make(
             folder,
-            &New { place: &place, meta: &meta, mark: &wish.mark, source, allocated: !shape.thin },
+            &New { place: &place, meta: &meta, mark: &wish.mark, source, may_copy, allocated: !shape.thin },
             attempt,
         )
     });
@@ -76,18 +76,20 @@ pub(crate) fn create<F: Files>(
     }
 }
 
-/// Refuses what cannot be made here, with the reason.
+/// Refuses what cannot be made here, with the reason. Answers whether its source may be copied where its blocks
+/// cannot be shared.
 fn possible<F: Files>(
     folder: &Folder<F>,
     config: &Config,
     shape: Shape,
     source: Option<&Thing>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    let mut may_copy = true;
     if let Some(source) = source {
         source.whole()?;
         // A snapshot is copied whatever it takes: whoever could cut it must be able to use it.
         if source.place.shelf == Shelf::Volumes {
-            holding(folder, config, source)?;
+            may_copy = holding(folder, config, source)? != Cutting::Instant;
         }
     }
     match shape.kind {
@@ -97,6 +99,7 @@ fn possible<F: Files>(
             fits(folder, config, shape.size.saturating_sub(source.map_or(0, Thing::size)), shape.thin)
         }
     }
+    .map(|()| may_copy)
 }
 
 /// Deletes a volume, and whatever was half-made under its token.

@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use kato_orchestrator::{
     Error, Kind,
-    model::{Bytes, CapacityRange, SnapshotName, Target},
+    model::{Bytes, Caller, CapacityRange, SnapshotName, Target},
     ops::{
         CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, MountVolume, SourceName,
         UnmountVolume,
@@ -143,6 +143,7 @@ stories! {
         teller.mount("db", "one").await;
         teller.fault(Verb::Create, Fault::Pending(3));
         teller.while_written("db", teller.create_from("copy", SourceName::Volume(name("db")))).await;
+        teller.has_made("copy");
         teller.mount("copy", "two").await;
     }
 
@@ -151,13 +152,13 @@ stories! {
         teller.mount("db", "one").await;
         teller.write("db", "bytes");
         teller.unmount("db", "one").await;
-        tokio::time::sleep(Duration::from_secs(120)).await;
         teller.fault(Verb::Create, Fault::Pending(9));
         tokio::join!(teller.create_from("copy", SourceName::Volume(name("db"))), async {
             tokio::time::sleep(Duration::from_secs(3)).await;
             teller.mount("db", "two").await;
             teller.write("db", "more");
         });
+        teller.has_made("copy");
         teller.fault(Verb::Create, Fault::Pending(9));
         tokio::join!(teller.create_from("other", SourceName::Volume(name("copy"))), async {
             tokio::time::sleep(Duration::from_secs(3)).await;
@@ -259,6 +260,12 @@ impl Teller {
         }
     }
 
+    /// Fails a story that did not do what it is to tell of.
+    fn has_made(&self, volume: &str) {
+        let made = self.said.lock().unwrap().volumes.contains(volume);
+        assert!(made || self.fuse.is_blown(), "{volume} was not made");
+    }
+
     fn created(&self, volume: &str) {
         self.note(|said| {
             said.volumes.insert(volume.into());
@@ -295,7 +302,7 @@ impl Teller {
             name: name(volume),
             holder: holder(by),
             counts: true,
-            caller: None,
+            caller: Some(Caller { pid: 7, started: 7 }),
             target,
             read_only: false,
             implicit: None,
@@ -305,7 +312,16 @@ impl Teller {
                 said.released.remove(&(volume.into(), by.into()));
                 said.holders.insert((volume.into(), by.into()));
             });
+            self.show_containers(volume).await;
         }
+    }
+
+    /// Who was told that it holds a volume starts a container with it; who asked to leave has ended it before.
+    async fn show_containers(&self, volume: &str) {
+        let Ok(view) = self.hall.inspect(&name(volume)).await else { return };
+        let said = self.said.lock().unwrap();
+        let here = said.holders.difference(&said.released).filter(|(of, _)| of == volume);
+        self.host.show_elsewhere(view.volume.id, here.map(|(_, by)| by.clone()).collect());
     }
 
     async fn unmount(&self, volume: &str, by: &str) {
@@ -314,6 +330,7 @@ impl Teller {
         self.note(|said| {
             said.released.insert(key.clone());
         });
+        self.show_containers(volume).await;
         let wish = UnmountVolume { name: name(volume), holder: holder(by), all: false };
         self.hall.unmount(&self.context(), wish).await.unwrap();
         if let Ok(view) = self.hall.inspect(&name(volume)).await
@@ -322,6 +339,7 @@ impl Teller {
             self.note(|said| {
                 said.released.remove(&key);
             });
+            self.show_containers(volume).await;
         }
     }
 

@@ -272,6 +272,19 @@ impl Town {
                 "{what}: {holder} was told that it holds {volume}, and does not"
             );
         }
+        for view in &views {
+            let told = |holder: &str| {
+                let key = (view.volume.name.as_str().to_owned(), holder.to_owned());
+                said.holders.contains(&key) && !said.released.contains(&key)
+            };
+            // Beside a container that has the volume nobody can tell who else has not.
+            let holders: Vec<_> = view.publications.iter().map(|one| one.holder.as_str()).collect();
+            assert!(
+                holders.is_empty() || holders.iter().any(|holder| told(holder)),
+                "{what}: {holders:?} hold {} for ever, and none of them was told",
+                view.volume.name
+            );
+        }
         for (volume, text) in &said.written {
             let Some(view) = views.iter().find(|view| view.volume.name.as_str() == volume) else { continue };
             let handle = view.volume.handle.clone().unwrap();

@@ -118,7 +118,12 @@ async fn a_container_that_still_has_a_directory_is_named() {
     let holder = start_and_hear("unshare", &["--mount", "--propagation", "private", "sh", "-c", &script]);
     let found = node.holders(volume.id, &mounted.path).await.unwrap();
     assert!(found.iter().any(|name| name.starts_with(&format!("{} (", holder.0.id()))), "{found:?}");
-    // It keeps its files, but not our mount.
+    // It keeps its files, but not our mount; and the directory is not given up for deletion while it has them.
+    let refusal = volume.unmount(&node).await.unwrap_err();
+    assert_eq!(refusal.kind, Kind::InUse);
+    assert!(refusal.message.contains(&holder.0.id().to_string()), "{refusal}");
+    assert!(!fs::exists(&mounted.path).unwrap(), "our own mount is gone");
+    drop(holder);
     volume.unmount(&node).await.unwrap();
 }
 

@@ -81,8 +81,35 @@ pub struct DataRoot {
     pub mode: Option<u32>,
 }
 
+impl DataRoot {
+    /// Refuses what is not the plain name of a directory.
+    pub fn check_directory(name: &str) -> Result<(), Error> {
+        let plain = !matches!(name, "" | "." | "..") && name.len() <= 255;
+        if plain && !name.contains('/') && !name.chars().any(char::is_control) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the data root {name:?} is not the name of a directory: write a plain name such as data, or / for the whole \
+             filesystem"
+        )))
+    }
+}
+
 impl Default for DataRoot {
     fn default() -> Self {
         Self { directory: Some("data".into()), uid: None, gid: None, mode: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_root_is_one_plain_name() {
+        assert!(DataRoot::check_directory("data").is_ok());
+        for name in ["", ".", "..", "a/b", "/", "../x", "a\0b", &"x".repeat(256)] {
+            assert!(DataRoot::check_directory(name).is_err(), "{name:?}");
+        }
     }
 }

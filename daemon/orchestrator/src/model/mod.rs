@@ -31,5 +31,5 @@ pub use self::{
     size::{Bytes, CapacityRange},
     snapshot::{Snapshot, SnapshotState},
     time::Timestamp,
-    volume::{Dependant, Filesystem, FsState, Source, Tombstone, Volume, VolumeState, Wanted},
+    volume::{Buried, Dependant, Filesystem, FsState, Source, Tombstone, Volume, VolumeState, Wanted},
 };

@@ -127,12 +127,24 @@ pub enum Dependant {
     Clone(VolumeId),
 }
 
+/// What a tombstone looks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Buried {
+    /// A volume.
+    #[default]
+    Volume,
+    /// A snapshot.
+    Snapshot,
+}
+
 /// What is left of a thing whose create was never heard: until its backend has settled, its token is looked
 /// for and what it finds is deleted. It has no name, so the name is free at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tombstone {
-    /// The thing's id, for the record's key.
+    /// The thing's id, for the record's key. A snapshot's number is no volume's.
     pub id: VolumeId,
+    /// What kind of thing.
+    pub what: Buried,
     /// Where it may exist.
     pub backend: BackendName,
     /// How it would be found.

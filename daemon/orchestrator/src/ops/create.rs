@@ -10,8 +10,8 @@ use crate::{
     house::{House, Verdict},
     journal::contended,
     model::{
-        Bytes, CapacityRange, Class, Dependant, Filesystem, FsState, Intent, SnapshotState, Source, Token,
-        Tombstone, Volume, VolumeId, VolumeName, VolumeState, Wanted,
+        Bytes, CapacityRange, Class, DataRoot, Dependant, Filesystem, FsState, Intent, SnapshotState, Source,
+        Volume, VolumeId, VolumeState, Wanted,
     },
     ops::{Context, CreateVolume, SourceName, VolumeView},
     ports::{backend::Description, store::Durability},
@@ -131,6 +131,9 @@ impl House {
             }
             parameters.insert(name.clone(), value.clone());
         }
+        if let Some(directory) = wish.root.directory.as_deref().filter(|name| !matches!(*name, "" | "/")) {
+            DataRoot::check_directory(directory)?;
+        }
         let size = size(wish, class, description, source.map(|origin| origin.size))?;
         let filesystem = match source {
             Some(origin) => Filesystem { state: FsState::Formatted, ..origin.filesystem.clone() },
@@ -147,7 +150,7 @@ impl House {
             name: wish.name.clone(),
             class: class.name.clone(),
             backend: class.backend.clone(),
-            generation: self.free_generation(&wish.name).await?,
+            generation: 0,
             wanted: Wanted { size, parameters },
             actual: None,
             actual_parameters: Default::default(),
@@ -162,20 +165,6 @@ impl House {
             created: now,
             intent: Some(Intent::new(now)),
         })
-    }
-
-    /// The first generation whose token no tombstone is looking for: it would delete what we make.
-    async fn free_generation(&self, name: &VolumeName) -> Result<u32, Error> {
-        let tombstones = self.journal.all::<Tombstone>(keys::TOMBSTONES).await?;
-        let mut generation = 0;
-        let buried = |generation| {
-            let token = Token::derive(self.cluster, "volume", name.as_str(), generation);
-            tombstones.iter().any(|tombstone| tombstone.token == token)
-        };
-        while buried(generation) {
-            generation += 1;
-        }
-        Ok(generation)
     }
 
     /// What a volume is to be a copy of.
@@ -258,6 +247,10 @@ impl House {
         }
         if wish.fs.is_some_and(|fs| fs != volume.filesystem.fs) {
             return differs("filesystem", &volume.filesystem.fs);
+        }
+        let root = &volume.filesystem.root;
+        if wish.root.over(root) != *root {
+            return differs("data root, owner or mode", &"of its own");
         }
         for (name, value) in &wish.parameters {
             let is = volume.wanted.parameters.get(name).map_or("nothing", String::as_str);

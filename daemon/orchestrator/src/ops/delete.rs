@@ -125,6 +125,11 @@ fn turn_around(family: &mut Family, now: Timestamp) {
 
 /// Removes the records alone: a person has confirmed that there is nothing more to do.
 fn forget(family: &mut Family) -> Result<(), Error> {
+    if family.volume.as_ref().is_some_and(|volume| volume.state == VolumeState::Creating) {
+        return Err(Error::precondition(
+            "it is still being made: remove it without --forget, so that what its backend makes is deleted too",
+        ));
+    }
     if !family.mounts.is_empty() {
         return Err(Error::precondition(
             "it is still mounted here: unmount it before its record is forgotten",

@@ -162,6 +162,10 @@ impl House {
             .edit_family(id, Durability::Durable, |family, change| {
                 change.frees_space();
                 let Some(publication) = family.publications.get_mut(&key) else { return Ok(()) };
+                if !wish.counts && publication.state == PublicationState::Published {
+                    // It does not count, and somebody was told before us or meanwhile.
+                    return Ok(());
+                }
                 if publication.count > 1 {
                     publication.count -= 1;
                 } else if publication.target == Target::Shared {

@@ -187,7 +187,7 @@ fn cut(progress: &Progress, failure: Option<&Error>, until_ready: bool) -> Verdi
             SnapshotState::Ready => Verdict::Answer(Ok(snapshot.clone())),
             SnapshotState::Cut if !until_ready => Verdict::Answer(Ok(snapshot.clone())),
             SnapshotState::Creating | SnapshotState::Cut => Verdict::Wait,
-            SnapshotState::Deleting => Verdict::Answer(Err(removed())),
+            SnapshotState::Deleting => Verdict::Answer(Err(failure.cloned().unwrap_or_else(removed))),
         },
         None => Verdict::Answer(Err(failure.cloned().unwrap_or_else(removed))),
     }

@@ -194,6 +194,7 @@ fn full_publication() -> Publication {
 fn full_tombstone() -> Tombstone {
     Tombstone {
         id: VolumeId(1),
+        what: Buried::Snapshot,
         backend: BackendName::parse("ebs").unwrap(),
         token: Token::derive(ClusterId(1), "volume", "db", 0),
         handle: Some(Handle::parse("vol-1").unwrap()),

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::form::{self, empty, mirror};
 use crate::model::{
-    BackendName, Bytes, CapacityRange, ClassName, Connection, Dependant, Filesystem, Handle, Intent, NodeId,
-    SnapshotId, Source, Timestamp, Token, Tombstone, Volume, VolumeId, VolumeName, VolumeState, Wanted,
+    BackendName, Buried, Bytes, CapacityRange, ClassName, Connection, Dependant, Filesystem, Handle, Intent,
+    NodeId, SnapshotId, Source, Timestamp, Token, Tombstone, Volume, VolumeId, VolumeName, VolumeState,
+    Wanted,
 };
 
 mirror! {
@@ -17,6 +18,7 @@ mirror! {
     Source => SourceForm,
     Dependant => DependantForm,
     Tombstone => TombstoneForm,
+    Buried => BuriedForm,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,6 +100,8 @@ enum DependantForm {
 struct TombstoneForm {
     #[serde(with = "form")]
     id: VolumeId,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    what: Buried,
     #[serde(with = "form")]
     backend: BackendName,
     #[serde(with = "form")]
@@ -108,4 +112,11 @@ struct TombstoneForm {
     until: Timestamp,
     #[serde(with = "form")]
     intent: Intent,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Buried", rename_all = "kebab-case")]
+enum BuriedForm {
+    Volume,
+    Snapshot,
 }

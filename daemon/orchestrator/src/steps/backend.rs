@@ -9,19 +9,19 @@ use crate::{
     family::Family,
     hold::{self, Copied, Copying},
     house::House,
-    journal::{Change, Draft},
+    journal::Draft,
     mark::Mark,
     model::{
-        Attachment, AttachmentState, Bytes, Connection, Dependant, FsState, Intent, NodeId, SnapshotId,
-        Source, Timestamp, Tombstone, Volume, VolumeId, VolumeState,
+        Attachment, AttachmentState, Buried, Bytes, Connection, Dependant, FsState, Intent, NodeId,
+        SnapshotId, Source, Timestamp, Volume, VolumeId, VolumeState,
     },
     ports::{
         Backend,
-        backend::{Create, Effect, Made, NodeFacts, Origin, Pending, Which},
+        backend::{Create, Cutting, Effect, Made, NodeFacts, Origin, Pending, Which},
         store::Durability,
     },
-    records::keys,
     steps::{asked_later, resume},
+    tombstones::{self, Grave},
 };
 
 /// How a volume is named to its backend.
@@ -30,23 +30,29 @@ pub(crate) fn which(house: &House, volume: &Volume) -> Which {
 }
 
 pub(super) async fn create(house: &Arc<House>, volume: &Volume) -> Result<(), Error> {
+    let raise = |volume: &mut Volume| volume.generation = volume.generation.saturating_add(1);
+    if house.is_buried(&volume.token(house.cluster)).await? {
+        return edit_volume(house, volume, Durability::Durable, raise).await;
+    }
     let backend = house.backend(&volume.backend).await?;
     match ask_for(house, volume, &backend).await {
         Ok(Copied::Done(made)) => record_made(house, volume, &backend, made).await,
         Ok(Copied::Later(pending)) => later(house, volume, &pending, Durability::Durable).await,
         Ok(Copied::Unwanted) => Ok(()),
-        Err(error) if error.token_burnt => {
-            edit_volume(house, volume, Durability::Durable, |volume| {
-                volume.generation = volume.generation.saturating_add(1)
-            })
-            .await
-        }
+        Err(error) if error.token_burnt => edit_volume(house, volume, Durability::Durable, raise).await,
         Err(error) if error.is_final() => {
-            // Refused and absent. An earlier try whose answer was never heard may still come true, though.
-            let settle = backend.describe().settle;
-            let unheard =
-                volume.intent.as_ref().is_some_and(|intent| intent.attempts > 0) && !settle.is_zero();
-            forget(house, volume, unheard.then(|| house.now().plus(settle))).await?;
+            // The caller hears of it, so it is taken back durably.
+            if house.may_have_asked(volume.intent.as_ref()) {
+                // An earlier try may have made something, or may still come true.
+                let now = house.now();
+                edit_volume(house, volume, Durability::Durable, |volume| {
+                    volume.state = VolumeState::Deleting;
+                    volume.intent = Some(Intent::new(now));
+                })
+                .await?;
+            } else {
+                forget(house, volume, None, Durability::Durable).await?;
+            }
             Err(error)
         }
         Err(error) => Err(error),
@@ -65,8 +71,7 @@ async fn ask_for(
             Effect::Pending(pending) => Copied::Later(pending),
         });
     };
-    let cutting = backend.clone_how(named.clone()).await?;
-    hold::copy(house, *source, cutting, volume.intent.as_ref(), &wish).await
+    hold::copy(house, *source, volume.intent.as_ref(), &Cloning { making: &wish, source: named }).await
 }
 
 /// A volume that is being made.
@@ -77,10 +82,7 @@ struct Making<'a> {
     origin: Option<Origin>,
 }
 
-#[async_trait]
-impl Copying for Making<'_> {
-    type Made = Made;
-
+impl Making<'_> {
     async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Made>, Error> {
         let (house, volume) = (self.house, self.volume);
         let wish = Create {
@@ -98,22 +100,44 @@ impl Copying for Making<'_> {
         };
         self.backend.create(wish).await
     }
+}
+
+/// One that is made as a copy of another.
+struct Cloning<'a> {
+    making: &'a Making<'a>,
+    source: &'a Which,
+}
+
+#[async_trait]
+impl Copying for Cloning<'_> {
+    type Made = Made;
+
+    async fn how(&self) -> Result<Cutting, Error> {
+        self.making.backend.clone_how(self.source.clone()).await
+    }
+
+    async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Made>, Error> {
+        self.making.ask(resume).await
+    }
 
     async fn discard(&self, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
-        self.backend.delete(which(self.house, self.volume), resume).await
+        let Making { house, volume, backend, .. } = self.making;
+        backend.delete(which(house, volume), resume).await
     }
 
     async fn begin(&self) -> Result<(), Error> {
-        let now = self.house.now();
-        edit_volume(self.house, self.volume, Durability::Durable, |volume| {
+        let Making { house, volume, .. } = self.making;
+        let now = house.now();
+        edit_volume(house, volume, Durability::Durable, |volume| {
             volume.intent.get_or_insert_with(|| Intent::new(now)).copying = true;
         })
         .await
     }
 
     async fn goes_on(&self, pending: &Pending) -> Result<bool, Error> {
-        later(self.house, self.volume, pending, Durability::Lazy).await?;
-        let now = self.house.journal.family(self.volume.id).await?.value.volume;
+        let Making { house, volume, .. } = self.making;
+        later(house, volume, pending, Durability::Lazy).await?;
+        let now = house.journal.family(volume.id).await?.value.volume;
         Ok(now.is_some_and(|volume| volume.state == VolumeState::Creating))
     }
 }
@@ -183,9 +207,14 @@ async fn record_made(
 ) -> Result<(), Error> {
     let keeps_source = backend.describe().abilities.clone_needs_source;
     let (families, snapshots) = with_source(volume);
+    // A copy that is made again would be one of a later moment.
+    let durability = match volume.source {
+        Some(Source::Volume(_)) => Durability::Durable,
+        Some(Source::Snapshot(_)) | None => Durability::Lazy,
+    };
     house
         .journal
-        .edit(&families, &snapshots, Durability::Lazy, |draft, _| {
+        .edit(&families, &snapshots, durability, |draft, _| {
             apply_made(draft, volume, &made);
             if !keeps_source {
                 release_source(draft, volume);
@@ -217,7 +246,7 @@ pub(super) async fn delete(house: &Arc<House>, volume: &Volume) -> Result<(), Er
     let catalog = house.catalog();
     let retain = catalog.classes.get(&volume.class).is_some_and(|class| class.retain);
     if retain && volume.handle.is_some() {
-        return forget(house, volume, None).await;
+        return forget(house, volume, None, Durability::Lazy).await;
     }
     let backend = house.backend(&volume.backend).await?;
     match backend.delete(which(house, volume), resume(volume.intent.as_ref())).await? {
@@ -225,41 +254,40 @@ pub(super) async fn delete(house: &Arc<House>, volume: &Volume) -> Result<(), Er
         Effect::Done(()) => {
             let settle = backend.describe().settle;
             let unheard = volume.handle.is_none() && !settle.is_zero();
-            forget(house, volume, unheard.then(|| house.now().plus(settle))).await
+            forget(house, volume, unheard.then(|| house.now().plus(settle)), Durability::Lazy).await
         }
     }
 }
 
 /// Removes the record and what stands for it; leaves a tombstone where a create may still come true.
-async fn forget(house: &House, volume: &Volume, tombstone_until: Option<Timestamp>) -> Result<(), Error> {
+async fn forget(
+    house: &House,
+    volume: &Volume,
+    tombstone_until: Option<Timestamp>,
+    durability: Durability,
+) -> Result<(), Error> {
     let (families, snapshots) = with_source(volume);
     house
         .journal
-        .edit(&families, &snapshots, Durability::Lazy, |draft, change| {
+        .edit(&families, &snapshots, durability, |draft, change| {
             release_source(draft, volume);
             draft.family(volume.id).volume = None;
             change.frees_space();
             if let Some(until) = tombstone_until {
-                bury(change, house, volume, until);
+                let grave = Grave {
+                    id: volume.id,
+                    what: Buried::Volume,
+                    backend: &volume.backend,
+                    token: volume.token(house.cluster),
+                    handle: volume.handle.clone(),
+                    until,
+                };
+                tombstones::bury(change, &grave, house.now());
             }
             Ok(())
         })
         .await
         .map(drop)
-}
-
-fn bury(change: &mut Change, house: &House, volume: &Volume, until: Timestamp) {
-    change.put(
-        keys::tombstone(volume.id),
-        &Tombstone {
-            id: volume.id,
-            backend: volume.backend.clone(),
-            token: volume.token(house.cluster),
-            handle: volume.handle.clone(),
-            until,
-            intent: Intent::new(house.now()),
-        },
-    );
 }
 
 pub(super) async fn grow(house: &Arc<House>, volume: &Volume) -> Result<(), Error> {

@@ -148,6 +148,11 @@ impl FakeHost {
         })
     }
 
+    /// Gives containers a volume, each in a mount namespace of its own, or takes it away from them.
+    pub fn show_elsewhere(&self, volume: VolumeId, containers: Vec<String>) {
+        self.world().show_elsewhere(volume, containers);
+    }
+
     /// What the filesystem of a mounted volume holds.
     pub fn read(&self, volume: VolumeId) -> Result<String, Error> {
         let handle = self.world().connected.get(&volume).cloned().unwrap_or_default();
