@@ -17,7 +17,7 @@ use tracing::{Instrument, debug, warn};
 use crate::{
     cut,
     drivers::{Driver, Failed, Sight, Subject},
-    error::{Error, Finality},
+    error::{Error, Finality, Kind},
     family::Family,
     house::House,
     model::{Failure, Intent, Timestamp, VolumeId},
@@ -83,11 +83,16 @@ async fn one_turn(
             return Ok(Turn::Wait(until));
         }
         Next::Rest => {
-            if !family.is_unfinished() {
-                house.journal.rest(id, &mark).await?;
-            }
             driver.succeeded("records");
+            let unfinished = family.is_unfinished();
             driver.report(turn, Sight::Volume(Arc::new(family)));
+            if !unfinished {
+                match house.journal.rest(id, &mark).await {
+                    // Somebody wished something since, and rings.
+                    Err(error) if error.kind == Kind::Busy => return Ok(Turn::Again),
+                    rested => rested?,
+                }
+            }
             return Ok(Turn::Rest);
         }
     };

@@ -43,7 +43,7 @@ pub(super) struct Folder {
     pub(super) data: PathBuf,
     /// Unmounted before the folder that holds it goes.
     _disk: Option<Disk>,
-    _temp: TempDir,
+    temp: TempDir,
 }
 
 impl Subject {
@@ -138,7 +138,7 @@ impl Subject {
             World::Memory(world) => {
                 world.lock().unwrap().tokens().into_iter().map(|token| token.to_string()).collect()
             }
-            World::Folder(folder) => ["volumes", "snapshots", ".kato-copies"]
+            World::Folder(folder) => ["volumes", "snapshots", "coming", ".kato-copies"]
                 .into_iter()
                 .flat_map(|shelf| fs::read_dir(folder.data.join(shelf)).into_iter().flatten())
                 .map(|entry| entry.unwrap().path().display().to_string())
@@ -173,7 +173,7 @@ impl Folder {
         let temp = tempfile::Builder::new().prefix("kato-backend-").tempdir().unwrap();
         let data = temp.path().join("data");
         fs::create_dir(&data).unwrap();
-        Self { data, _disk: None, _temp: temp }
+        Self { data, _disk: None, temp }
     }
 
     pub(super) fn on_xfs() -> Self {
@@ -185,6 +185,22 @@ impl Folder {
         Self::try_on(kind, make, options).unwrap_or_else(|| {
             panic!("no {kind} could be mounted: this suite needs root, loop devices and mkfs.{kind}")
         })
+    }
+
+    /// The folder as a power cut at this moment would leave it: what its filesystem has sent to its disk and no more,
+    /// mounted anew. For folders that were made with [`Folder::on`].
+    pub(super) fn after_a_power_cut(&self, kind: &str) -> Self {
+        let temp = tempfile::Builder::new().prefix("kato-backend-").tempdir().unwrap();
+        let (data, image) = (temp.path().join("data"), temp.path().join("disk"));
+        fs::create_dir(&data).unwrap();
+        assert!(run("cp", &["--sparse=always"], &[&self.temp.path().join("disk"), &image]));
+        let options = if kind == "xfs" { "loop,nouuid" } else { "loop" };
+        if kind == "ext4" {
+            // As a start does: without a journal it is the only way back. It says 1 where it mended something.
+            run("e2fsck", &["-fy"], &[&image]);
+        }
+        assert!(run("mount", &["-t", kind, "-o", options], &[&image, &data]));
+        Self { _disk: Some(Disk { at: data.clone() }), data, temp }
     }
 
     /// Where directories can be limited: not every kernel was built for that.
@@ -200,7 +216,7 @@ impl Folder {
         File::create(&image).unwrap().set_len(1 << 30).unwrap();
         let made = run("mkfs", &[&["-t", kind, "-q"], make].concat(), &[&image])
             && run("mount", &["-t", kind, "-o", &format!("loop{options}")], &[&image, &data]);
-        made.then(|| Self { _disk: Some(Disk { at: data.clone() }), data, _temp: temp })
+        made.then(|| Self { _disk: Some(Disk { at: data.clone() }), data, temp })
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 use kato_orchestrator::{
     Kind,
     model::{Bytes, CapacityRange, Connection},
-    ports::backend::{Create, Cutting, Origin},
+    ports::backend::{Create, Cutting, Effect, Origin},
 };
 
 use super::{
@@ -221,4 +221,43 @@ async fn a_configuration_with_mistakes_is_not_loaded() {
     let said = tasks.join_next().await.unwrap().err().unwrap().into_panic();
     let said = said.downcast_ref::<String>().unwrap();
     assert!(said.contains("overcommit") && said.contains("colour"), "{said}");
+}
+
+/// Makes and removes on a filesystem, cuts the power, and looks at what its disk had.
+async fn what_was_answered_outlives_a_power_cut(kind: &str, make: &[&str], size: Bytes) {
+    let subject = Subject::local(Folder::on(kind, make, ""), size, &[]).await;
+    let kept = subject.make("kept").await;
+    let gone = subject.make("gone").await;
+    assert_eq!(subject.backend.delete(known(&gone), None).await.unwrap(), Effect::Done(()));
+    let folder = subject.folder().after_a_power_cut(kind);
+    let backend = load(&folder.data, &[]).await;
+    assert_eq!(backend.check().await.unwrap(), subject.backend.check().await.unwrap());
+    let found = backend.inspect(vec![known(&kept), known(&gone)]).await.unwrap();
+    let seen = found[0].as_ref().unwrap_or_else(|| panic!("{kind}: a volume is lost"));
+    assert_eq!((&seen.handle, &seen.mark, seen.size), (&kept.handle, &kept.mark, kept.size), "{kind}");
+    assert_eq!(found[1], None, "{kind}: a volume is back");
+    let volumes: Vec<_> = fs::read_dir(folder.data.join("volumes")).unwrap().collect();
+    assert_eq!(volumes.len(), 1, "{kind}: {volumes:?}");
+}
+
+#[tokio::test]
+async fn what_was_answered_outlives_a_power_cut_on_ext4() {
+    what_was_answered_outlives_a_power_cut("ext4", &[], Bytes(0)).await;
+    what_was_answered_outlives_a_power_cut("ext4", &[], Bytes(8 << 20)).await;
+}
+
+#[tokio::test]
+async fn what_was_answered_outlives_a_power_cut_on_ext4_without_a_journal() {
+    what_was_answered_outlives_a_power_cut("ext4", &["-O", "^has_journal"], Bytes(0)).await;
+}
+
+#[tokio::test]
+async fn what_was_answered_outlives_a_power_cut_on_xfs() {
+    what_was_answered_outlives_a_power_cut("xfs", &["-m", "reflink=1"], Bytes(0)).await;
+    what_was_answered_outlives_a_power_cut("xfs", &["-m", "reflink=1"], Bytes(8 << 20)).await;
+}
+
+#[tokio::test]
+async fn what_was_answered_outlives_a_power_cut_on_btrfs() {
+    what_was_answered_outlives_a_power_cut("btrfs", &[], Bytes(0)).await;
 }

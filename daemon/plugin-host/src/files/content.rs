@@ -17,6 +17,7 @@ use rustix::{
 
 use super::{
     beneath::{self, OWN, failed},
+    order::Order,
     remove,
 };
 
@@ -68,7 +69,7 @@ pub(crate) fn rename(root: impl AsFd, source: &str, to: &str) -> Result<(), Erro
         Errno::EXIST | Errno::NOTEMPTY => failed(to, error),
         _ => failed(source, error),
     })?;
-    beneath::flush_both(&into, &from, to)
+    Order::of(&into).renamed(&into, &from, to)
 }
 
 /// Writes a small file as a whole: written beside, flushed, renamed.
@@ -177,8 +178,9 @@ pub(crate) fn assemble(root: impl AsFd, to: &str, by: &str, pieces: &[(String, P
         Err(error) => return Err(failed(to, error)),
     }
     let (place, beside) = beneath::parent(&root, by)?;
+    let order = Order::of(&target);
     mkdirat(&place, beside, Mode::from_raw_mode(0o755)).map_err(|error| failed(by, error))?;
-    let assembled = fill(&place, beside, by, pieces).and_then(|()| {
+    let assembled = fill(order, &place, beside, by, pieces).and_then(|()| {
         renameat_with(&place, beside, &target, name, RenameFlags::NOREPLACE)
             .map_err(|error| failed(to, error))
     });
@@ -187,12 +189,18 @@ pub(crate) fn assemble(root: impl AsFd, to: &str, by: &str, pieces: &[(String, P
         let _left = remove::now(&place, beside);
         return Err(error);
     }
-    beneath::flush_both(&target, &place, to)
+    order.renamed(&target, &place, to)
 }
 
 /// Makes all pieces first and flushes them then: a filesystem with a journal commits them together with the
 /// first flush, and finds the others done.
-fn fill(place: &OwnedFd, name: &str, path: &str, pieces: &[(String, Piece)]) -> Result<(), Error> {
+fn fill(
+    order: Order,
+    place: &OwnedFd,
+    name: &str,
+    path: &str,
+    pieces: &[(String, Piece)],
+) -> Result<(), Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let inside = beneath::step(place, name, flags, Mode::empty()).map_err(|error| failed(path, error))?;
     fchmod(&inside, Mode::from_raw_mode(0o755)).map_err(|error| failed(path, error))?;
@@ -208,10 +216,13 @@ fn fill(place: &OwnedFd, name: &str, path: &str, pieces: &[(String, Piece)]) -> 
         });
     }
     // The directories of nested pieces are pieces themselves, or `inside`.
-    for (piece, (name, _)) in made.iter().zip(pieces) {
-        beneath::flush(piece, name)?;
+    for (made, (name, piece)) in made.iter().zip(pieces) {
+        match piece {
+            Piece::Directory => order.before(made, name)?,
+            Piece::Content(_) => order.settle(made, name)?,
+        }
     }
-    beneath::flush(&inside, path)
+    order.before(&inside, path)
 }
 
 /// A new directory, not flushed.

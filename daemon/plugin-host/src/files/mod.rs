@@ -4,11 +4,12 @@
 //!
 //! `beneath.rs` is how any path is opened; `content.rs` small files and names; `tree.rs` how a whole tree is
 //! copied, `copies.rs` the copies that go on between calls; `remove.rs` takes trees away in slices;
-//! `space.rs` is about sizes, `quota.rs` about limits, and `turns.rs` keeps them out of each other's way.
+//! `order.rs` is about how often a change has to be flushed, `space.rs` about sizes, `quota.rs` about limits, and `turns.rs` keeps them out of each other's way.
 
 pub(crate) mod beneath;
 pub(crate) mod content;
 pub(crate) mod copies;
+mod order;
 pub(crate) mod quota;
 pub(crate) mod remove;
 pub(crate) mod space;

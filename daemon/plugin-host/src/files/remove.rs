@@ -15,7 +15,10 @@ use rustix::{
 };
 use tokio::time::Instant;
 
-use super::beneath::{self, OWN, failed};
+use super::{
+    beneath::{self, OWN, failed},
+    order::Order,
+};
 
 /// How long one call works.
 pub(crate) const SLICE: Duration = Duration::from_millis(200);
@@ -68,7 +71,10 @@ pub(crate) fn discard(root: impl AsFd, path: &str, by: &str) -> Result<bool, Err
     let (into, new) = beneath::parent(&root, by)?;
     match renameat_with(&from, old, &into, new, RenameFlags::NOREPLACE) {
         Ok(()) => {
-            beneath::flush_both(&into, &from, by)?;
+            let order = Order::of(&into);
+            if !order.is_kept() {
+                beneath::flush_both(&into, &from, by)?;
+            }
             tree(&root, by)
         }
         Err(Errno::NOENT) => beneath::flush_both(&into, &from, path).map(|()| true),
