@@ -247,11 +247,6 @@ async fn what_was_answered_outlives_a_power_cut_on_ext4() {
 }
 
 #[tokio::test]
-async fn what_was_answered_outlives_a_power_cut_on_ext4_without_a_journal() {
-    what_was_answered_outlives_a_power_cut("ext4", &["-O", "^has_journal"], Bytes(0)).await;
-}
-
-#[tokio::test]
 async fn what_was_answered_outlives_a_power_cut_on_xfs() {
     what_was_answered_outlives_a_power_cut("xfs", &["-m", "reflink=1"], Bytes(0)).await;
     what_was_answered_outlives_a_power_cut("xfs", &["-m", "reflink=1"], Bytes(8 << 20)).await;
