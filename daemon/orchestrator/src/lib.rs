@@ -30,6 +30,7 @@ mod plan;
 mod reconcile;
 mod steps;
 mod trust;
+mod watch;
 
 pub use self::{
     catalog::Catalog,
