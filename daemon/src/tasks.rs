@@ -1,4 +1,4 @@
-//! What the daemon does without being asked: tidy up, write a dump a day, fold the numbers, tell systemd that it
+//! What the daemon does without being asked: tidy up, look after the mounts, write a dump a day, fold the numbers, tell systemd that it
 //! lives. Each is a loop that ends with the daemon and that no failure ends before.
 
 use std::{sync::Arc, time::Duration};
@@ -30,6 +30,19 @@ impl Chores<'_> {
             async move {
                 if let Err(error) = hall.tidy().await {
                     tracing::warn!(%error, "could not tidy up, and will try again");
+                }
+            }
+        });
+    }
+
+    /// Looks after the mounts.
+    pub(crate) fn watch(&self, hall: &Arc<Orchestrator>, limits: &Limits) {
+        let hall = Arc::clone(hall);
+        self.every(limits.watch_every, limits.watch_every, move || {
+            let hall = Arc::clone(&hall);
+            async move {
+                if let Err(error) = hall.watch().await {
+                    tracing::warn!(%error, "could not look after the mounts, and will try again");
                 }
             }
         });

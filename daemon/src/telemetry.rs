@@ -73,6 +73,9 @@ impl Metrics {
             "How long the oldest unfinished wish has waited."
         );
         metrics::describe_gauge!("kato_mounts", "Mounts on this node.");
+        metrics::describe_gauge!("kato_mounts_broken", "Mounts that do not reach their bytes any more.");
+        metrics::describe_gauge!("kato_mounts_stalled", "Mounts whose device does not answer now.");
+        metrics::describe_counter!("kato_mounts_broke_total", "How often a mount was found broken.");
         metrics::describe_gauge!(
             "kato_tombstones",
             "Things whose creation was never heard of and that are looked for."
@@ -84,12 +87,23 @@ impl Metrics {
 
     /// The page for Prometheus.
     pub(crate) async fn page(&self, hall: &Orchestrator) -> Result<String, Error> {
-        let Gauges { volumes, snapshots, intents, oldest_intent, mounts, tombstones } = hall.gauges().await?;
+        let Gauges {
+            volumes,
+            snapshots,
+            intents,
+            oldest_intent,
+            mounts,
+            mounts_broken,
+            mounts_stalled,
+            tombstones,
+        } = hall.gauges().await?;
         metrics::gauge!("kato_volumes").set(number(volumes));
         metrics::gauge!("kato_snapshots").set(number(snapshots));
         metrics::gauge!("kato_intents_open").set(number(intents));
         metrics::gauge!("kato_op_pending_age_seconds").set(oldest_intent.as_secs_f64());
         metrics::gauge!("kato_mounts").set(number(mounts));
+        metrics::gauge!("kato_mounts_broken").set(number(mounts_broken));
+        metrics::gauge!("kato_mounts_stalled").set(number(mounts_stalled));
         metrics::gauge!("kato_tombstones").set(number(tombstones));
         Ok(self.handle.render())
     }

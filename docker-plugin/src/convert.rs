@@ -134,6 +134,13 @@ fn status_to_wire(view: &VolumeView) -> Map<String, Value> {
         status.insert(key.to_owned(), value);
     };
     tell("state", state_to_wire(volume.state).into());
+    let broken = view.mounts.iter().find_map(|mount| match &mount.state {
+        MountState::Broken(why) => Some(why),
+        MountState::Mounting | MountState::Mounted | MountState::Unmounting => None,
+    });
+    if let Some(why) = broken {
+        tell("health", format!("broken: {why}").into());
+    }
     tell("class", volume.class.as_str().into());
     tell("backend", volume.backend.as_str().into());
     tell("size", view.size().to_string().into());

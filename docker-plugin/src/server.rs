@@ -3,7 +3,8 @@
 //! (`error.rs` says when).
 //!
 //! An operation that was begun goes on when its client goes away: the hall withdraws or finishes what was
-//! wished, and a client that comes back shares the result.
+//! wished, and a client that comes back shares the result. The hall is told at once, because who has hung up
+//! cannot be told that it holds something: dockerd gives up after two minutes and never unmounts.
 
 use std::{
     fmt,
@@ -34,7 +35,7 @@ use crate::{
     handlers::{self, Operation},
     metric,
     protocol::{Answer, CONTENT_TYPE},
-    socket::{Patient, Peer},
+    socket::{Line, Patient, Peer},
 };
 
 /// The largest request that is read. dockerd's are a few hundred bytes.
@@ -88,12 +89,19 @@ pub async fn serve(
 
 async fn connection(door: Arc<Door>, stream: UnixStream, shutdown: CancellationToken) {
     let peer = Peer::of(&stream);
+    let line = match Line::of(&stream) {
+        Ok(line) => Arc::new(line),
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be served");
+            return;
+        }
+    };
     let (stream, turn) = Patient::new(stream, door.config.request_wait());
     let service = service_fn(|request| {
-        let (door, turn) = (Arc::clone(&door), Arc::clone(&turn));
+        let (door, turn, line) = (Arc::clone(&door), Arc::clone(&turn), Arc::clone(&line));
         async move {
             turn.serve();
-            let response = respond(&door, peer, request).await;
+            let response = respond(&door, peer, &line, request).await;
             turn.rest();
             response
         }
@@ -131,6 +139,7 @@ impl std::error::Error for Unanswered {}
 async fn respond(
     door: &Arc<Door>,
     peer: Peer,
+    line: &Line,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Unanswered> {
     let path = request.uri().path();
@@ -161,7 +170,7 @@ async fn respond(
         volume.name = tracing::field::Empty,
         holder = tracing::field::Empty,
     );
-    let outcome = carry_out(door, operation, peer, id.clone(), body).instrument(span.clone()).await;
+    let outcome = carry_out(door, operation, peer, line, id.clone(), body).instrument(span.clone()).await;
     let failure = outcome.as_ref().err().map(|refusal| refusal.error().kind);
     metric::served(&door.driver, operation.path(), failure, started.elapsed());
     match outcome {
@@ -188,18 +197,28 @@ async fn carry_out(
     door: &Arc<Door>,
     operation: Operation,
     peer: Peer,
+    line: &Line,
     id: String,
     body: Bytes,
 ) -> Result<Answer, Refusal> {
     let wait = operation.wait(&door.config);
     let deadline = door.orchestrator.clock().now().plus(wait);
-    let ctx = Context { request: id, door: "docker", deadline };
+    let ctx = Context::new(id, "docker", deadline);
+    let abandoned = ctx.abandoned.clone();
     let work = {
         let door = Arc::clone(door);
         async move { handlers::answer(operation, &door, &ctx, &peer, &body).await }
     };
     let task = door.tasks.spawn(work.in_current_span());
-    match timeout(wait.saturating_add(GRACE), task).await {
+    let mut answered = std::pin::pin!(timeout(wait.saturating_add(GRACE), task));
+    let answered = tokio::select! {
+        answered = answered.as_mut() => answered,
+        () = line.hung_up() => {
+            abandoned.cancel();
+            answered.await
+        }
+    };
+    match answered {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(broken)) => {
             Err(operation.refusal(Error::internal("the request broke off inside of kato").caused_by(broken)))

@@ -1,4 +1,5 @@
-//! The socket: how it is made, who is at its other end, and how long one may take to send a request.
+//! The socket: how it is made, who is at its other end and whether still, and how long one may take to send a
+//! request.
 //!
 //! The socket is made inside of a private directory, given mode 0600 and then moved to its name: at no moment
 //! can anybody but root connect, whatever the umask, and dockerd never finds half of it. One that is there is
@@ -9,9 +10,12 @@ use std::{
     fs,
     future::Future,
     io,
-    os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
-        net,
+    os::{
+        fd::AsFd,
+        unix::{
+            fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+            net,
+        },
     },
     path::Path,
     pin::Pin,
@@ -26,7 +30,7 @@ use std::{
 use kato_orchestrator::Error;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{UnixListener, UnixStream},
     time::{Sleep, sleep},
 };
@@ -171,6 +175,33 @@ impl Peer {
 fn started(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// A second descriptor of a connection, by which a request that takes long sees whether anybody still waits.
+/// Reading would not tell: a client that has only said that it will say no more is still there to listen.
+#[derive(Debug)]
+pub(crate) struct Line(UnixStream);
+
+impl Line {
+    pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
+        let twin = net::UnixStream::from(stream.as_fd().try_clone_to_owned()?);
+        UnixStream::from_std(twin).map(Self)
+    }
+
+    /// Returns when the other end is closed.
+    pub(crate) async fn hung_up(&self) {
+        while let Ok(ready) = self.0.ready(Interest::WRITABLE).await {
+            if ready.is_write_closed() {
+                return;
+            }
+            // It can be written to, which tells nothing: wait for the next thing that happens.
+            let nothing: io::Result<()> =
+                self.0.try_io(Interest::WRITABLE, || Err(io::ErrorKind::WouldBlock.into()));
+            drop(nothing);
+        }
+        // Nobody knows any more: then it is as if everybody stayed.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// A connection on which a request that was begun has to arrive in time, while one on which nothing was said

@@ -1,4 +1,8 @@
-//! The hall's laws, one fact a test, against the fakes of its ports.
+//! The hall's laws, one fact a test, against the fakes of its ports. What happens to mounts that break is
+//! `hall/health.rs`, changing parameters is `hall/modify.rs`.
+
+mod health;
+mod modify;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,8 @@
 //! The host suite: what the port `Host` promises, held against a real kernel. `ground.rs` gives each test a
 //! folder, a node and volumes, and takes every mount and loop device away again, however the test ends. The
 //! rest is by theme: `promises.rs` what every host does (the hall's fake too), `formats.rs` what is never
-//! written over, `growth.rs`, `holders.rs` who keeps what, `stalls.rs` what may hang, and `directories.rs`.
+//! written over, `growth.rs`, `holders.rs` who keeps what, `health.rs` what breaks below a mount, `stalls.rs` what may hang, and
+//! `directories.rs`.
 //!
 //! Needs root and the kernel's loop driver.
 
@@ -9,6 +10,7 @@ mod directories;
 mod formats;
 mod ground;
 mod growth;
+mod health;
 mod holders;
 mod promises;
 mod stalls;

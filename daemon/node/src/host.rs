@@ -18,8 +18,8 @@ use kato_orchestrator::{
     ports::{
         backend::Blankness,
         host::{
-            Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations, Prepare,
-            Survey, Usage,
+            Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations,
+            Prepare, Standing, Survey, Usage,
         },
     },
 };
@@ -31,6 +31,7 @@ use crate::{
     command::Programs,
     connect::{Connected, Way},
     errno::failed,
+    health,
     local::{self, DirectoryMount, Elsewhere, Threads},
     mount::{self, Options},
     survey,
@@ -376,8 +377,20 @@ impl Observations for LinuxHost {
         self.look(path.to_owned(), Task::Usage { path: absolute(path)? }).await?.usage()
     }
 
-    async fn health(&self, volume: VolumeId, path: &str) -> Result<(), Error> {
-        self.look(volume.to_string(), Task::Health { path: absolute(path)? }).await.map(drop)
+    async fn health(&self, mount: &Standing) -> Result<Condition, Error> {
+        let (path, read_only) = (absolute(&mount.path)?, mount.read_only);
+        if let Connection::Directory { root, path: beneath } = &mount.connection {
+            let (root, beneath) = (PathBuf::from(root), PathBuf::from(beneath));
+            return self
+                .nearby(mount.volume, move || health::of_directory(&root, &beneath, &path, read_only))
+                .await;
+        }
+        let task = Task::Health { way: Way::of(&mount.connection)?, path, read_only };
+        let subject = mount.volume.to_string();
+        match self.pool.run(subject, self.job(Some(mount.volume), false, task), self.config.patience).await? {
+            Answer::Health(found) => Ok(found.into()),
+            other => Err(other.unexpected()),
+        }
     }
 
     async fn holders(&self, volume: VolumeId, path: &str) -> Result<Vec<String>, Error> {

@@ -25,6 +25,7 @@ mod mount;
 mod root;
 mod signature;
 
+mod health;
 mod holders;
 mod usage;
 

@@ -25,6 +25,8 @@ use crate::{
 };
 
 const PREFIX: &str = "kato:";
+/// What the kernel appends to the path of a file that has none any more.
+const REMOVED: &str = " (deleted)";
 
 /// A loop device of ours.
 #[derive(Debug)]
@@ -42,8 +44,13 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
+    /// Whether its file has no name any more.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.backing.ends_with(REMOVED)
+    }
+
     /// Whether it is over this file.
-    fn is_over(&self, file: &rustix::fs::Stat) -> bool {
+    pub(crate) fn is_over(&self, file: &rustix::fs::Stat) -> bool {
         (self.device, self.inode) == (encoded(file.st_dev), file.st_ino)
     }
 }
@@ -103,7 +110,7 @@ pub(crate) fn attach(volume: VolumeId, file: &File, read_only: bool) -> Result<P
 pub(crate) fn over(name: &str) -> Result<Vec<Loop>, Error> {
     let mut found = Vec::new();
     for (device, backing) in all()? {
-        let file = backing.strip_suffix(" (deleted)").unwrap_or(&backing);
+        let file = backing.strip_suffix(REMOVED).unwrap_or(&backing);
         if Path::new(file).file_name().is_some_and(|last| last == name)
             && let Some(device) = read(device, backing)
         {
@@ -111,6 +118,14 @@ pub(crate) fn over(name: &str) -> Result<Vec<Loop>, Error> {
         }
     }
     Ok(found)
+}
+
+/// The loop device of this path, if it is over something.
+pub(crate) fn at(path: &Path) -> Result<Option<Loop>, Error> {
+    Ok(all()?
+        .into_iter()
+        .find(|(device, _)| device == path)
+        .and_then(|(device, backing)| read(device, backing)))
 }
 
 /// The loop devices over files beneath these folders.

@@ -13,7 +13,7 @@ use std::{
 use kato_orchestrator::{
     Error, Finality, Kind,
     model::{Bytes, DataRoot, VolumeId},
-    ports::host::Usage,
+    ports::host::{Condition, Usage},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -58,7 +58,7 @@ pub(crate) enum Task {
     Thaw { path: PathBuf },
     Grow { path: PathBuf },
     Usage { path: PathBuf },
-    Health { path: PathBuf },
+    Health { way: Way, path: PathBuf, read_only: bool },
     Holders { path: PathBuf },
     Loops { granted: Vec<PathBuf> },
 }
@@ -82,8 +82,17 @@ pub(crate) enum Answer {
     Mounted { connected: Connected, fs_behind: bool },
     Grown { needs_unmount: bool },
     Usage { total: u64, used: u64, available: u64, inodes: u64, inodes_used: u64 },
+    Health(Found),
     Names(Vec<String>),
     Loops(Vec<(Option<String>, String, String)>),
+}
+
+/// A `Condition` on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Found {
+    Well,
+    Missing,
+    Broken(String),
 }
 
 /// What a worker says.
@@ -155,6 +164,26 @@ impl From<&DataRoot> for Root {
 impl From<Root> for DataRoot {
     fn from(root: Root) -> Self {
         Self { directory: root.directory, uid: root.uid, gid: root.gid, mode: root.mode }
+    }
+}
+
+impl From<Condition> for Found {
+    fn from(condition: Condition) -> Self {
+        match condition {
+            Condition::Well => Self::Well,
+            Condition::Missing => Self::Missing,
+            Condition::Broken(why) => Self::Broken(why),
+        }
+    }
+}
+
+impl From<Found> for Condition {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Well => Self::Well,
+            Found::Missing => Self::Missing,
+            Found::Broken(why) => Self::Broken(why),
+        }
     }
 }
 

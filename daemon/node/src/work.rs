@@ -28,7 +28,7 @@ use crate::{
     command::Programs,
     connect::{Connected, Way, directory},
     errno::failed,
-    format, freeze, grow, holders, loopdev,
+    format, freeze, grow, health, holders, loopdev,
     mount::{self, Options},
     root,
     signature::{Ext, Signature},
@@ -70,7 +70,8 @@ pub(crate) fn perform(job: Job, daemon: &mut UnixStream) -> Result<Answer, Error
             grow::mounted(&path).map(|grown| Answer::Grown { needs_unmount: grown == Grown::NeedsUnmount })
         }
         Task::Usage { path } => usage::of(&path).map(Answer::from),
-        Task::Health { path } => usage::health(&path).map(|()| Answer::Done),
+        Task::Health { way, path, read_only } => health::of_device(volume?, &way, &path, read_only)
+            .map(|condition| Answer::Health(condition.into())),
         Task::Holders { path } => holders::of_mount(&path).map(Answer::Names),
         Task::Loops { granted } => {
             let found = loopdev::beneath(&granted)?.into_iter().map(|device| {

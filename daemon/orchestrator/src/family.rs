@@ -39,6 +39,24 @@ impl Family {
         self.publications.values().filter(move |publication| publication.node == *node)
     }
 
+    /// Whether a node's mount is on its way down: wished to be, or broken and held by nobody. A broken one
+    /// keeps its state until it is gone, so that nobody turns it around.
+    pub(crate) fn is_going(&self, node: &NodeId) -> bool {
+        self.mounts.get(node).is_some_and(|mount| match mount.state {
+            MountState::Unmounting => true,
+            MountState::Broken(_) => self.holders(node).next().is_none(),
+            MountState::Mounting | MountState::Mounted => false,
+        })
+    }
+
+    /// Whether a node has the volume mounted, well or broken, and nobody has begun to take it down.
+    pub(crate) fn stands(&self, node: &NodeId) -> bool {
+        self.mounts
+            .get(node)
+            .is_some_and(|mount| matches!(mount.state, MountState::Mounted | MountState::Broken(_)))
+            && self.attachments.get(node).is_some_and(|one| one.state == AttachmentState::Attached)
+    }
+
     /// Whether anybody holds the volume anywhere.
     pub(crate) fn is_held(&self) -> bool {
         !self.publications.is_empty()
@@ -78,9 +96,12 @@ impl Family {
         });
         volume
             || self.attachments.values().any(|attachment| attachment.state != AttachmentState::Attached)
-            || self.mounts.values().any(|mount| {
-                !matches!(mount.state, MountState::Mounted | MountState::Broken(_))
-                    || (mount.fs_behind && !mount.intent.as_ref().is_some_and(Intent::is_parked))
+            || self.mounts.iter().any(|(node, mount)| match mount.state {
+                MountState::Mounted => {
+                    mount.fs_behind && !mount.intent.as_ref().is_some_and(Intent::is_parked)
+                }
+                MountState::Broken(_) => self.is_going(node),
+                MountState::Mounting | MountState::Unmounting => true,
             })
             || self.publications.values().any(|publication| publication.state != PublicationState::Published)
     }

@@ -15,10 +15,13 @@ use crate::{
     error::{Error, Outcome},
     house::House,
     journal::{Change, Journal},
-    model::{BackendName, BackendRecord, ClusterId, NodeId, Snapshot, SnapshotName, VolumeId, VolumeName},
+    model::{
+        BackendName, BackendRecord, ClusterId, MountState, NodeId, Snapshot, SnapshotName, VolumeId,
+        VolumeName,
+    },
     ops::{
         Context, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, ListPage,
-        MountVolume, MountedVolume, UnmountVolume, VolumeView, Why,
+        ModifyVolume, MountVolume, MountedVolume, RepairVolume, UnmountVolume, VolumeView, Why,
     },
     ports::{
         Clock, Host, Ids, Store,
@@ -27,6 +30,7 @@ use crate::{
     },
     reconcile,
     records::keys,
+    watch,
 };
 
 /// The ports that the hall stands on.
@@ -87,6 +91,7 @@ impl Orchestrator {
             started,
             catalog: RwLock::new(Arc::new(catalog)),
             trusted: Mutex::default(),
+            stalls: Default::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });
@@ -117,6 +122,16 @@ impl Orchestrator {
     /// Makes a volume larger.
     pub async fn grow(&self, ctx: &Context, wish: GrowVolume) -> Result<Outcome<VolumeView>, Error> {
         self.house.grow(ctx, &wish).await
+    }
+
+    /// Changes parameters of a volume.
+    pub async fn modify(&self, ctx: &Context, wish: ModifyVolume) -> Result<Outcome<VolumeView>, Error> {
+        self.house.modify(ctx, &wish).await
+    }
+
+    /// Takes a broken mount of this node down and makes it again.
+    pub async fn repair(&self, ctx: &Context, wish: RepairVolume) -> Result<Outcome<VolumeView>, Error> {
+        self.house.repair(ctx, &wish).await
     }
 
     /// Cuts a snapshot.
@@ -218,6 +233,11 @@ impl Orchestrator {
         reconcile::tidy(&self.house).await
     }
 
+    /// Looks whether this node's mounts still reach their bytes. The daemon calls it every half a minute.
+    pub async fn watch(&self) -> Result<(), Error> {
+        watch::watch(&self.house).await
+    }
+
     /// Numbers for the metrics page and for `kato node inspect`.
     pub async fn gauges(&self) -> Result<Gauges, Error> {
         let journal = &self.house.journal;
@@ -229,12 +249,20 @@ impl Orchestrator {
                 .map(|intent| now.since(intent.since))
                 .fold(oldest, std::time::Duration::max);
         }
+        let (mut mounts, mut broken) = (0, 0);
+        for id in reconcile::mounts_here(&self.house).await? {
+            let mount = journal.family(id).await?.value.mounts.remove(self.node());
+            mounts += 1;
+            broken += u64::from(mount.is_some_and(|mount| matches!(mount.state, MountState::Broken(_))));
+        }
         Ok(Gauges {
             volumes: journal.segments(keys::VOLUME_NAMES).await?.len() as u64,
             snapshots: journal.segments(keys::SNAPSHOT_NAMES).await?.len() as u64,
             intents: (unfinished.len() + journal.segments(keys::WORK_SNAPSHOTS).await?.len()) as u64,
             oldest_intent: oldest,
-            mounts: reconcile::mounts_here(&self.house).await?.len() as u64,
+            mounts,
+            mounts_broken: broken,
+            mounts_stalled: self.house.stalls.count() as u64,
             tombstones: journal.segments(keys::TOMBSTONES).await?.len() as u64,
         })
     }
@@ -344,6 +372,10 @@ pub struct Gauges {
     pub oldest_intent: Duration,
     /// Mounts on this node.
     pub mounts: u64,
+    /// Those of them that do not reach their bytes any more.
+    pub mounts_broken: u64,
+    /// Those of them whose device does not answer now.
+    pub mounts_stalled: u64,
     /// Tombstones.
     pub tombstones: u64,
 }

@@ -177,6 +177,15 @@ async fn still(house: &Arc<House>, volume: VolumeId, cutting: Cutting) -> Result
         ))
         .about(format!("volume {name}")));
     }
+    // What cannot be frozen may be written while it is copied.
+    if let Some(MountState::Broken(why)) = family.mounts.get(house.node()).map(|mount| &mount.state)
+        && cutting == Cutting::Copy
+    {
+        return Err(Error::precondition(format!(
+            "its mount is broken ({why}), so it cannot be held still: repair it first"
+        ))
+        .about(format!("volume {name}")));
+    }
     let path = family
         .mounts
         .get(house.node())

@@ -17,6 +17,7 @@ use crate::{
     journal::Journal,
     model::{BackendName, ClusterId, NodeId, Timestamp},
     ops::Context,
+    watch::Stalls,
 };
 
 /// After so many failures in a row a request stops waiting for a step whose failure promises nothing better.
@@ -35,6 +36,8 @@ pub(crate) struct House {
     pub(crate) catalog: RwLock<Arc<Catalog>>,
     /// When each backend was last found to be the one we know.
     pub(crate) trusted: Mutex<HashMap<BackendName, Timestamp>>,
+    /// Which volumes of this node do not answer now.
+    pub(crate) stalls: Stalls,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }
@@ -87,6 +90,7 @@ impl House {
             let progress = tokio::select! {
                 progress = watcher.next() => progress?,
                 () = self.ports.clock.sleep_until(ctx.deadline) => return Err(late(last)),
+                () = ctx.abandoned.cancelled() => return Err(abandoned()),
                 () = self.stopping.cancelled() => return Err(stopping()),
             };
             let failed = watcher.failure(&progress, steps);
@@ -102,6 +106,7 @@ impl House {
             tokio::select! {
                 changed = watcher.changed() => changed?,
                 () = self.ports.clock.sleep_until(ctx.deadline) => return Err(late(last)),
+                () = ctx.abandoned.cancelled() => return Err(abandoned()),
                 () = self.stopping.cancelled() => return Err(stopping()),
             }
         }
@@ -131,6 +136,11 @@ fn late(last: Option<Error>) -> Error {
         "it took longer than the caller waits; the work goes on in the background.{why} `kato volume why` tells more"
     ))
     .pending()
+}
+
+/// For the log: nobody is there to hear it.
+pub(crate) fn abandoned() -> Error {
+    Error::timeout("whoever asked has hung up; the work goes on in the background").pending()
 }
 
 fn stopping() -> Error {

@@ -31,6 +31,7 @@ mod reconcile;
 mod steps;
 mod tombstones;
 mod trust;
+mod watch;
 
 pub use self::{
     catalog::Catalog,

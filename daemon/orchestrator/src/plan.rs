@@ -128,7 +128,7 @@ fn take_down<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>
         steps.push((Step::Unbind(publication.holder.clone()), publication.intent.as_ref()));
     }
     if let Some(mount) = family.mounts.get(role.node)
-        && mount.state == MountState::Unmounting
+        && family.is_going(role.node)
         && family.holders(role.node).next().is_none()
     {
         steps.push((Step::Unmount, mount.intent.as_ref()));
@@ -182,7 +182,8 @@ fn build_up<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>)
             steps.push((Step::Format, mount.intent.as_ref()));
         }
         MountState::Mounting => steps.push((Step::Mount, mount.intent.as_ref())),
-        MountState::Mounted => {
+        MountState::Mounted | MountState::Broken(_) => {
+            // Nobody new gets a broken mount; a bind that was recorded before it broke is finished.
             for publication in
                 family.holders(role.node).filter(|one| one.state == PublicationState::Publishing)
             {
@@ -190,11 +191,11 @@ fn build_up<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>)
                     steps.push((Step::Bind(publication.holder.clone()), publication.intent.as_ref()));
                 }
             }
-            if mount.fs_behind {
+            if mount.fs_behind && mount.state == MountState::Mounted {
                 steps.push((Step::GrowFilesystem, mount.intent.as_ref()));
             }
         }
-        MountState::Unmounting | MountState::Broken(_) => {}
+        MountState::Unmounting => {}
     }
 }
 
@@ -461,6 +462,19 @@ mod tests {
             attach(family, "there", AttachmentState::Detaching);
             mount(family, "there", MountState::Unmounting);
         });
+    }
+
+    #[test]
+    fn a_broken_mount_waits_for_its_last_holder_and_then_goes() {
+        let broken = |family: &mut Family| {
+            attach(family, "here", AttachmentState::Detaching);
+            mount(family, "here", MountState::Broken("its device is gone".into()));
+        };
+        check(Next::Rest, |family| {
+            broken(family);
+            publish(family, PublicationState::Published);
+        });
+        check(Next::Step(Step::Unmount), broken);
     }
 
     #[test]

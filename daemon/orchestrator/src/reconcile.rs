@@ -111,8 +111,9 @@ async fn take_up(house: &Arc<House>, id: VolumeId, mounted: Option<&BTreeSet<Str
                 }
                 return Ok(());
             }
+            let stands = family.stands(&node);
             let Some(mount) = family.mounts.get_mut(&node) else { return Ok(()) };
-            if mount.state == MountState::Mounted && !shown {
+            if stands && !shown {
                 mount.state = MountState::Mounting;
                 mount.intent = Some(Intent::new(now));
             }
@@ -153,6 +154,10 @@ async fn tidy_mount(house: &Arc<House>, id: VolumeId) -> Result<(), Error> {
     let Some(mount) = family.mounts.get(&node) else { return Ok(()) };
     let now = house.now();
     let held = family.holders(&node).next().is_some();
+    if matches!(mount.state, MountState::Broken(_)) && !held {
+        house.ring(Subject::Volume(id), false);
+        return Ok(());
+    }
     if !held && mount.state != MountState::Unmounting {
         let idle = now.since(mount.idle_since.unwrap_or(now));
         if mount.idle_since.is_none() || idle >= house.config.idle_grace {

@@ -11,7 +11,7 @@ use kato_orchestrator::{
         FsState, FsType, Intent, Mount, MountState, NodeId, Publication, PublicationState, Snapshot,
         SnapshotName, SnapshotState, Source, Target, VolumeName, VolumeState,
     },
-    ops::{CreateSnapshot, CreateVolume, GrowVolume, RootWish, SourceName, VolumeView, Why},
+    ops::{CreateSnapshot, CreateVolume, GrowVolume, ModifyVolume, RootWish, SourceName, VolumeView, Why},
     ports::{
         backend::{Abilities, Blankness, Description, Growing},
         host::Facts,
@@ -63,6 +63,12 @@ struct VolumeWish {
 struct GrowWish {
     size: Size,
     limit: Option<Size>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModifyWish {
+    parameters: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -121,6 +127,12 @@ pub(crate) fn create_from_wire(bytes: &[u8]) -> Result<CreateVolume, Error> {
 pub(crate) fn grow_from_wire(name: VolumeName, bytes: &[u8]) -> Result<GrowVolume, Error> {
     let wish: GrowWish = body(bytes)?;
     Ok(GrowVolume { name, size: range(Some(&wish.size), wish.limit.as_ref())? })
+}
+
+/// The wish for other parameters of this volume.
+pub(crate) fn modify_from_wire(name: VolumeName, bytes: &[u8]) -> Result<ModifyVolume, Error> {
+    let ModifyWish { parameters } = body(bytes)?;
+    Ok(ModifyVolume { name, parameters })
 }
 
 /// The wish for a snapshot.
@@ -193,9 +205,19 @@ pub(crate) fn volume_to_wire(view: &VolumeView, node: &NodeId) -> Json {
         "attachments",
         (!view.attachments.is_empty()).then(|| view.attachments.iter().map(attachment_to_wire).collect()),
     );
+    put(map, "health", health_to_wire(view, node));
     put(map, "mounts", (!view.mounts.is_empty()).then(|| view.mounts.iter().map(mount_to_wire).collect()));
     put(map, "intent", volume.intent.as_ref().map(intent_to_wire));
     wire
+}
+
+/// Whether the volume's mount on this node reaches its bytes; nothing where it is not mounted.
+fn health_to_wire(view: &VolumeView, node: &NodeId) -> Option<Json> {
+    match &view.mounts.iter().find(|mount| mount.node == *node)?.state {
+        MountState::Mounted => Some(json!({ "condition": "well" })),
+        MountState::Broken(why) => Some(json!({ "condition": "broken", "message": why })),
+        MountState::Mounting | MountState::Unmounting => None,
+    }
 }
 
 fn put(map: &mut Map<String, Json>, word: &str, value: Option<Json>) {
@@ -506,6 +528,8 @@ pub(crate) fn node_to_wire(
         "volumes": gauges.volumes,
         "snapshots": gauges.snapshots,
         "mounts": gauges.mounts,
+        "mounts_broken": gauges.mounts_broken,
+        "mounts_stalled": gauges.mounts_stalled,
         "intents": gauges.intents,
         "oldest_intent_ms": u64::try_from(gauges.oldest_intent.as_millis()).unwrap_or(u64::MAX),
         "tombstones": gauges.tombstones,

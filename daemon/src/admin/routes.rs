@@ -16,7 +16,7 @@ use futures_util::stream;
 use kato_orchestrator::{
     Error, Outcome,
     model::{BackendName, ClassName, SnapshotName, VolumeName},
-    ops::{Context, DeleteSnapshot, DeleteVolume, ListPage},
+    ops::{Context, DeleteSnapshot, DeleteVolume, ListPage, RepairVolume},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -48,6 +48,8 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/volumes/watch", get(watch))
         .route("/v1/volumes/{name}", get(volume).delete(remove))
         .route("/v1/volumes/{name}/grow", post(grow))
+        .route("/v1/volumes/{name}/modify", post(modify))
+        .route("/v1/volumes/{name}/repair", post(repair))
         .route("/v1/volumes/{name}/why", get(why))
         .route("/v1/names", get(names))
         .route("/v1/snapshots", get(snapshots).post(cut))
@@ -76,6 +78,8 @@ struct Wish {
     timeout_ms: Option<u64>,
     #[serde(default)]
     forget: bool,
+    #[serde(default)]
+    force: bool,
 }
 
 /// Which page.
@@ -93,7 +97,7 @@ impl Page {
 
 fn context(door: &Door, id: RequestId, wish: &Wish) -> Context {
     let wait = wish.timeout_ms.map_or(door.wait, Duration::from_millis);
-    Context { request: id.0, door: "admin", deadline: door.clock.now().plus(wait) }
+    Context::new(id.0, "admin", door.clock.now().plus(wait))
 }
 
 pub(crate) fn answer(status: StatusCode, body: &Json) -> Response {
@@ -198,6 +202,31 @@ async fn grow(
     let command = convert::grow_from_wire(VolumeName::parse(&name)?, &body)?;
     let view = door.hall.grow(&context(&door, id, &wish), command).await?.into_inner();
     ok(&convert::volume_to_wire(&view, door.hall.node()))
+}
+
+async fn modify(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Path(name): Path<String>,
+    Query(wish): Query<Wish>,
+    body: Bytes,
+) -> Answer {
+    let command = convert::modify_from_wire(VolumeName::parse(&name)?, &body)?;
+    let view = door.hall.modify(&context(&door, id, &wish), command).await?.into_inner();
+    ok(&convert::volume_to_wire(&view, door.hall.node()))
+}
+
+async fn repair(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Path(name): Path<String>,
+    Query(wish): Query<Wish>,
+) -> Answer {
+    let command = RepairVolume { name: VolumeName::parse(&name)?, force: wish.force };
+    let outcome = door.hall.repair(&context(&door, id, &wish), command).await?;
+    let changed = matches!(outcome, Outcome::Changed(_));
+    let volume = convert::volume_to_wire(&outcome.into_inner(), door.hall.node());
+    ok(&json!({ "changed": changed, "volume": volume }))
 }
 
 async fn why(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {

@@ -77,6 +77,23 @@ pub(super) fn backends(typed: &OsStr) -> Vec<CompletionCandidate> {
     names("/v1/backends", typed)
 }
 
+/// The parameters that some backend can change, up to their value.
+pub(super) fn parameters(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy().into_owned();
+    let items = client().and_then(|client| client.get_within("/v1/backends", PATIENCE)).unwrap_or_default();
+    let all =
+        |item: &Json, field: &str| item.get(field).and_then(Json::as_array).cloned().unwrap_or_default();
+    let parameters = all(&items, "items").into_iter().flat_map(|backend| {
+        let plugin = backend.get("plugin").cloned().unwrap_or_default();
+        all(&plugin, "parameters")
+    });
+    let names: std::collections::BTreeSet<String> = parameters
+        .filter(|parameter| parameter.get("mutable") == Some(&Json::Bool(true)))
+        .map(|parameter| format!("{}=", word(&parameter, "name")))
+        .collect();
+    names.into_iter().filter(|name| name.starts_with(&typed)).map(CompletionCandidate::new).collect()
+}
+
 /// The names that begin as typed; none when the daemon is not there, for a shell has no use for an error.
 fn names(path: &str, typed: &OsStr) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy().into_owned();

@@ -48,6 +48,24 @@ pub(super) enum Verb {
         /// How large in all, such as 20GiB
         size: String,
     },
+    /// Change parameters of a volume, as far as its backend can: `kato backend inspect` lists them
+    Modify {
+        /// Which
+        #[arg(add = ArgValueCompleter::new(complete::volumes))]
+        name: String,
+        /// What is to change
+        #[arg(required = true, value_name = "KEY=VALUE", add = ArgValueCompleter::new(complete::parameters))]
+        parameters: Vec<String>,
+    },
+    /// Take a broken mount of this node down and make it again, with a check of its filesystem
+    Repair {
+        /// Which
+        #[arg(add = ArgValueCompleter::new(complete::volumes))]
+        name: String,
+        /// Also where somebody still holds it: what they have of it is broken, and they lose it
+        #[arg(long)]
+        force: bool,
+    },
     /// Tell what a volume waits for and who holds it
     Why {
         /// Which
@@ -205,6 +223,11 @@ impl Verb {
                 let grown = client.post(&format!("{}/grow", place(&name)), &json!({ "size": size }))?;
                 done(global, grown)
             }
+            Self::Modify { name, parameters } => {
+                let wish = json!({ "parameters": pairs(&parameters)? });
+                done(global, client.post(&format!("{}/modify", place(&name)), &wish)?)
+            }
+            Self::Repair { name, force } => repair(global, &client, &name, force),
             Self::Why { name } => why(global, &client.get(&format!("{}/why", place(&name)))?),
             Self::Prune { filter, dry_run } => prune(global, &client, &filter, dry_run),
         }
@@ -288,6 +311,21 @@ fn ls(global: &Global, client: &Client, wish: &List) -> Result<Exit, Failure> {
         }
     })?;
     Ok(Exit::Ok)
+}
+
+fn repair(global: &Global, client: &Client, name: &str, force: bool) -> Result<Exit, Failure> {
+    if force {
+        global.confirm(&format!("Takes the mount of volume {name} from whoever holds it."), name)?;
+    }
+    let path = format!("{}/repair{}", place(name), if force { "?force=true" } else { "" });
+    let answer = client.post(&path, &Json::Null)?;
+    if answer.get("changed") == Some(&Json::Bool(false))
+        && matches!(global.out().format, Format::Table | Format::Wide)
+    {
+        global.out().text(&format!("{name} is not broken on this node\n"))?;
+        return Ok(Exit::Ok);
+    }
+    done(global, answer.get("volume").cloned().unwrap_or_default())
 }
 
 fn why(global: &Global, why: &Json) -> Result<Exit, Failure> {

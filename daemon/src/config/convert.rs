@@ -282,6 +282,7 @@ fn limits(root: &Scope<'_>) -> Limits {
         requests: count("requests").unwrap_or(64),
         wait: scope.span("wait"),
         tidy_every: scope.span("tidy-every").max(Duration::from_millis(100)),
+        watch_every: scope.span("watch-every").max(Duration::from_millis(100)),
     }
 }
 

@@ -194,6 +194,12 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("limits.tidy-every", Span, "\"5s\"", "How often what is over is taken down."),
     key(
+        "limits.watch-every",
+        Span,
+        "\"30s\"",
+        "How often each mount is asked whether it still reaches its bytes.",
+    ),
+    key(
         "catalog.embedded",
         Flag,
         "true",

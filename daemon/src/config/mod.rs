@@ -122,6 +122,7 @@ pub(crate) struct Limits {
     pub(crate) requests: usize,
     pub(crate) wait: Duration,
     pub(crate) tidy_every: Duration,
+    pub(crate) watch_every: Duration,
 }
 
 /// A plugin with its configuration and its grants.

@@ -61,6 +61,14 @@ impl Parameters {
     }
 }
 
+/// Whether an existing volume is to be thin. Nothing else of it can be changed.
+pub(crate) fn thin(parameters: &[Pair]) -> Result<Option<bool>, Error> {
+    let mut reader = Reader::new("parameters", parameters);
+    let thin = reader.flag("thin", false);
+    reader.finish()?;
+    Ok((!parameters.is_empty()).then_some(thin))
+}
+
 /// The parameters, as they are told to the host.
 pub(crate) fn parameters() -> Vec<Parameter> {
     let parameter = |name: &str, summary: &str, default: &str, shape: &str| Parameter {
@@ -68,7 +76,7 @@ pub(crate) fn parameters() -> Vec<Parameter> {
         summary: summary.into(),
         default: default.into(),
         shape: shape.into(),
-        mutable: false,
+        mutable: name == "thin",
     };
     vec![
         parameter(
@@ -113,6 +121,17 @@ mod tests {
         assert!(Parameters::read(&pairs(&[("thin", "true")])).is_ok());
         assert!(Parameters::read(&pairs(&[("kind", "disk")])).is_err());
         assert!(Parameters::read(&pairs(&[("size", "1")])).is_err());
+    }
+
+    #[test]
+    fn only_what_is_told_to_be_mutable_can_be_changed() {
+        for parameter in parameters() {
+            let value =
+                if parameter.shape == "bool" { "true" } else { parameter.shape.split('|').next().unwrap() };
+            let changed = thin(&pairs(&[(&parameter.name, value)]));
+            assert_eq!(changed.is_ok(), parameter.mutable, "{}", parameter.name);
+        }
+        assert_eq!(thin(&[]).unwrap(), None);
     }
 
     #[test]

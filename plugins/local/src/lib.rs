@@ -23,6 +23,7 @@ use sdk::{
     grow::Grown,
     health::Condition,
     identity::{Blankness, Description, Growing, Status},
+    modify::Modified,
     room::Room,
     types::{
         CapacityRange, Configuration, Cutting, Error, Pair, Snapshot, SnapshotPage, Volume, VolumePage, Which,
@@ -118,6 +119,12 @@ impl sdk::clone::Guest for Local {
     }
 }
 
+impl sdk::modify::Guest for Local {
+    fn modify(_: Configuration, which: Which, parameters: Vec<Pair>, _: Resume) -> Result<Modified, Error> {
+        volumes::modify(&DATA, &which, &parameters)
+    }
+}
+
 impl sdk::health::Guest for Local {
     fn health(_: Configuration, which: Vec<Which>) -> Result<Vec<Condition>, Error> {
         volumes::health(&DATA, &which)
@@ -130,7 +137,7 @@ impl sdk::room::Guest for Local {
     }
 }
 
-sdk::export!(Local with grow, snapshots, clone, health, capacity);
+sdk::export!(Local with grow, snapshots, clone, modify, health, capacity);
 
 fn describe(configuration: &Configuration) -> Result<Description, Error> {
     Config::read(configuration)?;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use kato_plugin_sdk::{
     files::Files,
     grow::Grown,
+    modify::Modified,
     snapshots::{CutAnswer, Deleting},
     testing::MemoryFiles,
     types::{CapacityRange, Connection, Cutting, Error, ErrorKind, Pair, Snapshot, Volume, Which},
@@ -78,6 +79,13 @@ impl Backend {
         match volumes::grow(&self.folder, &self.config, &which(token), &at_least(required))? {
             Grown::Done(size) => Ok(size),
             Grown::Pending(_) => unreachable!("growing is done at once"),
+        }
+    }
+
+    fn modify(&self, token: &str, parameters: &[(&str, &str)]) -> Result<(), Error> {
+        match volumes::modify(&self.folder, &which(token), &pairs(parameters))? {
+            Modified::Done => Ok(()),
+            Modified::Pending(_) => unreachable!("modifying is done at once"),
         }
     }
 
@@ -316,6 +324,42 @@ fn a_mark_is_rewritten() {
     }
     assert_eq!(kind(volumes::remark(&backend.folder, &which("b"), "m")), ErrorKind::NotFound);
     assert_eq!(kind(volumes::remark(&backend.folder, &which("a"), "\n")), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn an_image_is_made_thin_and_given_its_blocks_again() {
+    let backend = Backend::new(MemoryFiles::default().total(32 * MIB));
+    let taken =
+        |token: &str| backend.files().space(&format!("volumes/{token}/image")).unwrap().allocated_bytes;
+    backend.create(&thin("a", 20 * MIB)).unwrap();
+    assert_eq!(taken("a"), 0);
+    for _ in 0..2 {
+        backend.modify("a", &[("thin", "false")]).unwrap();
+        assert_eq!(taken("a"), 20 * MIB);
+    }
+    assert_eq!(kind(backend.create(&thin("a", 20 * MIB))), ErrorKind::AlreadyExists, "it is thin no more");
+    backend.modify("a", &[("thin", "true")]).unwrap();
+    backend.create(&thin("a", 20 * MIB)).unwrap();
+    backend.modify("a", &[]).unwrap();
+
+    // What is promised to others is not given away.
+    backend.create(&thin("b", 11 * MIB)).unwrap();
+    backend.create(&thin("c", 11 * MIB)).unwrap();
+    let refusal = backend.modify("b", &[("thin", "false")]).unwrap_err();
+    assert_eq!(refusal.kind, ErrorKind::Exhausted, "{}", refusal.message);
+    assert_eq!(taken("b"), 0);
+    backend.delete("c").unwrap();
+    backend.modify("b", &[("thin", "false")]).unwrap();
+}
+
+#[test]
+fn nothing_else_of_a_volume_can_be_changed() {
+    let backend = Backend::new(MemoryFiles::default());
+    backend.create(&wish("a")).unwrap();
+    for parameters in [&[("kind", "image")], &[("thin", "true")], &[("size", "1")], &[("thin", "perhaps")]] {
+        assert_eq!(kind(backend.modify("a", parameters)), ErrorKind::InvalidArgument, "{parameters:?}");
+    }
+    assert_eq!(kind(backend.modify("b", &[("thin", "true")])), ErrorKind::NotFound);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use kato_plugin_sdk::{
     files::Files,
     grow::Grown,
     health::Condition,
+    modify::Modified,
     room::Room,
     types::{CapacityRange, Cutting, Error, Pair, Volume, VolumePage, Which},
     volumes::{Created, Deleted, Origin, Wish},
@@ -12,7 +13,7 @@ use kato_plugin_sdk::{
 
 use crate::{
     api::{Folder, Thing},
-    config::{Config, Parameters},
+    config::{self, Config, Parameters},
     convert::{self, STEP, Shape},
     error,
     layout::{Kind, Meta, Place, Shelf},
@@ -187,6 +188,51 @@ pub(crate) fn grow<F: Files>(
         folder.0.write(&place.meta(), &meta.encode()).map_err(error::at("noting the new size"))?;
     }
     Ok(Grown::Done(size))
+}
+
+/// Makes an image thin, or gives it all its blocks, while it is used as well.
+pub(crate) fn modify<F: Files>(
+    folder: &Folder<F>,
+    which: &Which,
+    parameters: &[Pair],
+) -> Result<Modified, Error> {
+    let wanted = config::thin(parameters)?;
+    let thing = folder.get(Shelf::Volumes, which)?;
+    let place = &thing.place;
+    let Some(thin) = wanted else { return Ok(Modified::Done) };
+    thing.whole()?;
+    if thing.damaged {
+        return Err(error::broken(place, "its description (meta) cannot be read"));
+    }
+    if thing.meta.kind == Kind::Directory {
+        return Err(Error::invalid(format!(
+            "the volume {} is a directory, and thin is for images: it takes what is written into it anyway",
+            place.token
+        )));
+    }
+    // Also where it is called so already: a trim may have made holes in it.
+    if !thin {
+        let (length, taken) = thing.image.unwrap_or_default();
+        let (room, promised) = folder.room()?;
+        let holes = length.saturating_sub(taken);
+        if room.available_bytes < promised.max(holes) {
+            return Err(Error::exhausted(format!(
+                "the volume {} would take {} more at once, and of the {} that are free {} are promised to thin volumes: \
+                 delete something, or enlarge the data folder",
+                place.token,
+                spell(holes),
+                spell(room.available_bytes),
+                spell(promised)
+            )));
+        }
+        let image = place.content(Kind::Image);
+        folder.0.allocate(&image, thing.size(), false).map_err(error::at("allocating the image"))?;
+    }
+    if thing.meta.thin != thin {
+        let meta = Meta { thin, ..thing.meta.clone() };
+        folder.0.write(&place.meta(), &meta.encode()).map_err(error::at("noting that it is thin or not"))?;
+    }
+    Ok(Modified::Done)
 }
 
 /// How a volume has to be held while it is copied.

@@ -7,8 +7,8 @@ use kato_orchestrator::{
     Error, Kind,
     model::{Bytes, Caller, CapacityRange, SnapshotName, Target},
     ops::{
-        CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, MountVolume, SourceName,
-        UnmountVolume,
+        CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, ModifyVolume, MountVolume,
+        RepairVolume, SourceName, UnmountVolume,
     },
     ports::backend::Cutting,
     testing::{Fault, Verb},
@@ -223,9 +223,80 @@ stories! {
         });
         teller.create("db").await;
     }
+
+    modify => |teller| {
+        teller.create("db").await;
+        teller.modify("db", "fast").await;
+        teller.fault(Verb::Modify, Fault::LoseAnswer(Error::unavailable("the connection was cut").pending()));
+        teller.modify("db", "slow").await;
+        teller.fault(Verb::Modify, Fault::Pending(2));
+        teller.modify("db", "fast").await;
+        teller.fault(Verb::Modify, Fault::Refuse(Error::invalid("there is no such tier")));
+        teller.modify("db", "golden").await;
+        teller.mount("db", "one").await;
+        teller.write("db", "bytes");
+    }
+
+    delete_against_modify => |teller| {
+        teller.create("db").await;
+        teller.fault(Verb::Modify, Fault::Pending(5));
+        tokio::join!(teller.modify("db", "fast"), teller.delete("db"));
+    }
+
+    repair => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.mount("db", "two").await;
+        teller.write("db", "bytes");
+        teller.cut_off("db").await;
+        teller.mount("db", "three").await;
+        teller.repair("db", false).await;
+        teller.unmount("db", "one").await;
+        teller.unmount("db", "two").await;
+        teller.mount("db", "three").await;
+        teller.write("db", "more");
+    }
+
+    repair_by_force(true) => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.mount_at("db", "two", "/pods/2").await;
+        teller.write("db", "bytes");
+        teller.cut_off("db").await;
+        teller.repair("db", true).await;
+        teller.mount("db", "three").await;
+        teller.write("db", "more");
+        teller.unmount("db", "three").await;
+    }
 }
 
 impl Teller {
+    async fn modify(&self, volume: &str, tier: &str) {
+        let parameters = [("tier".to_owned(), tier.to_owned())].into();
+        drop(self.hall.modify(&self.context(), ModifyVolume { name: name(volume), parameters }).await);
+    }
+
+    /// Cuts the volume's mount off from its bytes, and lets the house see it.
+    async fn cut_off(&self, volume: &str) {
+        if let Ok(view) = self.hall.inspect(&name(volume)).await
+            && !self.fuse.is_blown()
+        {
+            self.machine.lock().unwrap().cut_off(view.volume.id, "the fake device is gone");
+        }
+        self.hall.watch().await.unwrap();
+    }
+
+    async fn repair(&self, volume: &str, force: bool) {
+        if force {
+            // Whoever held it may lose it from now on.
+            self.note(|said| {
+                let held = said.holders.iter().filter(|(of, _)| of == volume).cloned().collect::<Vec<_>>();
+                said.released.extend(held);
+            });
+        }
+        drop(self.hall.repair(&self.context(), RepairVolume { name: name(volume), force }).await);
+    }
+
     fn fault(&self, verb: Verb, fault: Fault) {
         self.backend.lock().unwrap().fault(verb, fault);
     }

@@ -45,6 +45,7 @@ pub(crate) struct Teller {
     pub(crate) hall: Arc<Orchestrator>,
     pub(crate) host: FakeHost,
     pub(crate) backend: Arc<Mutex<BackendWorld>>,
+    pub(crate) machine: Arc<Mutex<HostWorld>>,
     pub(crate) clock: Arc<FakeClock>,
     pub(crate) fuse: Arc<Fuse>,
     pub(crate) said: Arc<Mutex<Acknowledged>>,
@@ -52,11 +53,7 @@ pub(crate) struct Teller {
 
 impl Teller {
     pub(crate) fn context(&self) -> Context {
-        Context {
-            request: "story".into(),
-            door: "test",
-            deadline: self.clock.now().plus(Duration::from_secs(100)),
-        }
+        Context::new("story", "test", self.clock.now().plus(Duration::from_secs(100)))
     }
 
     /// Notes what was answered: only what is said before the process stops counts.
@@ -187,6 +184,7 @@ impl Town {
             hall,
             host,
             backend: Arc::clone(&self.backend),
+            machine: Arc::clone(&self.host),
             clock,
             fuse,
             said: Arc::clone(&self.said),
@@ -198,6 +196,7 @@ impl Town {
         self.process(Arc::default(), |teller| async move {
             for _ in 0..180 {
                 teller.hall.tidy().await.unwrap();
+                teller.hall.watch().await.unwrap();
                 tokio::time::sleep(Duration::from_secs(20)).await;
             }
             self.judge(&teller, what).await;
@@ -235,6 +234,13 @@ impl Town {
         assert_eq!(known, there, "{what}: records and backend differ");
 
         assert!(!self.backend.lock().unwrap().has_torn(), "{what}: a copy was made of a source that moved");
+        for volume in views.iter().map(|view| &view.volume) {
+            let backend = self.backend.lock().unwrap();
+            let there = volume.handle.as_ref().and_then(|handle| backend.parameters(handle.as_str()));
+            if let Some(there) = there {
+                assert_eq!(&volume.actual_parameters, there, "{what}: records and parameters differ");
+            }
+        }
 
         let host = self.host.lock().unwrap();
         let mounted: Vec<_> =

@@ -13,7 +13,7 @@ use kato_node::{Layout, LinuxHost};
 use kato_orchestrator::{
     Kind,
     model::{Connection, DataRoot},
-    ports::host::{Connections as _, Filesystems as _, Observations as _},
+    ports::host::{Condition, Connections as _, Filesystems as _, Observations as _},
 };
 
 use super::ground::{Ground, options_of, run, start_and_hear, until};
@@ -292,6 +292,6 @@ async fn a_directory_is_never_frozen_because_the_host_would_stop() {
     let error = node.freeze(volume.id, &mounted.path, limit).await.unwrap_err();
     assert_eq!(error.kind, Kind::Unsupported, "{error}");
     assert!(!node.thaw(volume.id, &mounted.path).await.unwrap());
-    node.health(volume.id, &mounted.path).await.unwrap();
+    assert_eq!(volume.health(&node, &mounted.path).await, Condition::Well);
     assert!(node.usage(&mounted.path).await.unwrap().total.0 > 0);
 }

@@ -19,9 +19,10 @@ use kato_orchestrator::{
     model::{Connection, DataRoot, FsType, VolumeId},
     ports::{
         backend::Blankness,
-        host::{Filesystems as _, MountWish, MountedAt, Prepare},
+        host::{Condition, Filesystems as _, MountWish, MountedAt, Observations as _, Prepare, Standing},
     },
 };
+use kato_tests::apart::{Apart, mounting};
 use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
@@ -34,6 +35,7 @@ pub(super) const LARGE: u64 = 512 << 20;
 pub(super) struct Ground {
     folder: TempDir,
     pub(super) config: Config,
+    _apart: Apart,
 }
 
 /// A volume that is a file.
@@ -52,7 +54,7 @@ impl Ground {
         fs::create_dir(folder.path().join("granted")).unwrap();
         let mut config = Config::new(folder.path().join("node"), worker_line());
         config.granted = vec![folder.path().join("granted")];
-        Self { folder, config }
+        Self { folder, config, _apart: mounting() }
     }
 
     /// A path in the folder.
@@ -99,8 +101,12 @@ impl Ground {
 impl Drop for Ground {
     fn drop(&mut self) {
         for mount in self.mounts().iter().rev() {
-            // Detached, because a test may have failed with a file open; what is not mounted any more is well.
-            unmount(mount.as_str(), UnmountFlags::DETACH).ok();
+            // A worker that was abandoned may still look at it.
+            let gone = retry(|| unmount(mount.as_str(), UnmountFlags::empty()).is_ok());
+            if !gone {
+                // A test has failed with a file open; what is not mounted any more is well.
+                unmount(mount.as_str(), UnmountFlags::DETACH).ok();
+            }
         }
         for device in self.loops() {
             run("losetup", &["-d", device.to_str().unwrap()]);
@@ -142,6 +148,25 @@ impl Disk {
         node.mount(&self.wish()).await
     }
 
+    /// How it ought to stand.
+    pub(super) fn standing(&self, path: &str) -> Standing {
+        let (path, connection) = (path.to_owned(), self.connection.clone());
+        Standing { volume: self.id, path, connection, read_only: false }
+    }
+
+    /// Whether it reaches its bytes.
+    pub(super) async fn health(&self, node: &LinuxHost, path: &str) -> Condition {
+        node.health(&self.standing(path)).await.unwrap()
+    }
+
+    /// Why it does not.
+    pub(super) async fn complaint(&self, node: &LinuxHost, path: &str) -> String {
+        match self.health(node, path).await {
+            Condition::Broken(why) => why,
+            other => panic!("{other:?} is not broken"),
+        }
+    }
+
     /// Unmounts it.
     pub(super) async fn unmount(&self, node: &LinuxHost) -> Result<(), Error> {
         node.unmount(self.id, &self.wish().name, &self.connection).await
@@ -156,6 +181,17 @@ impl Disk {
     pub(super) fn set_size(&self, size: u64) {
         File::options().write(true).open(&self.path).unwrap().set_len(size).unwrap();
     }
+}
+
+/// Tries a few times what may be busy for a moment.
+pub(super) fn retry(mut act: impl FnMut() -> bool) -> bool {
+    (0..100).any(|_| {
+        let done = act();
+        if !done {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        done
+    })
 }
 
 /// How this binary is started as a worker.

@@ -170,18 +170,6 @@ async fn a_read_only_volume_is_connected_read_only_and_written_again_later() {
 }
 
 #[tokio::test]
-async fn a_device_whose_file_was_deleted_is_still_let_go() {
-    let ground = Ground::new();
-    let node = ground.node().await;
-    let disk = ground.disk("a", SMALL);
-    disk.format(&node, FsType::Ext4).await.unwrap();
-    disk.mount(&node).await.unwrap();
-    fs::remove_file(&disk.path).unwrap();
-    disk.unmount(&node).await.unwrap();
-    assert!(ground.loops().is_empty());
-}
-
-#[tokio::test]
 async fn other_peoples_loop_devices_are_left_alone() {
     let ground = Ground::new();
     let node = ground.node().await;

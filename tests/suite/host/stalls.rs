@@ -6,7 +6,7 @@ use kato_node::LinuxHost;
 use kato_orchestrator::{
     Kind,
     model::FsType,
-    ports::host::{Filesystems as _, Observations as _},
+    ports::host::{Condition, Filesystems as _},
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -113,7 +113,7 @@ async fn a_freeze_holds_until_it_is_thawed_and_says_so() {
             sender.send(()).unwrap();
         }
     });
-    node.health(disk.id, &path).await.unwrap();
+    assert_eq!(disk.health(&node, &path).await, Condition::Well);
     assert!(receiver.try_recv().is_err(), "a write came through");
     assert!(node.thaw(disk.id, &path).await.unwrap());
     receiver.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -179,18 +179,6 @@ async fn a_frozen_volume_can_be_unmounted() {
     node.freeze(disk.id, &path, LONG).await.unwrap();
     disk.unmount(&node).await.unwrap();
     assert!(ground.loops().is_empty());
-}
-
-#[tokio::test]
-async fn a_device_that_lost_its_bytes_is_not_healthy() {
-    let ground = Ground::new();
-    let node = ground.node().await;
-    let (disk, path, _) = mounted(&ground, &node).await;
-    node.health(disk.id, &path).await.unwrap();
-    disk.set_size(0);
-    let error = node.health(disk.id, &path).await.unwrap_err();
-    assert_eq!(error.kind, Kind::Unavailable, "{error}");
-    disk.set_size(SMALL);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

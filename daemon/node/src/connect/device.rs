@@ -34,6 +34,18 @@ pub(crate) fn find(identity: &str, value: &str) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
+/// An error says that the mounted device is not the one of this identity any more.
+pub(crate) fn require_same(identity: &str, value: &str, mounted: &Path) -> Result<(), Error> {
+    let name = search(Path::new("/sys/block"), Path::new("/dev/disk/by-id"), identity, value)?;
+    if mounted.file_name().is_some_and(|mounted| mounted == name.as_str()) {
+        return Ok(());
+    }
+    Err(Error::unavailable(format!(
+        "{} is mounted, and the device {identity} {value} is /dev/{name} now: it went away and came back",
+        mounted.display()
+    )))
+}
+
 fn sysfs_entry(link: &Path, path: &Path) -> Result<PathBuf, Error> {
     fs::canonicalize(link).map_err(|error| failed(format_args!("find {} in sysfs", path.display()), error))
 }

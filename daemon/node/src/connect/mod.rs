@@ -81,10 +81,18 @@ impl Way {
         }
     }
 
+    /// An error says why the device that is mounted is not what this way leads to any more.
+    pub(crate) fn still_leads_to(&self, volume: VolumeId, device: &Path) -> Result<(), Error> {
+        match self {
+            Self::File { root, path } => file::require_same(volume, root, path, device),
+            Self::Device { identity, value } => device::require_same(identity, value, device),
+        }
+    }
+
     /// Takes the device away; `InUse` if somebody has it.
     pub(crate) fn disconnect(&self, volume: VolumeId) -> Result<(), Error> {
         match self {
-            Self::File { path, .. } => file::disconnect(volume, path),
+            Self::File { root, path } => file::disconnect(volume, root, path),
             Self::Device { identity, value } => device::release(identity, value),
         }
     }

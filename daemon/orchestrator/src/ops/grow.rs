@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Outcome},
     house::{House, Verdict},
     journal::contended,
-    model::{Bytes, Intent, VolumeState},
+    model::{Bytes, Intent, MountState, VolumeState},
     ops::{Context, GrowVolume, VolumeView, mount::unknown},
     ports::{backend::Growing, store::Durability},
 };
@@ -19,7 +19,7 @@ impl House {
         wish: &GrowVolume,
     ) -> Result<Outcome<VolumeView>, Error> {
         let about = |error: Error| error.about(format!("volume {}", wish.name));
-        let id = self.journal.volume_id(&wish.name).await?.ok_or_else(|| unknown(&wish.name))?;
+        let id = self.ready_volume(ctx, &wish.name).await?;
         let now = self.now();
         let catalog = self.catalog();
         let watcher = self.drivers.watch(Subject::Volume(id));
@@ -47,6 +47,9 @@ impl House {
                         return Err(Error::precondition("its backend grows volumes only while they are not in use: stop what uses it first"));
                     }
                     Some(_) => {}
+                }
+                if volume.wants_modify() {
+                    return Err(Error::busy("its parameters are being changed: try again when that is done, or failed"));
                 }
                 volume.wanted.size = wish.size;
                 volume.intent = Some(Intent::new(now));
@@ -83,6 +86,7 @@ fn grown(progress: &Progress, failure: Option<&Error>, required: Bytes) -> Verdi
     let behind = family
         .mounts
         .values()
+        .filter(|mount| !matches!(mount.state, MountState::Broken(_)))
         .any(|mount| mount.fs_behind && !mount.intent.as_ref().is_some_and(Intent::is_parked));
     if behind { Verdict::Wait } else { Verdict::Answer(family.view().ok_or_else(contended)) }
 }

@@ -4,12 +4,16 @@
 mod create;
 mod delete;
 mod grow;
+mod modify;
 pub(crate) mod mount;
 mod read;
+mod repair;
 mod snapshot;
 pub(crate) mod unmount;
 
 use std::collections::BTreeMap;
+
+use tokio_util::sync::CancellationToken;
 
 use crate::model::{
     Attachment, Bytes, Caller, CapacityRange, ClassName, DataRoot, FsType, HolderId, Mount, NodeId,
@@ -25,6 +29,16 @@ pub struct Context {
     pub door: &'static str,
     /// Until then an answer is of use.
     pub deadline: Timestamp,
+    /// Cancelled when whoever asked has gone: then no answer is of use any more.
+    pub abandoned: CancellationToken,
+}
+
+impl Context {
+    /// A request of somebody who stays until the deadline.
+    #[must_use]
+    pub fn new(request: impl Into<String>, door: &'static str, deadline: Timestamp) -> Self {
+        Self { request: request.into(), door, deadline, abandoned: CancellationToken::new() }
+    }
 }
 
 /// Make a volume, or find the one that satisfies this.
@@ -161,6 +175,24 @@ pub struct GrowVolume {
     pub name: VolumeName,
     /// How large.
     pub size: CapacityRange,
+}
+
+/// Change parameters of a volume.
+#[derive(Clone, Debug)]
+pub struct ModifyVolume {
+    /// Which.
+    pub name: VolumeName,
+    /// What is to change; what is not named stays.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// Take a broken mount of this node down and make it again.
+#[derive(Clone, Debug)]
+pub struct RepairVolume {
+    /// Which.
+    pub name: VolumeName,
+    /// Also where somebody still holds it: whoever does loses it.
+    pub force: bool,
 }
 
 /// Cut a snapshot of a volume, or find the one that was.

@@ -12,12 +12,12 @@ use crate::{
     drivers::{Progress, Sight, Subject},
     error::{Error, Outcome},
     family::Family,
-    house::{House, Verdict},
+    house::{House, Verdict, abandoned},
     model::{
         Attachment, AttachmentState, Caller, Dependant, HolderId, Intent, Mount, MountState, NodeId,
-        Publication, PublicationState, Target, Timestamp, VolumeId, VolumeState,
+        Publication, PublicationState, Target, Timestamp, VolumeId, VolumeName, VolumeState,
     },
-    ops::{Context, MountVolume, MountedVolume},
+    ops::{Context, CreateVolume, MountVolume, MountedVolume, unmount::take_down},
     ports::store::Durability,
 };
 
@@ -61,6 +61,8 @@ impl House {
                     let answer = self
                         .settle(ctx, watcher, &STEPS, |progress, _| mounted(progress, &node, &wish.holder))
                         .await;
+                    // Whoever has hung up meanwhile is not told either.
+                    let answer = if ctx.abandoned.is_cancelled() { Err(abandoned()) } else { answer };
                     if answer.is_err() {
                         self.withdraw(id, wish).await.map_err(about)?;
                     }
@@ -87,14 +89,28 @@ impl House {
                 return Ok(id);
             }
             if state == Some(VolumeState::Creating) {
-                let wish = crate::ops::CreateVolume::named(wish.name.clone());
-                return self.create(ctx, &wish).await.map(|outcome| outcome.into_inner().volume.id);
+                return self.ready_volume(ctx, &wish.name).await;
             }
         }
         match &wish.implicit {
             Some(create) => self.create(ctx, create).await.map(|outcome| outcome.into_inner().volume.id),
             None => Err(unknown(&wish.name)),
         }
+    }
+
+    /// The volume of that name, once it is made.
+    pub(crate) async fn ready_volume(
+        self: &Arc<Self>,
+        ctx: &Context,
+        name: &VolumeName,
+    ) -> Result<VolumeId, Error> {
+        let id = self.journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
+        let state = self.journal.family(id).await?.value.volume.map(|volume| volume.state);
+        if state != Some(VolumeState::Creating) {
+            return Ok(id);
+        }
+        let wish = CreateVolume::named(name.clone());
+        self.create(ctx, &wish).await.map(|outcome| outcome.into_inner().volume.id)
     }
 
     /// Whether the holder's id comes from another life of its caller than the one that we know it from. Then
@@ -119,6 +135,10 @@ impl House {
     ) -> Result<Recorded, Error> {
         let node = self.node();
         usable(family, wish, node)?;
+        if is_broken(family, node) {
+            take_down(family, node, now);
+            return Ok(Recorded::Leaving);
+        }
         if family.attachments.get(node).is_some_and(|one| one.state == AttachmentState::Detaching)
             && !family.mounts.contains_key(node)
         {
@@ -213,10 +233,8 @@ fn usable(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Erro
     }
     let Some(mount) = family.mounts.get(node) else { return Ok(()) };
     if let MountState::Broken(why) = &mount.state {
-        return Err(Error::precondition(format!(
-            "it is cut off from its bytes ({why}) and still held by {}: stop those, then it is repaired",
-            family.holders_text()
-        )));
+        // With nobody left it is taken down first, and then made again.
+        return if family.is_going(node) { Ok(()) } else { Err(broken(family, why)) };
     }
     if mount.read_only && !wish.read_only {
         return Err(Error::in_use(format!(
@@ -225,6 +243,16 @@ fn usable(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Erro
         )));
     }
     Ok(())
+}
+
+/// The refusal of a mount that does not reach its bytes any more, and is still held.
+pub(crate) fn broken(family: &Family, why: &str) -> Error {
+    let name = family.volume.as_ref().map(|volume| volume.name.to_string()).unwrap_or_default();
+    Error::precondition(format!(
+        "its mount is broken ({why}) and still held by {}: stop those and it is made again, or let \
+         `kato volume repair --force {name}` take it from them",
+        family.holders_text()
+    ))
 }
 
 /// A holder that is known may ask again, with the same words.
@@ -263,7 +291,7 @@ fn publication(family: &Family, wish: &MountVolume, node: &NodeId, now: Timestam
 }
 
 /// Wishes for what a publication stands on, as far as it is not there, and turns around what is on its way down.
-fn stand_on(family: &mut Family, node: &NodeId, read_only: bool, boot_id: &str, now: Timestamp) {
+pub(crate) fn stand_on(family: &mut Family, node: &NodeId, read_only: bool, boot_id: &str, now: Timestamp) {
     let Some(volume) = family.volume.as_mut() else { return };
     volume.dependants.insert(Dependant::Attachment(node.clone()));
     let connection = volume.connection.clone();
@@ -323,11 +351,18 @@ fn mounted(progress: &Progress, node: &NodeId, holder: &HolderId) -> Verdict<Mou
             "the mount was taken back by somebody else while it was made",
         )));
     };
-    let ready = family.mounts.get(node).is_some_and(|mount| mount.state == MountState::Mounted);
-    if publication.state != PublicationState::Published || !ready {
+    let Some(mount) = family.mounts.get(node) else { return Verdict::Wait };
+    if let MountState::Broken(why) = &mount.state {
+        return Verdict::Answer(Err(broken(family, why)));
+    }
+    if publication.state != PublicationState::Published || mount.state != MountState::Mounted {
         return Verdict::Wait;
     }
     path(family, node, holder).map_or(Verdict::Wait, |path| Verdict::Answer(Ok(MountedVolume { path })))
+}
+
+fn is_broken(family: &Family, node: &NodeId) -> bool {
+    family.mounts.get(node).is_some_and(|mount| matches!(mount.state, MountState::Broken(_)))
 }
 
 fn has_left(progress: &Progress, node: &NodeId, holder: &HolderId) -> Verdict<()> {
@@ -337,7 +372,7 @@ fn has_left(progress: &Progress, node: &NodeId, holder: &HolderId) -> Verdict<()
         .get(&(node.clone(), holder.clone()))
         .is_some_and(|publication| publication.state == PublicationState::Leaving);
     let detaching = family.attachments.get(node).is_some_and(|one| one.state == AttachmentState::Detaching);
-    if leaving || (detaching && !family.mounts.contains_key(node)) {
+    if leaving || is_broken(family, node) || (detaching && !family.mounts.contains_key(node)) {
         Verdict::Wait
     } else {
         Verdict::Answer(Ok(()))

@@ -96,12 +96,18 @@ impl House {
             match &mount.state {
                 MountState::Mounting => waits.push(format!("it is being mounted on {}", mount.node)),
                 MountState::Unmounting => waits.push(format!("it is being unmounted on {}", mount.node)),
-                MountState::Broken(why) => {
-                    waits.push(format!("its mount on {} is broken: {why}", mount.node))
+                MountState::Broken(why) if family.is_going(&mount.node) => {
+                    waits.push(format!("its mount on {} is broken and taken down: {why}", mount.node));
                 }
+                MountState::Broken(why) => waits.push(format!(
+                    "its mount on {} is broken: {why}; it is made again when its holders have left, or by \
+                     `kato volume repair --force {name}`, which takes it from them",
+                    mount.node
+                )),
                 MountState::Mounted => {}
             }
         }
+        waits.extend(self.stalls.of(id));
         waits.extend(intents(&family).filter_map(|intent| self.tell(intent)));
         let holders = view
             .publications

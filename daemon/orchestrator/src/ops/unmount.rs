@@ -40,7 +40,7 @@ impl House {
             .publications
             .get(&(node.clone(), wish.holder.clone()))
             .is_some_and(|publication| publication.state == PublicationState::Leaving);
-        let going = family.mounts.get(&node).is_some_and(|mount| mount.state == MountState::Unmounting);
+        let going = family.is_going(&node);
         if !leaving && !going {
             return Ok(Outcome::Changed(()));
         }
@@ -83,14 +83,18 @@ pub(crate) fn leave(
     true
 }
 
-/// Lets a node's mount and attachment go.
+/// Lets a node's mount and attachment go. A broken mount stays broken until it is gone.
 pub(crate) fn take_down(family: &mut Family, node: &NodeId, now: Timestamp) {
     if let Some(mount) = family.mounts.get_mut(node)
         && mount.state != MountState::Unmounting
     {
-        mount.state = MountState::Unmounting;
         mount.idle_since = None;
-        mount.intent = Some(Intent::new(now));
+        if matches!(mount.state, MountState::Broken(_)) {
+            mount.intent.get_or_insert_with(|| Intent::new(now));
+        } else {
+            mount.state = MountState::Unmounting;
+            mount.intent = Some(Intent::new(now));
+        }
     }
     if let Some(attachment) = family.attachments.get_mut(node)
         && attachment.state != AttachmentState::Detaching
@@ -110,7 +114,7 @@ fn left_now(progress: &Progress, failure: Option<&Error>, node: &NodeId, holder:
     if bound {
         return Verdict::Wait;
     }
-    let going = family.mounts.get(node).is_some_and(|mount| mount.state == MountState::Unmounting);
+    let going = family.is_going(node);
     let busy = failure.is_some_and(|error| error.kind == Kind::InUse);
     if !going || busy { Verdict::Answer(Ok(())) } else { Verdict::Wait }
 }

@@ -151,6 +151,31 @@ pub struct Survey {
     pub devices: Vec<(Option<VolumeId>, String, String)>,
 }
 
+/// A mount of ours, as it ought to stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whose.
+    pub volume: VolumeId,
+    /// Where.
+    pub path: String,
+    /// What is behind it.
+    pub connection: Connection,
+    /// Whether it may only be read.
+    pub read_only: bool,
+}
+
+/// What a look at a mount found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It reaches its bytes.
+    Well,
+    /// Nothing is mounted at its path any more: making it again is safe whoever still has it elsewhere.
+    Missing,
+    /// It does not any more, for this reason: whoever has it open reads old pages or errors, and only taking it
+    /// down and making it again helps.
+    Broken(String),
+}
+
 /// How full a mounted volume is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -178,8 +203,9 @@ pub trait Observations: Send + Sync {
     /// How full a mounted volume is. Only this filesystem can make it wait.
     async fn usage(&self, path: &str) -> Result<Usage, Error>;
 
-    /// Whether a mounted volume still reaches its bytes; an error says why not.
-    async fn health(&self, volume: VolumeId, path: &str) -> Result<(), Error>;
+    /// Whether a mount still reaches its bytes. An error says that nobody could look; `Timeout` is a device
+    /// that does not answer now and may yet.
+    async fn health(&self, mount: &Standing) -> Result<Condition, Error>;
 
     /// Mount namespaces other than ours that have this mount, as `pid (program)`.
     async fn holders(&self, volume: VolumeId, path: &str) -> Result<Vec<String>, Error>;

@@ -13,6 +13,7 @@ use crate::{
         AttachmentState, Connection, FsState, HolderId, Intent, Mount, MountState, PublicationState, Target,
         Volume, VolumeState,
     },
+    ops::unmount::take_down,
     ports::{
         host::{Grown, MountWish, Prepare},
         store::Durability,
@@ -153,13 +154,16 @@ pub(super) async fn unmount(house: &Arc<House>, family: &Family, volume: &Volume
         house.ports.host.unmount(volume.id, volume.name.as_str(), &connection).await?;
     }
     let backend = house.catalog().backends.get(&volume.backend).cloned();
+    let now = house.now();
     let has_to_detach = backend.is_none_or(|backend| backend.attachments().is_some());
     house
         .journal
         .edit_family(volume.id, Durability::Lazy, |family, _| {
-            if family.mounts.get(node).is_none_or(|mount| mount.state != MountState::Unmounting) {
+            if !family.is_going(node) {
                 return Ok(());
             }
+            // Whoever left last may have left it broken: then it is attached afresh, too.
+            take_down(family, node, now);
             family.mounts.remove(node);
             let leaves =
                 family.attachments.get(node).is_some_and(|one| one.state == AttachmentState::Detaching);

@@ -14,8 +14,9 @@ use crate::{
     error::Error,
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Token},
     ports::backend::{
-        Abilities, Attached, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect, Grow,
-        Growing, Made, NodeFacts, Origin, Page, Pending, Shot, Snapshots, Which,
+        Abilities, Attached, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect, Extras,
+        Grow, Growing, Health, Made, NodeFacts, Origin, Page, Parameter, Pending, Room, Shot, Snapshots,
+        Which,
     },
 };
 
@@ -28,6 +29,8 @@ pub enum Verb {
     Delete,
     /// Grow.
     Grow,
+    /// Modify.
+    Modify,
     /// Attach.
     Attach,
     /// Detach.
@@ -122,6 +125,13 @@ impl BackendWorld {
             .map(|thing| &mut thing.bytes)
     }
 
+    /// The parameters of a volume, by its handle.
+    #[must_use]
+    pub fn parameters(&self, handle: &str) -> Option<&BTreeMap<String, String>> {
+        let mut things = self.volumes.values();
+        things.find(|thing| thing.made.handle.as_str() == handle)?.made.parameters.as_ref()
+    }
+
     /// Lets the next call of a verb go wrong.
     pub fn fault(&mut self, verb: Verb, fault: Fault) {
         self.faults.entry(verb).or_default().push_back(fault);
@@ -157,12 +167,14 @@ impl FakeBackend {
             attachments: attaches,
             snapshots: true,
             clone: true,
+            modify: true,
             ..Abilities::default()
         };
         let description = Description {
             plugin: "fake".into(),
             size_step: Bytes(1),
             settle,
+            parameters: vec![parameter("tier", true), parameter("zone", false)],
             abilities,
             ..Description::default()
         };
@@ -202,6 +214,16 @@ impl FakeBackend {
         };
         self.fuse.pass().await;
         answer
+    }
+}
+
+fn parameter(name: &str, mutable: bool) -> Parameter {
+    Parameter {
+        name: name.into(),
+        summary: format!("the {name} of a volume"),
+        default: String::new(),
+        shape: "text".into(),
+        mutable,
     }
 }
 
@@ -253,7 +275,7 @@ impl Backend for FakeBackend {
                 token: Some(wish.token.clone()),
                 connection: (!attaches).then_some(connection),
                 topology: BTreeMap::new(),
-                parameters: None,
+                parameters: Some(wish.parameters),
             };
             world.volumes.insert(wish.token, Thing { made: made.clone(), bytes });
             Ok(made)
@@ -311,6 +333,35 @@ impl Backend for FakeBackend {
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
+    }
+
+    fn extras(&self) -> Option<&dyn Extras> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Extras for FakeBackend {
+    async fn modify(
+        &self,
+        which: Which,
+        parameters: BTreeMap<String, String>,
+        resume: Option<Vec<u8>>,
+    ) -> Result<Effect<()>, Error> {
+        self.effect(Verb::Modify, resume, move |world| {
+            let made = &mut world.volumes.get_mut(&which.token).ok_or_else(absent)?.made;
+            made.parameters.get_or_insert_default().extend(parameters);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn room(&self, _: BTreeMap<String, String>) -> Result<Room, Error> {
+        Err(Error::unsupported("the fake backend has no end"))
+    }
+
+    async fn health(&self, _: Vec<Which>) -> Result<Vec<Health>, Error> {
+        Err(Error::unsupported("the fake backend tells nobody how it feels"))
     }
 }
 

@@ -15,8 +15,8 @@ use crate::{
     error::Error,
     model::{Bytes, Caller, Connection, VolumeId},
     ports::host::{
-        Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations, Prepare, Survey,
-        Usage,
+        Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations,
+        Prepare, Standing, Survey, Usage,
     },
 };
 
@@ -31,6 +31,8 @@ pub struct HostWorld {
     frozen: BTreeMap<VolumeId, Instant>,
     dead: BTreeSet<u32>,
     elsewhere: BTreeMap<VolumeId, Vec<String>>,
+    broken: BTreeMap<VolumeId, String>,
+    stalled: BTreeSet<VolumeId>,
 }
 
 impl Default for HostWorld {
@@ -43,6 +45,8 @@ impl Default for HostWorld {
             frozen: BTreeMap::new(),
             dead: BTreeSet::new(),
             elsewhere: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            stalled: BTreeSet::new(),
         }
     }
 }
@@ -98,6 +102,27 @@ impl HostWorld {
         self.elsewhere.insert(volume, holders);
     }
 
+    /// Cuts a mounted volume off from its bytes, until it is unmounted.
+    pub fn cut_off(&mut self, volume: VolumeId, why: &str) {
+        if self.mounts.contains_key(&volume) {
+            self.broken.insert(volume, why.to_owned());
+        }
+    }
+
+    /// Puts the cable back.
+    pub fn put_back(&mut self, volume: VolumeId) {
+        self.broken.remove(&volume);
+    }
+
+    /// Lets a volume's device not answer, or answer again.
+    pub fn stall(&mut self, volume: VolumeId, stalls: bool) {
+        if stalls {
+            self.stalled.insert(volume);
+        } else {
+            self.stalled.remove(&volume);
+        }
+    }
+
     /// Unmounts behind everybody's back.
     pub fn yank(&mut self, volume: VolumeId) {
         self.mounts.remove(&volume);
@@ -139,6 +164,9 @@ impl FakeHost {
             }
             if world.frozen.get(&volume).is_some_and(|until| *until > Instant::now()) {
                 return Err(Error::busy("frozen"));
+            }
+            if let Some(why) = world.broken.get(&volume) {
+                return Err(Error::unavailable(why.clone()));
             }
             world.connected.get(&volume).cloned().unwrap_or_default()
         };
@@ -225,6 +253,10 @@ impl Filesystems for FakeHost {
             if world.binds.values().any(|bound| *bound == volume) {
                 return Err(Error::in_use("it is still bound"));
             }
+            if let Some(holder) = world.elsewhere.get(&volume).and_then(|holders| holders.first()) {
+                return Err(Error::in_use(format!("its device is still mounted: held by {holder}")));
+            }
+            world.broken.remove(&volume);
             world.mounts.remove(&volume);
         }
         self.disconnect(volume, connection).await
@@ -294,8 +326,16 @@ impl Observations for FakeHost {
         Ok(Usage::default())
     }
 
-    async fn health(&self, _: VolumeId, _: &str) -> Result<(), Error> {
-        Ok(())
+    async fn health(&self, mount: &Standing) -> Result<Condition, Error> {
+        self.fuse.pass().await;
+        let world = self.world();
+        if world.stalled.contains(&mount.volume) {
+            return Err(Error::timeout("the fake device does not answer"));
+        }
+        if world.mounts.get(&mount.volume) != Some(&mount.path) {
+            return Ok(Condition::Missing);
+        }
+        Ok(world.broken.get(&mount.volume).cloned().map_or(Condition::Well, Condition::Broken))
     }
 
     async fn holders(&self, volume: VolumeId, _: &str) -> Result<Vec<String>, Error> {

@@ -95,6 +95,22 @@ const STORIES: &[Story] = &[
         undo: |backend| backend.delete("a"),
     },
     Story {
+        name: "give an image its blocks",
+        before: |backend| {
+            backend.create(&thin("a", 4 * MIB)).unwrap();
+        },
+        tell: |backend| backend.modify("a", &[("thin", "false")]),
+        undo: |backend| backend.delete("a"),
+    },
+    Story {
+        name: "make an image thin",
+        before: |backend| {
+            backend.create(&image("a", 4 * MIB)).unwrap();
+        },
+        tell: |backend| backend.modify("a", &[("thin", "true")]),
+        undo: |backend| backend.delete("a"),
+    },
+    Story {
         name: "write a new mark",
         before: |backend| {
             backend.create(&wish("a")).unwrap();

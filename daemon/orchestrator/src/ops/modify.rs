@@ -1,0 +1,135 @@
+//! Modify: record which parameters the volume is to have, wait until its backend has changed them. Only what
+//! the backend calls mutable can be wished; a final refusal sets the wish back and is told.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    drivers::{Progress, Sight, Subject},
+    error::{Error, Outcome},
+    house::{House, Verdict},
+    journal::contended,
+    model::{Intent, Volume, VolumeState},
+    ops::{Context, ModifyVolume, VolumeView, mount::unknown},
+    ports::{
+        backend::{Description, Parameter},
+        store::Durability,
+    },
+};
+
+impl House {
+    pub(crate) async fn modify(
+        self: &Arc<Self>,
+        ctx: &Context,
+        wish: &ModifyVolume,
+    ) -> Result<Outcome<VolumeView>, Error> {
+        let about = |error: Error| error.about(format!("volume {}", wish.name));
+        let id = self.ready_volume(ctx, &wish.name).await?;
+        let now = self.now();
+        let catalog = self.catalog();
+        let watcher = self.drivers.watch(Subject::Volume(id));
+        let (family, changed) = self
+            .journal
+            .edit_family(id, Durability::Durable, |family, _| {
+                let volume = family.volume.as_mut().filter(|volume| volume.state == VolumeState::Ready);
+                let volume = volume.ok_or_else(|| unknown(&wish.name))?;
+                allowed(&catalog.backend(&volume.backend)?.describe(), volume, &wish.parameters)?;
+                require_quiet(volume, &wish.parameters)?;
+                volume.wanted.parameters.extend(wish.parameters.clone());
+                if !volume.wants_modify() {
+                    return Ok(false);
+                }
+                volume.intent.get_or_insert_with(|| Intent::new(now));
+                Ok(true)
+            })
+            .await
+            .map_err(about)?;
+        if !changed {
+            return family.view().map(Outcome::Unchanged).ok_or_else(|| unknown(&wish.name));
+        }
+        self.settle(ctx, watcher, &["modify"], |progress, failure| {
+            modified(progress, failure, &wish.parameters)
+        })
+        .await
+        .map(Outcome::Changed)
+        .map_err(about)
+    }
+}
+
+/// Refuses what the backend does not change, by name, with what it does.
+fn allowed(
+    description: &Description,
+    volume: &Volume,
+    wished: &BTreeMap<String, String>,
+) -> Result<(), Error> {
+    if !description.abilities.modify {
+        return Err(Error::unsupported(format!(
+            "the backend {} cannot change the parameters of existing volumes: make another volume as a copy of this \
+             one",
+            volume.backend
+        )));
+    }
+    if wished.is_empty() {
+        return Err(Error::invalid(format!("say what to change: {}", list(&description.parameters))));
+    }
+    for name in wished.keys() {
+        match description.parameters.iter().find(|parameter| parameter.name == *name) {
+            Some(parameter) if parameter.mutable => {}
+            Some(_) => {
+                return Err(Error::precondition(format!(
+                    "the parameter {name:?} is set when a volume is made and cannot be changed: {}",
+                    list(&description.parameters)
+                )));
+            }
+            None => {
+                return Err(Error::invalid(format!(
+                    "the backend {} knows no parameter {name:?}: {}",
+                    volume.backend,
+                    list(&description.parameters)
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn list(parameters: &[Parameter]) -> String {
+    let names: Vec<&str> = parameters.iter().filter(|one| one.mutable).map(|one| one.name.as_str()).collect();
+    match names.is_empty() {
+        true => "there is none that can be".to_owned(),
+        false => format!("what can be changed is {}", names.join(", ")),
+    }
+}
+
+/// One change at a time: what a backend said of one must not be asked of another, and what may have happened
+/// must not be forgotten by wishing it back.
+fn require_quiet(volume: &Volume, wished: &BTreeMap<String, String>) -> Result<(), Error> {
+    let busy = |what: &str| Err(Error::busy(format!("{what}: try again when that is done, or failed")));
+    if volume.wants_growth() {
+        return busy("it is being grown");
+    }
+    if !volume.wants_modify() {
+        return Ok(());
+    }
+    let differs = |(name, value): (&String, &String)| volume.wanted.parameters.get(name) != Some(value);
+    if wished.iter().any(differs) { busy("other changes of its parameters are under way") } else { Ok(()) }
+}
+
+/// A modify's goal: what was wished is in force, or was refused.
+fn modified(
+    progress: &Progress,
+    failure: Option<&Error>,
+    wished: &BTreeMap<String, String>,
+) -> Verdict<VolumeView> {
+    let Sight::Volume(family) = &progress.sight else { return Verdict::Wait };
+    let Some(volume) = family.volume.as_ref().filter(|volume| volume.state == VolumeState::Ready) else {
+        return Verdict::Answer(Err(Error::not_found("it was removed by somebody else meanwhile")));
+    };
+    if volume.wants_modify() {
+        return Verdict::Wait;
+    }
+    if wished.iter().all(|(name, value)| volume.actual_parameters.get(name) == Some(value)) {
+        return Verdict::Answer(family.view().ok_or_else(contended));
+    }
+    // The wish was taken back.
+    Verdict::Answer(Err(failure.cloned().unwrap_or_else(contended)))
+}
