@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Kind},
     hold,
     house::House,
-    mark::Mark,
+    mark::SnapshotMark,
     model::{Dependant, Failure, Intent, Snapshot, SnapshotId, SnapshotState, Timestamp},
     ports::{
         Backend,
@@ -85,7 +85,7 @@ async fn cut(
     let asked = house.now();
     let wish = Cut {
         token: snapshot.token(house.cluster),
-        mark: Mark::of(&source, house.cluster).encode(),
+        mark: SnapshotMark::of(snapshot, house.cluster).encode(),
         name: snapshot.name.as_str().to_owned(),
         volume: which(house, &source),
         parameters: snapshot.parameters.clone(),

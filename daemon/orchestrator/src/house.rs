@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Catalog,
+    census::Census,
     drivers::{Drivers, Progress, Subject, Watcher},
     error::{Error, Kind, Retry},
     hall::{Config, Ports},
@@ -33,6 +34,8 @@ pub(crate) struct House {
     pub(crate) catalog: RwLock<Arc<Catalog>>,
     /// When each backend was last found to be the one we know.
     pub(crate) trusted: Mutex<HashMap<BackendName, Timestamp>>,
+    /// What was counted when somebody asked last.
+    pub(crate) census: tokio::sync::Mutex<Census>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }

@@ -9,9 +9,9 @@ use kato_orchestrator::{
     model::{
         Attachment, AttachmentState, Bytes, CapacityRange, Class, ClassName, Connection, DataRoot, Dependant,
         FsState, FsType, Intent, Mount, MountState, NodeId, Publication, PublicationState, Snapshot,
-        SnapshotName, SnapshotState, Source, Target, VolumeName, VolumeState,
+        SnapshotName, Source, Target, VolumeName,
     },
-    ops::{CreateSnapshot, CreateVolume, GrowVolume, RootWish, SourceName, VolumeView, Why},
+    ops::{CreateSnapshot, CreateVolume, GrowVolume, RecoverRecords, RootWish, SourceName, VolumeView, Why},
     ports::{
         backend::{Abilities, Blankness, Description, Growing},
         host::Facts,
@@ -150,7 +150,7 @@ pub(crate) fn volume_to_wire(view: &VolumeView, node: &NodeId) -> Json {
     let mut wire = json!({
         "name": volume.name.as_str(),
         "id": volume.id.to_string(),
-        "state": state_name(volume.state),
+        "state": volume.state.name(),
         "size_bytes": view.size().0,
         "class": volume.class.as_str(),
         "backend": volume.backend.as_str(),
@@ -201,16 +201,6 @@ pub(crate) fn volume_to_wire(view: &VolumeView, node: &NodeId) -> Json {
 fn put(map: &mut Map<String, Json>, word: &str, value: Option<Json>) {
     if let Some(value) = value {
         map.insert(word.to_owned(), value);
-    }
-}
-
-/// A volume's state in a word.
-pub(crate) fn state_name(state: VolumeState) -> &'static str {
-    match state {
-        VolumeState::Creating => "creating",
-        VolumeState::Ready => "ready",
-        VolumeState::Deleting => "deleting",
-        VolumeState::Lost => "lost",
     }
 }
 
@@ -272,12 +262,7 @@ fn attachment_to_wire(attachment: &Attachment) -> Json {
 fn mount_to_wire(mount: &Mount) -> Json {
     let mut wire = json!({
         "node": mount.node.as_str(),
-        "state": match &mount.state {
-            MountState::Mounting => "mounting",
-            MountState::Mounted => "mounted",
-            MountState::Broken(_) => "broken",
-            MountState::Unmounting => "unmounting",
-        },
+        "state": mount.state.name(),
         "read_only": mount.read_only,
     });
     if let Some(map) = wire.as_object_mut() {
@@ -335,6 +320,22 @@ fn intent_to_wire(intent: &Intent) -> Json {
     wire
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecoverWish {
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    names: Vec<String>,
+    dump: Option<String>,
+}
+
+/// A recovery, and the dump that it is to use instead of those that are kept.
+pub(crate) fn recover_from_wire(bytes: &[u8]) -> Result<(RecoverRecords, Option<String>), Error> {
+    let RecoverWish { dry_run, names, dump } = body(bytes)?;
+    Ok((RecoverRecords { dumps: Vec::new(), names, dry_run }, dump))
+}
+
 /// What a volume waits for and who holds it.
 pub(crate) fn why_to_wire(why: &Why, node: &NodeId) -> Json {
     json!({
@@ -350,12 +351,7 @@ pub(crate) fn snapshot_to_wire(snapshot: &Snapshot) -> Json {
     let mut wire = json!({
         "name": snapshot.name.as_str(),
         "id": snapshot.id.to_string(),
-        "state": match snapshot.state {
-            SnapshotState::Creating => "creating",
-            SnapshotState::Cut => "cut",
-            SnapshotState::Ready => "ready",
-            SnapshotState::Deleting => "deleting",
-        },
+        "state": snapshot.state.name(),
         "volume": snapshot.volume_name.as_str(),
         "volume_id": snapshot.volume.to_string(),
         "class": snapshot.class.as_str(),
@@ -503,9 +499,9 @@ pub(crate) fn node_to_wire(
         "topology": topology,
         "version": env!("CARGO_PKG_VERSION"),
         "connectors": connectors.collect::<Json>(),
-        "volumes": gauges.volumes,
-        "snapshots": gauges.snapshots,
-        "mounts": gauges.mounts,
+        "volumes": Gauges::sum(&gauges.volumes),
+        "snapshots": Gauges::sum(&gauges.snapshots),
+        "mounts": Gauges::sum(&gauges.mounts),
         "intents": gauges.intents,
         "oldest_intent_ms": u64::try_from(gauges.oldest_intent.as_millis()).unwrap_or(u64::MAX),
         "tombstones": gauges.tombstones,

@@ -24,7 +24,7 @@ mod tally;
 mod watch;
 
 pub use self::{
-    dump::{dump, keep_dump, load},
+    dump::{dump, keep_dump, kept_dumps, load, read_dump},
     memory::{LazyFate, MemoryStore},
     sled::SledStore,
 };

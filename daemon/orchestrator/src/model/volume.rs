@@ -83,6 +83,22 @@ pub enum VolumeState {
     Lost,
 }
 
+impl VolumeState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Creating, Self::Ready, Self::Deleting, Self::Lost];
+
+    /// As people and programs read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// What a volume was copied from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
