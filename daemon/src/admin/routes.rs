@@ -436,7 +436,11 @@ async fn recover(State(door): State<Arc<Door>>, body: Bytes) -> Answer {
         let (events, left) = tokio::select! {
             biased;
             Some(event) = heard.recv() => (vec![event], Some(work)),
-            events = &mut work => (events, None),
+            events = &mut work => {
+                let mut said: Vec<Json> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+                said.extend(events);
+                (said, None)
+            }
         };
         let text = events.iter().fold(String::new(), |text, event| text + &event.to_string() + "\n");
         Some((Ok::<_, Infallible>(Bytes::from(text)), (left, heard)))

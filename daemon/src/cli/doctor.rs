@@ -145,8 +145,13 @@ fn summary(findings: &[Json], dry_run: bool) -> Result<Exit, Failure> {
     let verb = if dry_run { "would be taken back" } else { "were taken back" };
     tell(&match (volumes + snapshots, left) {
         (0, 0) => "nothing is to be taken back: every volume and snapshot of ours has its record".to_owned(),
-        (_, 0) => format!("{volumes} volumes and {snapshots} snapshots {verb}"),
-        (_, left) => format!("{volumes} volumes and {snapshots} snapshots {verb}; {left} things are left to you"),
+        (_, 0) => format!("{} and {} {verb}", many(volumes, "volume"), many(snapshots, "snapshot")),
+        (_, left) => format!(
+            "{} and {} {verb}; {} left to you",
+            many(volumes, "volume"),
+            many(snapshots, "snapshot"),
+            many(left, "thing")
+        ),
     })?;
     Ok(if left == 0 || dry_run { Exit::Ok } else { Exit::Partial })
 }
@@ -157,6 +162,10 @@ fn named_by_subject(findings: &[Json], format: Format) -> Vec<Json> {
         return findings.to_vec();
     }
     findings.iter().map(|finding| json!({ "name": word(finding, "subject") })).collect()
+}
+
+fn many(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn list(answer: &mut Json, field: &str) -> Vec<Json> {

@@ -129,7 +129,10 @@ async fn stands(
         ),
     };
     let whose = called(&family, family.id);
-    let by_hand = |command: String| if mends { String::new() } else { format!(" (by hand: `{command}`)") };
+    let by_hand = |command: String| match mends || !elsewhere.is_empty() {
+        true => String::new(),
+        false => format!(" (by hand: `{command}`)"),
+    };
     let mut found = Vec::new();
     for path in &stale.paths {
         let message = format!(

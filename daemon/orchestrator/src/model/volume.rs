@@ -121,7 +121,8 @@ pub struct Filesystem {
     pub root: DataRoot,
 }
 
-/// Whether a filesystem was made. Each step is flushed before the next, and none is ever taken back.
+/// Whether a filesystem was made. Each step is flushed before the next, and none is ever taken back, but for a
+/// make that was refused before its first write: blank is then what it has to be shown to be again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsState {
     /// We created the volume without a source and nobody has touched it.

@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Known {
     pub(super) volumes: BTreeMap<VolumeId, VolumeName>,
     pub(super) volume_names: BTreeSet<VolumeName>,
-    pub(super) handles: BTreeMap<(BackendName, Handle), VolumeId>,
+    pub(super) handles: BTreeSet<(BackendName, Handle)>,
     pub(super) snapshots: BTreeSet<SnapshotId>,
     pub(super) snapshot_names: BTreeSet<SnapshotName>,
     pub(super) shots: BTreeSet<(BackendName, Handle)>,
@@ -42,7 +42,7 @@ impl Known {
         self.volumes.insert(volume.id, volume.name.clone());
         self.volume_names.insert(volume.name.clone());
         if let Some(handle) = &volume.handle {
-            self.handles.insert((volume.backend.clone(), handle.clone()), volume.id);
+            self.handles.insert((volume.backend.clone(), handle.clone()));
         }
     }
 }

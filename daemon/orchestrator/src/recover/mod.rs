@@ -109,7 +109,7 @@ impl Recovery<'_> {
             match self.remembered.take(dump, self.house) {
                 Ok(()) => {
                     let more = self.remembered.volumes.len() - before;
-                    tell(format!("the dump {} knows {more} volumes that no newer one knows", dump.name));
+                    tell(format!("the dump {} knows {} that no newer one knows", dump.name, many(more, "volume")));
                 }
                 Err(error) => {
                     let message = format!("it was not used: {}", error.message);
@@ -133,7 +133,7 @@ impl Recovery<'_> {
             };
             match listed {
                 Ok(listed) => {
-                    tell(format!("backend {name} has {} volumes", listed.len()));
+                    tell(format!("backend {name} lists {}", many(listed.len(), "volume")));
                     heard.insert(name.clone());
                     for (count, made) in listed.iter().enumerate() {
                         if count > 0 && count % 1_000 == 0 {
@@ -171,9 +171,9 @@ impl Recovery<'_> {
         if self.known.volumes.contains_key(&mark.id) {
             return Ok(());
         }
-        if let Some(id) = self.known.handles.get(&(backend.clone(), made.handle.clone())).copied() {
+        if self.known.handles.contains(&(backend.clone(), made.handle.clone())) {
             // It was asked for again under its name after its record was lost, and found by its token.
-            return if mark.formatted { self.say_formatted(id).await } else { Ok(()) };
+            return Ok(());
         }
         let remembered = self.remembered.volumes.get(&mark.id);
         let said = || {
@@ -249,37 +249,13 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// A volume that was found again by its token has a filesystem already.
-    async fn say_formatted(&mut self, id: VolumeId) -> Result<(), Error> {
-        let family = self.house.journal.family(id).await?.value;
-        let Some(volume) = family.volume.filter(|volume| volume.filesystem.state == FsState::Blank) else {
-            return Ok(());
-        };
-        if !self.wish.dry_run {
-            self.house
-                .journal
-                .edit_family(id, Durability::Lazy, |family, _| {
-                    if let Some(volume) = family.volume.as_mut() {
-                        volume.filesystem.state = FsState::Formatted;
-                    }
-                    Ok(())
-                })
-                .await?;
-        }
-        self.recovered(
-            format!("volume {}", volume.name),
-            "its record was new, and says again that it has a filesystem".to_owned(),
-        );
-        Ok(())
-    }
-
     async fn snapshots(&mut self, heard: &BTreeSet<BackendName>, tell: Tell<'_>) -> Result<(), Error> {
         let catalog = Arc::clone(&self.catalog);
         for (name, backend) in catalog.backends.iter().filter(|(name, _)| heard.contains(*name)) {
             let Some(ability) = backend.snapshots() else { continue };
             match shots_of(ability).await {
                 Ok(shots) => {
-                    tell(format!("backend {name} has {} snapshots", shots.len()));
+                    tell(format!("backend {name} lists {}", many(shots.len(), "snapshot")));
                     let needs_volume = backend.describe().abilities.snapshot_needs_volume;
                     for shot in &shots {
                         self.snapshot(name, shot, needs_volume).await?;
@@ -541,4 +517,8 @@ fn hold_for_somebody(
         family.publications.insert((node.clone(), doubtful.holder.clone()), doubtful);
     }
     Ok(())
+}
+
+fn many(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
