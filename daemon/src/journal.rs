@@ -1,9 +1,24 @@
 //! The records as a whole: opening them as configured, and writing all of them down. Everything else about
 //! them is the hall's.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use kato_orchestrator::{Error, model::Timestamp, ports::Store};
+use kato_orchestrator::{
+    Error,
+    model::Timestamp,
+    ops::Dump,
+    ports::{
+        Store,
+        store::{Entry, Key},
+    },
+    records::keys,
+};
 use kato_store::{MemoryStore, SledStore};
 
 use crate::config::{Config, StoreKind};
@@ -50,6 +65,21 @@ impl Journal {
         Ok(lines)
     }
 
+    /// What the records were once: the dump that a person names, else all that are kept, the newest first. One
+    /// that cannot be read is told and passed over.
+    pub(crate) async fn dumps(&self, named: Option<String>) -> Result<(Vec<Dump>, Vec<String>), Error> {
+        let folder = self.folder.clone();
+        let read = tokio::task::spawn_blocking(move || match (named, folder) {
+            (Some(lines), _) => {
+                let records = kato_store::read_dump(lines.as_bytes())?;
+                Ok((vec![remembered("that you named".to_owned(), records)], Vec::new()))
+            }
+            (None, Some(folder)) => kept(&folder),
+            (None, None) => Ok((Vec::new(), Vec::new())),
+        });
+        read.await.map_err(|error| Error::internal("reading the dumps was cut short").caused_by(error))?
+    }
+
     /// Writes a dump beside the store, if dumps are kept.
     pub(crate) async fn keep_dump(&self, now: Timestamp) -> Result<Option<PathBuf>, Error> {
         match &self.folder {
@@ -59,4 +89,30 @@ impl Journal {
             _ => Ok(None),
         }
     }
+}
+
+/// All dumps beside the store. Of a record that several have only the newest is kept.
+fn kept(folder: &Path) -> Result<(Vec<Dump>, Vec<String>), Error> {
+    let (mut dumps, mut notes) = (Vec::new(), Vec::new());
+    let mut seen: BTreeSet<Key> = BTreeSet::new();
+    for path in kato_store::kept_dumps(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let records = File::open(&path)
+            .map_err(|error| Error::unavailable(format!("it cannot be opened: {error}")))
+            .and_then(|file| kato_store::read_dump(BufReader::new(file)));
+        match records {
+            Ok(mut records) => {
+                records.retain(|key, _| !seen.contains(key) || *key == keys::cluster());
+                seen.extend(records.keys().cloned());
+                dumps.push(remembered(name, records));
+            }
+            Err(error) => notes.push(format!("the dump {name} was passed over: {}", error.message)),
+        }
+    }
+    Ok((dumps, notes))
+}
+
+fn remembered(name: String, records: BTreeMap<Key, Vec<u8>>) -> Dump {
+    let records = records.into_iter().map(|(key, value)| Entry { key, value, revision: 0 }).collect();
+    Dump { name, records }
 }

@@ -108,7 +108,7 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
         let served = kato_docker_plugin::serve(listener, Arc::clone(&hall), door(&config), shutdown.clone());
         doors.spawn(served);
     }
-    let door = Door {
+    let entry = Door {
         hall: Arc::clone(&hall),
         clock: Arc::clone(&clock),
         topology: config.node.topology.clone(),
@@ -116,11 +116,13 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
         plugins,
         reloader: Arc::clone(&reloader),
         metrics: metrics.clone(),
+        engine: config.docker.engine.clone(),
+        driver: door(&config).driver(),
         wait: config.limits.wait,
         requests: config.limits.requests,
         shutdown: shutdown.clone(),
     };
-    doors.spawn(admin::serve(doorway, Arc::new(door)));
+    doors.spawn(admin::serve(doorway, Arc::new(entry)));
     let chores = TaskTracker::new();
     let work = Chores { tasks: &chores, shutdown: &shutdown };
     work.tidy(&hall, &config.limits);

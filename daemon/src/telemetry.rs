@@ -65,17 +65,21 @@ impl Metrics {
             "Requests of the doors, by method and result."
         );
         metrics::describe_histogram!("kato_admin_requests_seconds", "Requests of the admin door.");
-        metrics::describe_gauge!("kato_volumes", "Volumes.");
-        metrics::describe_gauge!("kato_snapshots", "Snapshots.");
+        metrics::describe_gauge!("kato_volumes", "Volumes, by their state.");
+        metrics::describe_gauge!("kato_snapshots", "Snapshots, by their state.");
+        metrics::describe_gauge!("kato_mounts", "Mounts on this node, by their state.");
         metrics::describe_gauge!("kato_intents_open", "Records with unfinished wishes.");
         metrics::describe_gauge!(
             "kato_op_pending_age_seconds",
             "How long the oldest unfinished wish has waited."
         );
-        metrics::describe_gauge!("kato_mounts", "Mounts on this node.");
-        metrics::describe_gauge!("kato_mounts_broken", "Mounts that do not reach their bytes any more.");
         metrics::describe_gauge!("kato_mounts_stalled", "Mounts whose device does not answer now.");
         metrics::describe_counter!("kato_mounts_broke_total", "How often a mount was found broken.");
+        metrics::describe_gauge!("kato_ops_inflight", "Steps that are being taken now.");
+        metrics::describe_gauge!(
+            "kato_orphans",
+            "What is ours at the backends and in no record, as of the last `kato doctor`."
+        );
         metrics::describe_gauge!(
             "kato_tombstones",
             "Things whose creation was never heard of and that are looked for."
@@ -87,23 +91,18 @@ impl Metrics {
 
     /// The page for Prometheus.
     pub(crate) async fn page(&self, hall: &Orchestrator) -> Result<String, Error> {
-        let Gauges {
-            volumes,
-            snapshots,
-            intents,
-            oldest_intent,
-            mounts,
-            mounts_broken,
-            mounts_stalled,
-            tombstones,
-        } = hall.gauges().await?;
-        metrics::gauge!("kato_volumes").set(number(volumes));
-        metrics::gauge!("kato_snapshots").set(number(snapshots));
+        let Gauges { volumes, snapshots, mounts, mounts_stalled, intents, oldest_intent, tombstones } =
+            hall.gauges().await?;
+        for (name, states) in
+            [("kato_volumes", volumes), ("kato_snapshots", snapshots), ("kato_mounts", mounts)]
+        {
+            for (state, count) in states {
+                metrics::gauge!(name, "state" => state).set(number(count));
+            }
+        }
+        metrics::gauge!("kato_mounts_stalled").set(number(mounts_stalled));
         metrics::gauge!("kato_intents_open").set(number(intents));
         metrics::gauge!("kato_op_pending_age_seconds").set(oldest_intent.as_secs_f64());
-        metrics::gauge!("kato_mounts").set(number(mounts));
-        metrics::gauge!("kato_mounts_broken").set(number(mounts_broken));
-        metrics::gauge!("kato_mounts_stalled").set(number(mounts_stalled));
         metrics::gauge!("kato_tombstones").set(number(tombstones));
         Ok(self.handle.render())
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use kato_orchestrator::Error;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// What dockerd expects answers to be.
@@ -79,6 +80,22 @@ pub(crate) struct NameEntry {
     pub(crate) name: String,
 }
 
+/// What dockerd itself answers to `GET /volumes`, as far as we ask.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct EngineVolumes {
+    /// `null` where there are none.
+    pub(crate) volumes: Option<Vec<EngineVolume>>,
+}
+
+/// One of them.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct EngineVolume {
+    pub(crate) name: String,
+    pub(crate) driver: String,
+}
+
 impl Answer {
     /// A failure, in words for a person.
     pub(crate) fn failure(words: impl Into<String>) -> Self {
@@ -100,6 +117,12 @@ pub(crate) fn from_wire<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     }
     serde_json::from_slice(body)
         .map_err(|error| format!("the request is not the JSON that Docker's volume plugins speak: {error}"))
+}
+
+/// Reads what dockerd answered.
+pub(crate) fn answer_from_wire<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body)
+        .map_err(|error| Error::unavailable(format!("it says what is not what Docker answers: {error}")))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The Docker door: what dockerd is like (`peer`), what the door answers to bytes (`door`) and before a slow
-//! world (`inside`), and the two together, from `docker volume create` to a crash of either (`volumes`, `restarts`, `managed`).
+//! world (`inside`), and the two together, from `docker volume create` to a crash of either (`volumes`, `restarts`, `managed`, `neighbours`).
 
 mod door;
 mod inside;
 mod managed;
+mod neighbours;
 mod peer;
 mod restarts;
 mod volumes;

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Kind},
     hold::{self, Copied, Copying},
     house::House,
-    mark::Mark,
+    mark::SnapshotMark,
     model::{
         Buried, Dependant, Failure, Intent, Snapshot, SnapshotId, SnapshotState, Timestamp, Volume, VolumeId,
     },
@@ -125,7 +125,7 @@ impl Copying for Cutting<'_> {
     async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Shot>, Error> {
         let wish = Cut {
             token: self.snapshot.token(self.house.cluster),
-            mark: Mark::of(self.source, self.house.cluster).encode(),
+            mark: SnapshotMark::of(self.snapshot, self.house.cluster).encode(),
             name: self.snapshot.name.as_str().to_owned(),
             volume: which(self.house, self.source),
             parameters: self.snapshot.parameters.clone(),

@@ -66,7 +66,10 @@ impl Family {
     pub(crate) fn holders_text(&self) -> String {
         self.publications
             .values()
-            .map(|publication| format!("{} on {}", publication.holder, publication.node))
+            .map(|publication| match publication.is_unknown() {
+                true => format!("somebody unknown on {}", publication.node),
+                false => format!("{} on {}", publication.holder, publication.node),
+            })
             .collect::<Vec<_>>()
             .join(", ")
     }

@@ -2,7 +2,7 @@
 //! carried out here: each has a file in `ops/`, and what comes of a wish is `plan.rs` and `drive.rs`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
@@ -16,12 +16,13 @@ use crate::{
     house::House,
     journal::{Change, Journal},
     model::{
-        BackendName, BackendRecord, ClusterId, MountState, NodeId, Snapshot, SnapshotName, VolumeId,
-        VolumeName,
+        BackendName, BackendRecord, ClusterId, MountState, NodeId, Snapshot, SnapshotId, SnapshotName,
+        SnapshotState, VolumeId, VolumeName, VolumeState,
     },
     ops::{
-        Context, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, ListPage,
-        ModifyVolume, MountVolume, MountedVolume, RepairVolume, UnmountVolume, VolumeView, Why,
+        Context, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExamineHouse, GrowVolume,
+        ListPage, ModifyVolume, MountVolume, MountedVolume, RecoverRecords, RepairVolume, UnmountVolume,
+        VolumeView, Why,
     },
     ports::{
         Clock, Host, Ids, Store,
@@ -30,6 +31,7 @@ use crate::{
     },
     reconcile,
     records::keys,
+    recover,
     watch,
 };
 
@@ -92,6 +94,7 @@ impl Orchestrator {
             catalog: RwLock::new(Arc::new(catalog)),
             trusted: Mutex::default(),
             stalls: Default::default(),
+            census: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });
@@ -217,14 +220,18 @@ impl Orchestrator {
         self.backend_view(name, Some(backend.describe()), Ok(check)).await
     }
 
-    /// Compares records, backends and this node, and with `fix` mends what can be mended safely.
-    pub async fn doctor(&self, fix: bool) -> Result<Vec<Finding>, Error> {
-        doctor::examine(&self.house, fix).await
+    /// Compares records, backends, this node and its neighbours, and mends what can be mended safely.
+    pub async fn doctor(&self, wish: &ExamineHouse) -> Result<Vec<Finding>, Error> {
+        doctor::examine(&self.house, wish).await
     }
 
-    /// Rebuilds the records of volumes that a backend has and no record knows, from their marks.
-    pub async fn recover(&self) -> Result<Vec<Finding>, Error> {
-        doctor::recover(&self.house).await
+    /// Rebuilds the records of what is ours and no record knows. `tell` hears how far it is.
+    pub async fn recover(
+        &self,
+        wish: &RecoverRecords,
+        tell: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<Vec<Finding>, Error> {
+        recover::recover(&self.house, wish, tell).await
     }
 
     /// Takes down what is over: idle mounts, dead holders, settled tombstones. The daemon calls it every few
@@ -242,29 +249,34 @@ impl Orchestrator {
     pub async fn gauges(&self) -> Result<Gauges, Error> {
         let journal = &self.house.journal;
         let (unfinished, now) = (journal.segments(keys::WORK_VOLUMES).await?, self.house.now());
-        let mut oldest = std::time::Duration::ZERO;
+        let mut oldest = Duration::ZERO;
         for id in unfinished.iter().filter_map(|segment| VolumeId::parse(segment)) {
             let family = journal.family(id).await?.value;
-            oldest = drive::intents(&family)
-                .map(|intent| now.since(intent.since))
-                .fold(oldest, std::time::Duration::max);
+            oldest = drive::intents(&family).map(|intent| now.since(intent.since)).fold(oldest, Duration::max);
         }
-        let (mut mounts, mut broken) = (0, 0);
-        for id in reconcile::mounts_here(&self.house).await? {
-            let mount = journal.family(id).await?.value.mounts.remove(self.node());
-            mounts += 1;
-            broken += u64::from(mount.is_some_and(|mount| matches!(mount.state, MountState::Broken(_))));
+        let unfinished_snapshots = journal.segments(keys::WORK_SNAPSHOTS).await?;
+        for id in unfinished_snapshots.iter().filter_map(|segment| SnapshotId::parse(segment)) {
+            let intent = journal.snapshot(id).await?.value.and_then(|snapshot| snapshot.intent);
+            oldest = oldest.max(intent.map_or(Duration::ZERO, |intent| now.since(intent.since)));
         }
+        let count = self.house.count().await?;
+        let of = |counts: &HashMap<&'static str, u64>, name: &'static str| {
+            (name, counts.get(name).copied().unwrap_or_default())
+        };
         Ok(Gauges {
-            volumes: journal.segments(keys::VOLUME_NAMES).await?.len() as u64,
-            snapshots: journal.segments(keys::SNAPSHOT_NAMES).await?.len() as u64,
-            intents: (unfinished.len() + journal.segments(keys::WORK_SNAPSHOTS).await?.len()) as u64,
+            volumes: VolumeState::ALL.map(|state| of(&count.volumes, state.name())),
+            snapshots: SnapshotState::ALL.map(|state| of(&count.snapshots, state.name())),
+            mounts: MountState::NAMES.map(|name| of(&count.mounts, name)),
+            intents: (unfinished.len() + unfinished_snapshots.len()) as u64,
             oldest_intent: oldest,
-            mounts,
-            mounts_broken: broken,
             mounts_stalled: self.house.stalls.count() as u64,
             tombstones: journal.segments(keys::TOMBSTONES).await?.len() as u64,
         })
+    }
+
+    /// Whether the records can be read: the whole of being alive.
+    pub async fn is_alive(&self) -> Result<(), Error> {
+        self.house.journal.record::<ClusterId>(keys::cluster()).await.map(drop)
     }
 
     /// Lets the steps in flight end and starts no more. Touches no mount.
@@ -347,7 +359,9 @@ pub struct BackendView {
 /// Something that does not fit together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// A stable word: `orphan`, `lost`, `stale-mount`, `stale-device`, `unreachable`, `stuck`, `recovered`.
+    /// A stable word. Of both: `orphan`, `unmarked`, `unreachable`. Of the doctor: `lost`, `found-again`,
+    /// `missing-mount`, `stale-mount`, `stale-device`, `same-name`, `stuck`. Of a recovery: `recovered`,
+    /// `missing`, `nameless`, `foreign`, `dump`.
     pub code: &'static str,
     /// What it is about.
     pub subject: String,
@@ -359,25 +373,38 @@ pub struct Finding {
     pub fixed: bool,
 }
 
-/// Numbers of the house.
+/// Numbers of the house. What has states is counted by them, each with its name, whether there are any or not.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
     /// Volumes.
-    pub volumes: u64,
+    pub volumes: [(&'static str, u64); 4],
     /// Snapshots.
-    pub snapshots: u64,
+    pub snapshots: [(&'static str, u64); 4],
+    /// Mounts on this node.
+    pub mounts: [(&'static str, u64); 4],
     /// Records with unfinished wishes.
     pub intents: u64,
     /// How long the oldest unfinished wish has waited.
     pub oldest_intent: Duration,
-    /// Mounts on this node.
-    pub mounts: u64,
-    /// Those of them that do not reach their bytes any more.
-    pub mounts_broken: u64,
-    /// Those of them whose device does not answer now.
+    /// Mounts on this node whose device does not answer now.
     pub mounts_stalled: u64,
     /// Tombstones.
     pub tombstones: u64,
+}
+
+impl Gauges {
+    /// How many there are in all.
+    #[must_use]
+    pub fn sum(states: &[(&'static str, u64)]) -> u64 {
+        states.iter().map(|(_, count)| count).sum()
+    }
+
+    /// How many mounts do not reach their bytes any more.
+    #[must_use]
+    pub fn broken(&self) -> u64 {
+        let broken = MountState::Broken(String::new()).name();
+        self.mounts.iter().filter(|(state, _)| *state == broken).map(|(_, count)| count).sum()
+    }
 }
 
 impl fmt::Debug for Orchestrator {

@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Catalog,
+    census::Census,
     drivers::{Drivers, Progress, Subject, Watcher},
     error::{Error, Kind, Retry},
     hall::{Config, Ports},
@@ -38,6 +39,8 @@ pub(crate) struct House {
     pub(crate) trusted: Mutex<HashMap<BackendName, Timestamp>>,
     /// Which volumes of this node do not answer now.
     pub(crate) stalls: Stalls,
+    /// What was counted when somebody asked last.
+    pub(crate) census: tokio::sync::Mutex<Census>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }

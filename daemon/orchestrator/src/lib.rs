@@ -16,6 +16,7 @@ pub mod records;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+mod census;
 mod cut;
 mod doctor;
 mod drive;
@@ -28,6 +29,7 @@ mod journal;
 mod mark;
 mod plan;
 mod reconcile;
+mod recover;
 mod steps;
 mod tombstones;
 mod trust;
@@ -37,5 +39,5 @@ pub use self::{
     catalog::Catalog,
     error::{Error, Finality, Kind, Outcome, Retry},
     hall::{BackendView, Config, Finding, Gauges, Orchestrator, Ports},
-    mark::Mark,
+    mark::{Mark, SnapshotMark},
 };

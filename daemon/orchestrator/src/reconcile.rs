@@ -8,7 +8,8 @@
 //! Then every family on the work index gets its driver.
 //!
 //! **Tidying.** Mounts that nobody holds are taken down after a while. A doubtful holder is reaped when its path
-//! has been in no other mount namespace for long enough; holders without an id, never. Tombstones look for
+//! has been in no other mount namespace for long enough; holders without an id never are, but for those that a
+//! recovery found by what stood mounted, and knows nothing of. Tombstones look for
 //! their token until their backend has settled.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -201,8 +202,13 @@ async fn doubt(
     let node = house.node().clone();
     let mut dead = Vec::new();
     for publication in family.holders(&node) {
-        let Some(caller) = publication.caller.as_ref().filter(|caller| caller.pid != 0) else { continue };
-        if publication.doubtful_since.is_some() || !house.ports.host.alive(caller).await {
+        let may_be_gone = match &publication.caller {
+            Some(caller) if caller.pid == 0 => false,
+            Some(caller) => publication.doubtful_since.is_some() || !house.ports.host.alive(caller).await,
+            // Only a recovery doubts a holder that has no process: it does not know who that was.
+            None => publication.doubtful_since.is_some(),
+        };
+        if may_be_gone {
             dead.push(publication.holder.clone());
         }
     }

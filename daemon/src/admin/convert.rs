@@ -9,9 +9,12 @@ use kato_orchestrator::{
     model::{
         Attachment, AttachmentState, Bytes, CapacityRange, Class, ClassName, Connection, DataRoot, Dependant,
         FsState, FsType, Intent, Mount, MountState, NodeId, Publication, PublicationState, Snapshot,
-        SnapshotName, SnapshotState, Source, Target, VolumeName, VolumeState,
+        SnapshotName, Source, Target, VolumeName,
     },
-    ops::{CreateSnapshot, CreateVolume, GrowVolume, ModifyVolume, RootWish, SourceName, VolumeView, Why},
+    ops::{
+        CreateSnapshot, CreateVolume, GrowVolume, ModifyVolume, RecoverRecords, RootWish, SourceName, VolumeView,
+        Why,
+    },
     ports::{
         backend::{Abilities, Blankness, Description, Growing},
         host::Facts,
@@ -162,7 +165,7 @@ pub(crate) fn volume_to_wire(view: &VolumeView, node: &NodeId) -> Json {
     let mut wire = json!({
         "name": volume.name.as_str(),
         "id": volume.id.to_string(),
-        "state": state_name(volume.state),
+        "state": volume.state.name(),
         "size_bytes": view.size().0,
         "class": volume.class.as_str(),
         "backend": volume.backend.as_str(),
@@ -226,16 +229,6 @@ fn put(map: &mut Map<String, Json>, word: &str, value: Option<Json>) {
     }
 }
 
-/// A volume's state in a word.
-pub(crate) fn state_name(state: VolumeState) -> &'static str {
-    match state {
-        VolumeState::Creating => "creating",
-        VolumeState::Ready => "ready",
-        VolumeState::Deleting => "deleting",
-        VolumeState::Lost => "lost",
-    }
-}
-
 fn root_to_wire(root: &DataRoot) -> Json {
     let mut map = Map::new();
     map.insert("directory".to_owned(), root.directory.as_deref().unwrap_or("/").into());
@@ -294,12 +287,7 @@ fn attachment_to_wire(attachment: &Attachment) -> Json {
 fn mount_to_wire(mount: &Mount) -> Json {
     let mut wire = json!({
         "node": mount.node.as_str(),
-        "state": match &mount.state {
-            MountState::Mounting => "mounting",
-            MountState::Mounted => "mounted",
-            MountState::Broken(_) => "broken",
-            MountState::Unmounting => "unmounting",
-        },
+        "state": mount.state.name(),
         "read_only": mount.read_only,
     });
     if let Some(map) = wire.as_object_mut() {
@@ -357,6 +345,22 @@ fn intent_to_wire(intent: &Intent) -> Json {
     wire
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecoverWish {
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    names: Vec<String>,
+    dump: Option<String>,
+}
+
+/// A recovery, and the dump that it is to use instead of those that are kept.
+pub(crate) fn recover_from_wire(bytes: &[u8]) -> Result<(RecoverRecords, Option<String>), Error> {
+    let RecoverWish { dry_run, names, dump } = body(bytes)?;
+    Ok((RecoverRecords { dumps: Vec::new(), names, dry_run }, dump))
+}
+
 /// What a volume waits for and who holds it.
 pub(crate) fn why_to_wire(why: &Why, node: &NodeId) -> Json {
     json!({
@@ -372,12 +376,7 @@ pub(crate) fn snapshot_to_wire(snapshot: &Snapshot) -> Json {
     let mut wire = json!({
         "name": snapshot.name.as_str(),
         "id": snapshot.id.to_string(),
-        "state": match snapshot.state {
-            SnapshotState::Creating => "creating",
-            SnapshotState::Cut => "cut",
-            SnapshotState::Ready => "ready",
-            SnapshotState::Deleting => "deleting",
-        },
+        "state": snapshot.state.name(),
         "volume": snapshot.volume_name.as_str(),
         "volume_id": snapshot.volume.to_string(),
         "class": snapshot.class.as_str(),
@@ -525,10 +524,10 @@ pub(crate) fn node_to_wire(
         "topology": topology,
         "version": env!("CARGO_PKG_VERSION"),
         "connectors": connectors.collect::<Json>(),
-        "volumes": gauges.volumes,
-        "snapshots": gauges.snapshots,
-        "mounts": gauges.mounts,
-        "mounts_broken": gauges.mounts_broken,
+        "volumes": Gauges::sum(&gauges.volumes),
+        "snapshots": Gauges::sum(&gauges.snapshots),
+        "mounts": Gauges::sum(&gauges.mounts),
+        "mounts_broken": gauges.broken(),
         "mounts_stalled": gauges.mounts_stalled,
         "intents": gauges.intents,
         "oldest_intent_ms": u64::try_from(gauges.oldest_intent.as_millis()).unwrap_or(u64::MAX),

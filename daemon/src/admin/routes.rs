@@ -2,7 +2,7 @@
 //! its words, calls the hall once, and writes the answer. `convert.rs` knows the words, `error.rs` the problems,
 //! `server.rs` who may ask at all.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,16 +16,20 @@ use futures_util::stream;
 use kato_orchestrator::{
     Error, Outcome,
     model::{BackendName, ClassName, SnapshotName, VolumeName},
-    ops::{Context, DeleteSnapshot, DeleteVolume, ListPage, RepairVolume},
+    ops::{Context, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, RepairVolume},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
+use tokio::sync::mpsc;
 
 use super::{convert, error::Problem, server::Door};
 use crate::plugins::with_uses;
 
 /// The largest component that is taken.
 const COMPONENT_LIMIT: usize = 64 << 20;
+
+/// The largest dump that is taken: well above what a hundred thousand volumes come to.
+const DUMP_LIMIT: usize = 512 << 20;
 
 /// The most items on a page.
 const PAGE_LIMIT: usize = 1000;
@@ -38,6 +42,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 pub(crate) struct RequestId(pub(crate) String);
 
 type Answer = Result<Response, Problem>;
+
+/// A recovery at work, and what it answers in the end.
+type Work = Pin<Box<dyn Future<Output = Vec<Json>> + Send>>;
 
 /// Everything that can be asked.
 pub(crate) fn router(door: Arc<Door>) -> Router {
@@ -64,7 +71,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/plugins/{name}", delete(remove_plugin))
         .route("/v1/node", get(node))
         .route("/v1/doctor", get(doctor).post(doctor_fix))
-        .route("/v1/recover", post(recover))
+        .route("/v1/recover", post(recover).layer(DefaultBodyLimit::max(DUMP_LIMIT)))
         .route("/v1/store/dump", get(dump))
         .route("/v1/config/reload", post(reload))
         .fallback(nowhere)
@@ -135,7 +142,7 @@ async fn no_such_method() -> Problem {
 }
 
 async fn healthz(State(door): State<Arc<Door>>) -> Answer {
-    door.hall.gauges().await?;
+    door.hall.is_alive().await?;
     Ok((StatusCode::OK, "ok\n").into_response())
 }
 
@@ -411,19 +418,64 @@ async fn node(State(door): State<Arc<Door>>) -> Answer {
 }
 
 async fn doctor(State(door): State<Arc<Door>>) -> Answer {
-    findings(door.hall.doctor(false).await?)
+    examine(&door, false).await
 }
 
 async fn doctor_fix(State(door): State<Arc<Door>>) -> Answer {
-    findings(door.hall.doctor(true).await?)
+    examine(&door, true).await
 }
 
-async fn recover(State(door): State<Arc<Door>>) -> Answer {
-    findings(door.hall.recover().await?)
+/// Asks the neighbours first. One that cannot be asked is a note, for most hosts have none.
+async fn examine(door: &Door, fix: bool) -> Answer {
+    let mut notes = Vec::new();
+    let neighbours = match kato_docker_plugin::neighbours(&door.engine, &door.driver).await {
+        Ok(neighbours) => neighbours,
+        Err(error) => {
+            notes.push(format!("{error}: volumes of the same name under another Docker driver were not looked for"));
+            Vec::new()
+        }
+    };
+    let found = door.hall.doctor(&ExamineHouse { fix, neighbours }).await?;
+    ok(&json!({ "items": found.iter().map(convert::finding_to_wire).collect::<Json>(), "notes": notes }))
 }
 
-fn findings(found: Vec<kato_orchestrator::Finding>) -> Answer {
-    page(found.iter().map(convert::finding_to_wire).collect(), None)
+/// What a recovery does, one JSON object a line, as it happens: `progress`, then each `finding`, then `end`.
+async fn recover(State(door): State<Arc<Door>>, body: Bytes) -> Answer {
+    let (mut wish, named) = convert::recover_from_wire(&body)?;
+    drop(body);
+    let (dumps, notes) = door.journal.dumps(named).await?;
+    wish.dumps = dumps;
+    let (tell, heard) = mpsc::unbounded_channel();
+    let progress = move |text: String| {
+        // Whoever does not listen any more needs no telling.
+        drop(tell.send(json!({ "event": "progress", "text": text })));
+    };
+    notes.into_iter().for_each(&progress);
+    let work: Work = Box::pin(async move {
+        match door.hall.recover(&wish, &progress).await {
+            Ok(found) => {
+                let found = found.iter().map(|one| json!({ "event": "finding", "finding": convert::finding_to_wire(one) }));
+                found.chain([json!({ "event": "end" })]).collect()
+            }
+            Err(error) => vec![json!({ "event": "failed", "problem": super::error::to_wire(&error) })],
+        }
+    });
+    let lines = stream::unfold((Some(work), heard), |(work, mut heard)| async move {
+        let mut work = work?;
+        let (events, left) = tokio::select! {
+            biased;
+            Some(event) = heard.recv() => (vec![event], Some(work)),
+            events = &mut work => {
+                let mut said: Vec<Json> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+                said.extend(events);
+                (said, None)
+            }
+        };
+        let text = events.iter().fold(String::new(), |text, event| text + &event.to_string() + "\n");
+        Some((Ok::<_, Infallible>(Bytes::from(text)), (left, heard)))
+    });
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response())
 }
 
 async fn dump(State(door): State<Arc<Door>>) -> Answer {

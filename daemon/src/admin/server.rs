@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -61,6 +61,9 @@ pub(crate) struct Door {
     pub(crate) plugins: Arc<Plugins>,
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) metrics: Metrics,
+    /// dockerd's own socket, and what it calls us.
+    pub(crate) engine: PathBuf,
+    pub(crate) driver: String,
     pub(crate) wait: Duration,
     pub(crate) requests: usize,
     pub(crate) shutdown: CancellationToken,

@@ -99,10 +99,30 @@ impl Client {
     pub(crate) fn follow(
         &self,
         path: &str,
+        each: impl FnMut(Json) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.lines(Method::GET, path, Bytes::new(), each)
+    }
+
+    /// Asks for something to be done, and reads how it goes.
+    pub(crate) fn watch_done(
+        &self,
+        path: &str,
+        body: &Json,
+        each: impl FnMut(Json) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.lines(Method::POST, path, Bytes::from(body.to_string()), each)
+    }
+
+    fn lines(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
         mut each: impl FnMut(Json) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         self.runtime.block_on(async {
-            let mut body = self.ask(Method::GET, path, Bytes::new()).await?.into_body();
+            let mut body = self.ask(method, path, body).await?.into_body();
             let mut kept: Vec<u8> = Vec::new();
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|error| self.cut(&error))?;

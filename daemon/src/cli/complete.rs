@@ -1,5 +1,5 @@
 //! Completion in the shell. The shell runs this program with the words so far, and gets the words that may
-//! follow; names of volumes, snapshots, classes and backends are asked of the daemon, which has half a second.
+//! follow; names of volumes, snapshots, classes, backends and plugins are asked of the daemon, which has half a second.
 
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
@@ -92,6 +92,10 @@ pub(super) fn parameters(typed: &OsStr) -> Vec<CompletionCandidate> {
         .map(|parameter| format!("{}=", word(&parameter, "name")))
         .collect();
     names.into_iter().filter(|name| name.starts_with(&typed)).map(CompletionCandidate::new).collect()
+}
+
+pub(super) fn plugins(typed: &OsStr) -> Vec<CompletionCandidate> {
+    names("/v1/plugins", typed)
 }
 
 /// The names that begin as typed; none when the daemon is not there, for a shell has no use for an error.

@@ -9,6 +9,7 @@ mod complete;
 mod config;
 mod doctor;
 mod exit;
+mod filter;
 mod node;
 mod output;
 mod plugin;

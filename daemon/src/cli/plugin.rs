@@ -3,12 +3,13 @@
 use std::{fs, path::PathBuf};
 
 use clap::Subcommand;
+use clap_complete::ArgValueCompleter;
 use serde_json::Value as Json;
 
 use super::{
     Exit, Failure, Global,
     client::encode,
-    each,
+    complete, each,
     output::{Column, column, wide, word},
     volume::{done, size},
 };
@@ -23,6 +24,7 @@ pub(super) enum Verb {
     #[command(alias = "get")]
     Inspect {
         /// A file, or the name or digest of a plugin
+        #[arg(add = ArgValueCompleter::new(complete::plugins))]
         plugin: String,
     },
     /// Install a component, pinned by its digest
@@ -34,7 +36,7 @@ pub(super) enum Verb {
     #[command(visible_alias = "rm")]
     Remove {
         /// By name or digest
-        #[arg(required = true)]
+        #[arg(required = true, add = ArgValueCompleter::new(complete::plugins))]
         plugins: Vec<String>,
     },
 }

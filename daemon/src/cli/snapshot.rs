@@ -8,6 +8,7 @@ use super::{
     Exit, Failure, Global,
     client::encode,
     complete, each,
+    filter::{self, Filter},
     output::{Column, column, wide, word},
     pairs,
     volume::{done, size},
@@ -38,6 +39,9 @@ pub(super) enum Verb {
         /// Only those of this volume
         #[arg(long, add = ArgValueCompleter::new(complete::volumes))]
         volume: Option<String>,
+        /// Only these: state=, volume=, class=, backend=, name= (with * for anything), label=KEY or label=KEY=VALUE
+        #[arg(long, short, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
     },
     /// Tell everything about snapshots
     #[command(alias = "get")]
@@ -81,11 +85,13 @@ impl Verb {
                 });
                 done(global, client.post("/v1/snapshots", &body)?)
             }
-            Self::Ls { volume } => {
+            Self::Ls { volume, filter } => {
+                let filters = Filter::all(&filter, filter::SNAPSHOTS)?;
                 let mut snapshots = client.list("/v1/snapshots")?;
                 if let Some(volume) = volume {
                     snapshots.retain(|snapshot| word(snapshot, "volume") == volume);
                 }
+                snapshots.retain(|snapshot| filters.iter().all(|filter| filter.admits(snapshot)));
                 global.out().list(&snapshots, COLUMNS)?;
                 Ok(Exit::Ok)
             }

@@ -162,7 +162,7 @@ fn take(config: &Config) -> Result<Folder, Failure> {
     })
 }
 
-fn named(path: &std::path::Path, error: &io::Error) -> Failure {
+pub(super) fn named(path: &std::path::Path, error: &io::Error) -> Failure {
     let exit = match error.kind() {
         io::ErrorKind::NotFound => Exit::NotFound,
         io::ErrorKind::PermissionDenied => Exit::Permission,

@@ -1,5 +1,7 @@
 //! `kato volume`: making, finding, growing and removing volumes, and saying why one waits.
 
+use std::{thread, time::Duration};
+
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
 use kato_orchestrator::model::Bytes;
@@ -9,9 +11,13 @@ use super::{
     Exit, Failure, Global,
     client::{Client, encode},
     complete, each,
+    filter::{self, Filter},
     output::{Column, Format, column, wide, word},
     pairs,
 };
+
+/// How often a volume that is waited for is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -71,6 +77,9 @@ pub(super) enum Verb {
         /// Which
         #[arg(add = ArgValueCompleter::new(complete::volumes))]
         name: String,
+        /// Go on and tell each change, until it waits for nothing
+        #[arg(long, short)]
+        watch: bool,
     },
     /// Remove all volumes that nobody holds and that match
     Prune {
@@ -167,7 +176,7 @@ pub(super) fn size(item: &Json, field: &str) -> String {
     }
 }
 
-fn list<'a>(item: &'a Json, field: &str) -> impl Iterator<Item = &'a Json> {
+pub(super) fn list<'a>(item: &'a Json, field: &str) -> impl Iterator<Item = &'a Json> {
     item.get(field).and_then(Json::as_array).into_iter().flatten()
 }
 
@@ -175,7 +184,7 @@ fn count(item: &Json, field: &str) -> String {
     list(item, field).count().to_string()
 }
 
-fn nodes(volume: &Json) -> Vec<String> {
+pub(super) fn nodes(volume: &Json) -> Vec<String> {
     list(volume, "mounts").map(|mount| word(mount, "node")).collect()
 }
 
@@ -228,7 +237,8 @@ impl Verb {
                 done(global, client.post(&format!("{}/modify", place(&name)), &wish)?)
             }
             Self::Repair { name, force } => repair(global, &client, &name, force),
-            Self::Why { name } => why(global, &client.get(&format!("{}/why", place(&name)))?),
+            Self::Why { name, watch: false } => why(global, &client.get(&reason(&name))?),
+            Self::Why { name, watch: true } => watch_why(global, &client, &name),
             Self::Prune { filter, dry_run } => prune(global, &client, &filter, dry_run),
         }
     }
@@ -276,7 +286,7 @@ fn create(global: &Global, client: &Client, wish: Create) -> Result<Exit, Failur
 }
 
 fn ls(global: &Global, client: &Client, wish: &List) -> Result<Exit, Failure> {
-    let filters = wish.filter.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let filters = Filter::all(&wish.filter, filter::VOLUMES)?;
     let matches = |volume: &Json| filters.iter().all(|filter| filter.admits(volume));
     let out = global.out();
     if !wish.watch {
@@ -360,8 +370,34 @@ fn why(global: &Global, why: &Json) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+fn reason(name: &str) -> String {
+    format!("{}/why", place(name))
+}
+
+/// Tells each change of what a volume waits for, until that is nothing.
+fn watch_why(global: &Global, client: &Client, name: &str) -> Result<Exit, Failure> {
+    let mut last = Json::Null;
+    loop {
+        let now = client.get(&reason(name))?;
+        if now != last {
+            match global.out().format {
+                // A line for each, so that a program need not guess where one ends.
+                Format::Json => global.out().text(&format!("{now}\n"))?,
+                _ => {
+                    why(global, &now)?;
+                }
+            }
+        }
+        if list(&now, "waits").next().is_none() {
+            return Ok(Exit::Ok);
+        }
+        last = now;
+        thread::sleep(WATCH_EVERY);
+    }
+}
+
 fn prune(global: &Global, client: &Client, filter: &[String], dry_run: bool) -> Result<Exit, Failure> {
-    let filters = filter.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let filters = Filter::all(filter, filter::VOLUMES)?;
     let volumes: Vec<Json> = client
         .list("/v1/volumes")?
         .into_iter()
@@ -382,99 +418,4 @@ fn prune(global: &Global, client: &Client, filter: &[String], dry_run: bool) -> 
         client.delete(&place(name))?;
         global.out().text(&format!("{name}\n"))
     })
-}
-
-/// What a volume has to be to be listed.
-struct Filter {
-    key: String,
-    value: String,
-}
-
-impl Filter {
-    fn parse(text: &str) -> Result<Self, Failure> {
-        const KEYS: [&str; 9] =
-            ["state", "class", "backend", "node", "holder", "name", "label", "used", "all"];
-        match text.split_once('=') {
-            Some((key, value)) if KEYS.contains(&key) => {
-                if matches!(key, "used" | "all") && !matches!(value, "true" | "false") {
-                    return Err(Failure::usage(format!("{key} is true or false, not {value:?}")));
-                }
-                Ok(Self { key: key.to_owned(), value: value.to_owned() })
-            }
-            _ => Err(Failure::usage(format!("{text:?} is no filter"))
-                .next(format!("write KEY=VALUE with one of {}", KEYS.join(", ")))),
-        }
-    }
-
-    fn admits(&self, volume: &Json) -> bool {
-        let value = self.value.as_str();
-        match self.key.as_str() {
-            "name" => glob(value, &word(volume, "name")),
-            "node" => nodes(volume).iter().any(|node| node == value),
-            "holder" => list(volume, "holders").any(|holder| word(holder, "holder").starts_with(value)),
-            "used" => list(volume, "holders").next().is_some() == (value == "true"),
-            "all" => value == "true",
-            "label" => {
-                let (key, wanted) = match value.split_once('=') {
-                    Some((key, wanted)) => (key, Some(wanted)),
-                    None => (value, None),
-                };
-                let label = volume.get("labels").and_then(|labels| labels.get(key)).and_then(Json::as_str);
-                label.is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
-            }
-            key => word(volume, key) == value,
-        }
-    }
-}
-
-/// Whether a text is as a pattern says, in which `*` stands for anything.
-fn glob(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|head| text.strip_prefix(head)) else { return false };
-    let Some(tail) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        match rest.split_once(part) {
-            Some((_, after)) => rest = after,
-            None => return false,
-        }
-    }
-    rest.ends_with(tail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_find_what_they_say() {
-        let volume = json!({
-            "name": "web-db", "state": "ready", "labels": { "app": "web" },
-            "holders": [{ "holder": "c0ffee" }], "mounts": [{ "node": "a" }],
-        });
-        for (text, admits) in [
-            ("state=ready", true),
-            ("state=creating", false),
-            ("name=web-*", true),
-            ("name=*d*", true),
-            ("name=web", false),
-            ("label=app", true),
-            ("label=app=db", false),
-            ("used=true", true),
-            ("holder=c0f", true),
-            ("node=b", false),
-        ] {
-            assert_eq!(Filter::parse(text).unwrap().admits(&volume), admits, "{text}");
-        }
-        assert!(Filter::parse("stat=ready").is_err());
-        assert!(Filter::parse("used=maybe").is_err());
-    }
-
-    #[test]
-    fn patterns_stand_for_the_whole_name() {
-        for (pattern, text, fits) in
-            [("a*b*c", "a1b2c", true), ("a*b*c", "acb", false), ("*", "", true), ("ab*ba", "aba", false)]
-        {
-            assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
-        }
-    }
 }

@@ -194,6 +194,7 @@ fn docker(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Docker {
         socket,
         global: scope.text("scope").as_deref() == Some("global"),
         implicit: scope.flag("implicit"),
+        engine: scope.path("engine").unwrap_or_default(),
     }
 }
 

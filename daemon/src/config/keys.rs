@@ -147,6 +147,12 @@ pub(crate) const KEYS: &[Key] = &[
         "The class of volumes that Docker names with 64 hex digits, or \"deny\". Nothing in Docker removes them reliably.",
     ),
     key(
+        "docker.engine",
+        Path,
+        "\"/run/docker.sock\"",
+        "Docker's own socket, which only `kato doctor` asks: for volumes of the same name under another driver.",
+    ),
+    key(
         "admin.socket",
         Path,
         "",

@@ -86,6 +86,7 @@ pub(crate) struct Docker {
     pub(crate) socket: PathBuf,
     pub(crate) global: bool,
     pub(crate) implicit: bool,
+    pub(crate) engine: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

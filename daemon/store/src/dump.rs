@@ -224,6 +224,28 @@ fn read(
     }
 }
 
+/// All records that a dump holds, in the order of their keys. One that is not whole is an error.
+pub fn read_dump(lines: impl BufRead) -> Result<BTreeMap<Key, Vec<u8>>, Error> {
+    let mut records = BTreeMap::new();
+    read(lines, |key, value| {
+        match value {
+            Some(value) => records.insert(key, value),
+            None => records.remove(&key),
+        };
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// The dumps in `<folder>/dumps`, the newest first.
+pub fn kept_dumps(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let dumps = folder.join("dumps");
+    if !dumps.exists() {
+        return Ok(Vec::new());
+    }
+    Ok(listed(&dumps)?.into_values().rev().collect())
+}
+
 /// Writes a dump into `<folder>/dumps`, whole or not at all, and removes all but the newest `keep`. Answers
 /// where it is.
 pub async fn keep_dump(
@@ -253,7 +275,7 @@ pub async fn keep_dump(
 }
 
 /// Their names sort by their age.
-fn prune(dumps: &Path, keep: usize) -> Result<(), Error> {
+fn listed(dumps: &Path) -> Result<BTreeMap<String, PathBuf>, Error> {
     let failed = |error| place::unusable(dumps, error);
     let mut names = BTreeMap::new();
     for entry in fs::read_dir(dumps).map_err(failed)? {
@@ -263,9 +285,14 @@ fn prune(dumps: &Path, keep: usize) -> Result<(), Error> {
             names.insert(name, entry.path());
         }
     }
+    Ok(names)
+}
+
+fn prune(dumps: &Path, keep: usize) -> Result<(), Error> {
+    let names = listed(dumps)?;
     let surplus = names.len().saturating_sub(keep);
     for path in names.into_values().take(surplus) {
-        fs::remove_file(&path).map_err(failed)?;
+        fs::remove_file(&path).map_err(|error| place::unusable(dumps, error))?;
     }
     Ok(())
 }

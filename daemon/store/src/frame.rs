@@ -29,8 +29,9 @@ pub(crate) fn unpack(key: &[u8], frame: &[u8]) -> Result<Entry, Error> {
     let name = || String::from_utf8_lossy(key).into_owned();
     let damaged = || {
         Error::internal(
-            "the record is damaged on disk (its checksum does not hold): stop the daemon and run `kato recover \
-             --scan` to rebuild it from the backends, or load the newest dump",
+            "the record is damaged on disk (its checksum does not hold): stop the daemon, move `sled` and \
+             `mark` in its store away (not `dumps`), start it again, and run `kato recover --scan`: it rebuilds the \
+             records from the dumps and the backends",
         )
         .about(name())
     };

@@ -25,7 +25,7 @@ mod view;
 mod watch;
 
 pub use self::{
-    dump::{dump, keep_dump, load},
+    dump::{dump, keep_dump, kept_dumps, load, read_dump},
     memory::{LazyFate, MemoryStore},
     sled::SledStore,
 };

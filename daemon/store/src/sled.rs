@@ -441,11 +441,9 @@ fn unwritable(path: &Path, error: &sled::Error) -> Error {
 
 /// sled's errors of reading, and of opening.
 pub(crate) fn unreadable(path: &Path, error: sled::Error) -> Error {
-    let remedy = format!(
-        "run `kato recover --scan` to rebuild the records from the backends, or load the newest dump of \
-         {}/dumps into an empty folder",
-        path.display()
-    );
+    let remedy =
+        "move `sled` and `mark` in it away (not `dumps`), start kato again, and run `kato recover --scan`: it rebuilds \
+         the records from the dumps and the backends";
     match error {
         sled::Error::Io(error) => Error::unavailable(format!(
             "the store at {} cannot be read ({error}): check its disk, then start kato again",

@@ -257,7 +257,7 @@ stories! {
         teller.write("db", "more");
     }
 
-    repair_by_force(true) => |teller| {
+    repair_by_force(ATTACHES) => |teller| {
         teller.create("db").await;
         teller.mount("db", "one").await;
         teller.mount_at("db", "two", "/pods/2").await;

@@ -9,12 +9,12 @@ use std::{
 
 use async_trait::async_trait;
 use kato_orchestrator::{
-    Catalog, Config, Error, Orchestrator, Ports,
+    Catalog, Config, Error, Gauges, Orchestrator, Ports,
     model::{
         BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, HolderId, NodeId, Token,
         VolumeName,
     },
-    ops::{Context, DeleteSnapshot, DeleteVolume, UnmountVolume},
+    ops::{Context, DeleteSnapshot, DeleteVolume, Dump, UnmountVolume},
     ports::{
         Backend, Clock, Store,
         backend::Cutting,
@@ -139,6 +139,24 @@ impl Town {
     /// A life without an end from outside.
     pub(crate) fn live<F: Future<Output = ()>>(&self, life: impl FnOnce(Arc<Teller>) -> F) {
         self.process(Arc::default(), life);
+    }
+
+    /// A life that is cut, unless it ends before. Answers whether it was.
+    pub(crate) fn cut_short<F: Future<Output = ()>>(
+        &self,
+        cut: u64,
+        life: impl FnOnce(Arc<Teller>) -> F,
+    ) -> bool {
+        let fuse = Arc::new(Fuse::after(cut));
+        self.process(Arc::clone(&fuse), life);
+        fuse.is_blown()
+    }
+
+    /// All records of this moment, as a dump has them.
+    pub(crate) fn dump(&self) -> Dump {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let records = runtime.block_on(self.store.scan("", None, usize::MAX)).unwrap();
+        Dump { name: "of the test".into(), records }
     }
 
     /// The machine behind the fake.
@@ -334,8 +352,11 @@ impl Town {
         assert!(left.is_empty(), "{what}: cannot be removed: {left:#?}");
         assert!(self.backend.lock().unwrap().tokens().is_empty(), "{what}: something is left in the backend");
         assert!(self.host.lock().unwrap().connected().is_empty(), "{what}: something is left connected");
-        let keys = teller.hall.gauges().await.unwrap();
-        assert_eq!((keys.volumes, keys.snapshots, keys.intents, keys.mounts), (0, 0, 0, 0), "{what}");
+        let left = teller.hall.gauges().await.unwrap();
+        assert_eq!(left.intents, 0, "{what}");
+        for states in [left.volumes, left.snapshots, left.mounts] {
+            assert_eq!(Gauges::sum(&states), 0, "{what}: {states:?}");
+        }
     }
 }
 

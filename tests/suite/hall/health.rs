@@ -4,12 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use kato_orchestrator::{
-    Error, Kind, Outcome,
+    Error, Gauges, Kind, Outcome,
     model::{MountState, Target, VolumeId},
     ops::{MountVolume, RepairVolume, VolumeView},
 };
 
-use super::{Teller, Town, mount_of, name, wait_tidily};
+use super::{Nature, Teller, Town, mount_of, name, wait_tidily};
 
 impl Teller {
     /// Cuts a volume off and lets the house see it.
@@ -32,7 +32,7 @@ impl Teller {
 }
 
 fn hall<F: Future<Output = ()>>(life: impl FnOnce(Arc<Teller>) -> F) {
-    Town::new(false).live(life);
+    Town::new(Nature::PLAIN).live(life);
 }
 
 fn broken() -> Option<MountState> {
@@ -58,7 +58,7 @@ fn a_mount_that_broke_is_told_everywhere_and_refused_to_whoever_is_new() {
         let why = house.hall.why(&name("db")).await.unwrap();
         assert!(why.waits.iter().any(|line| line.contains("its device is gone")), "{:?}", why.waits);
         let gauges = house.hall.gauges().await.unwrap();
-        assert_eq!((gauges.mounts, gauges.mounts_broken, gauges.intents), (1, 1, 0));
+        assert_eq!((Gauges::sum(&gauges.mounts), gauges.broken(), gauges.intents), (1, 1, 0));
     });
 }
 
@@ -84,7 +84,7 @@ fn nothing_is_unmounted_under_a_holder_and_the_last_one_leaves_room_for_a_new_mo
 
 #[test]
 fn a_mount_that_breaks_while_nobody_holds_it_is_taken_down_at_once() {
-    Town::new(true).live(|house| async move {
+    Town::new(Nature { attaches: true, ..Nature::PLAIN }).live(|house| async move {
         let id = house.make("db").await.volume.id;
         house.take("db", "one").await.unwrap();
         house.break_mount(id).await;
@@ -215,7 +215,7 @@ fn a_repair_by_force_waits_for_whoever_the_kernel_still_shows() {
 
 #[test]
 fn who_hangs_up_while_a_mount_is_made_holds_nothing() {
-    Town::new(true).live(|house| async move {
+    Town::new(Nature { attaches: true, ..Nature::PLAIN }).live(|house| async move {
         house.make("db").await;
         for _ in 0..3 {
             let fault = kato_orchestrator::testing::Fault::Pending(2);

@@ -40,3 +40,19 @@ pub enum MountState {
     /// To be gone.
     Unmounting,
 }
+
+impl MountState {
+    /// The names of all of them.
+    pub const NAMES: [&str; 4] = ["mounting", "mounted", "broken", "unmounting"];
+
+    /// As people and programs read it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Mounting => "mounting",
+            Self::Mounted => "mounted",
+            Self::Broken(_) => "broken",
+            Self::Unmounting => "unmounting",
+        }
+    }
+}

@@ -29,6 +29,17 @@ pub struct Publication {
     pub intent: Option<Intent>,
 }
 
+impl Publication {
+    /// The holder of what stood mounted when its records were rebuilt: somebody, or nobody.
+    pub const UNKNOWN: &str = "(unknown)";
+
+    /// Whether nobody knows who it is.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.holder.as_str() == Self::UNKNOWN
+    }
+}
+
 /// Where a holder finds the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {

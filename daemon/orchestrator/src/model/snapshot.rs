@@ -60,6 +60,22 @@ pub enum SnapshotState {
     Deleting,
 }
 
+impl SnapshotState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Creating, Self::Cut, Self::Ready, Self::Deleting];
+
+    /// As people and programs read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Cut => "cut",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+        }
+    }
+}
+
 impl Snapshot {
     /// How the backend finds it without a handle.
     #[must_use]

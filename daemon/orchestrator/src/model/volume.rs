@@ -83,6 +83,22 @@ pub enum VolumeState {
     Lost,
 }
 
+impl VolumeState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Creating, Self::Ready, Self::Deleting, Self::Lost];
+
+    /// As people and programs read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// What a volume was copied from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -105,7 +121,8 @@ pub struct Filesystem {
     pub root: DataRoot,
 }
 
-/// Whether a filesystem was made. Each step is flushed before the next, and none is ever taken back.
+/// Whether a filesystem was made. Each step is flushed before the next, and none is ever taken back, but for a
+/// make that was refused before its first write: blank is then what it has to be shown to be again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsState {
     /// We created the volume without a source and nobody has touched it.

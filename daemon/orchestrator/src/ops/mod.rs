@@ -15,9 +15,12 @@ use std::collections::BTreeMap;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{
-    Attachment, Bytes, Caller, CapacityRange, ClassName, DataRoot, FsType, HolderId, Mount, NodeId,
-    Publication, Snapshot, SnapshotName, Target, Timestamp, Volume, VolumeName,
+use crate::{
+    model::{
+        Attachment, Bytes, Caller, CapacityRange, ClassName, DataRoot, FsType, HolderId, Mount, NodeId,
+        Publication, Snapshot, SnapshotName, Target, Timestamp, Volume, VolumeName,
+    },
+    ports::store::Entry,
 };
 
 /// Who asks and how long it waits. A request that is dropped drops nothing but its waiting.
@@ -215,6 +218,44 @@ pub struct CreateSnapshot {
 pub struct DeleteSnapshot {
     /// Which.
     pub name: SnapshotName,
+}
+
+/// Make records again for what is ours and no record knows.
+#[derive(Clone, Debug, Default)]
+pub struct RecoverRecords {
+    /// What the records were once, the newest first.
+    pub dumps: Vec<Dump>,
+    /// Names of things whose mark has no room for them.
+    pub names: Vec<String>,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+}
+
+/// Records as they were once.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// What people call it.
+    pub name: String,
+    /// All of them; their revisions mean nothing.
+    pub records: Vec<Entry>,
+}
+
+/// Compare what there is with what the records say.
+#[derive(Clone, Debug, Default)]
+pub struct ExamineHouse {
+    /// Mend what can be mended safely.
+    pub fix: bool,
+    /// What others on this host say that they have.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// A volume of another driver that the same people use by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// What it is called.
+    pub name: VolumeName,
+    /// Whose it is.
+    pub driver: String,
 }
 
 /// Everything that the records say of a volume.

@@ -113,6 +113,15 @@ impl House {
             .publications
             .iter()
             .map(|one| {
+                if one.is_unknown() {
+                    return format!(
+                        "somebody unknown on {}: it stood mounted when the records were rebuilt at {}, and counts as held \
+                         until no container has had it for {}",
+                        one.node,
+                        one.since,
+                        in_words(self.config.reap_after)
+                    );
+                }
                 let doubt = match (one.doubtful_since, one.state) {
                     (Some(since), _) => format!(", seems gone since {since}"),
                     (None, PublicationState::Leaving) => ", leaving".to_owned(),
@@ -147,5 +156,13 @@ impl House {
             }
         }
         (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}
+
+/// A time as people say it.
+fn in_words(time: std::time::Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds >= 120 => format!("{} minutes", seconds / 60),
+        seconds => format!("{seconds} seconds"),
     }
 }

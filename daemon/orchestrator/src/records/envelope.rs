@@ -65,8 +65,8 @@ pub(super) fn check_schema(key: &str, schema: u16) -> Result<(), Error> {
 /// The error of a record that cannot be believed.
 pub(super) fn damaged(key: &str, why: &str) -> Error {
     Error::internal(format!(
-        "the record is damaged ({why}): stop the daemon and run `kato recover --scan` to rebuild it from the \
-         backends, or restore the newest dump"
+        "the record is damaged ({why}): stop the daemon, move `sled` and `mark` in its store away (not \
+         `dumps`), start it again, and run `kato recover --scan`: it rebuilds the records from the dumps and the backends"
     ))
     .about(key)
 }

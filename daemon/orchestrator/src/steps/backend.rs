@@ -236,6 +236,12 @@ fn apply_made(draft: &mut Draft, volume: &Volume, made: &Made) {
     if now.source.is_some() || made.connection.as_ref().is_some_and(Connection::is_directory) {
         now.filesystem.state = FsState::Formatted;
     }
+    // Its token found one that was there before, of a life whose records were lost: what is on it is kept.
+    if let Some(before) = Mark::decode(&made.mark).ok().filter(|mark| mark.formatted) {
+        now.filesystem.state = FsState::Formatted;
+        now.filesystem.fs = before.fs;
+        now.filesystem.root.directory = before.directory;
+    }
     if now.state == VolumeState::Creating {
         now.state = VolumeState::Ready;
         now.intent = None;

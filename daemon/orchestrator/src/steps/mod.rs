@@ -22,6 +22,7 @@ pub(crate) async fn execute(
     volume: &Volume,
     step: &Step,
 ) -> Result<(), Error> {
+    let _counted = InFlight::begin(step, volume);
     match step {
         Step::Create => backend::create(house, volume).await,
         Step::Delete => backend::delete(house, volume).await,
@@ -35,6 +36,24 @@ pub(crate) async fn execute(
         Step::GrowFilesystem => node::grow_filesystem(house, family, volume).await,
         Step::Bind(holder) => node::bind(house, family, volume, holder).await,
         Step::Unbind(holder) => node::unbind(house, family, volume, holder).await,
+    }
+}
+
+/// A step that is being taken, for the metrics.
+struct InFlight(metrics::Gauge);
+
+impl InFlight {
+    fn begin(step: &Step, volume: &Volume) -> Self {
+        let backend = volume.backend.as_str().to_owned();
+        let gauge = metrics::gauge!("kato_ops_inflight", "op" => step.name(), "backend" => backend);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
     }
 }
 

@@ -52,7 +52,14 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
         set_filesystem(house, volume, FsState::Formatting).await?;
     }
     let how = Prepare { fs: volume.filesystem.fs, blank: backend.describe().blank, resumed };
-    house.ports.host.format(volume.id, &connection, &how).await?;
+    if let Err(error) = house.ports.host.format(volume.id, &connection, &how).await {
+        if !resumed && error.kind == Kind::Precondition {
+            // It was refused before the first write, because it is not blank. The next try has to see that too: one
+            // that resumes is told to expect what a cut-off make leaves.
+            set_filesystem(house, volume, FsState::Blank).await?;
+        }
+        return Err(error);
+    }
     set_filesystem(house, volume, FsState::Formatted).await
 }
 

@@ -142,9 +142,10 @@ impl BackendWorld {
         fingerprint.clone_into(&mut self.fingerprint);
     }
 
-    /// Loses a volume behind everybody's back.
+    /// Loses a volume or a snapshot behind everybody's back.
     pub fn lose(&mut self, token: &Token) {
         self.volumes.remove(token);
+        self.snapshots.remove(token);
     }
 }
 

@@ -1,0 +1,263 @@
+//! Backends against records, in both directions, volumes and snapshots.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::finding;
+use crate::{
+    Mark, SnapshotMark,
+    error::Error,
+    hall::Finding,
+    house::House,
+    model::{BackendName, Handle, Snapshot, SnapshotState, Volume, VolumeId, VolumeState},
+    ports::{
+        Backend,
+        backend::{Made, Shot, Snapshots},
+        store::Durability,
+    },
+    records::{self, keys},
+};
+
+/// All volumes that a backend lists.
+pub(crate) async fn all_of(backend: &Arc<dyn Backend>) -> Result<Vec<Made>, Error> {
+    let mut all = Vec::new();
+    let mut page = None;
+    loop {
+        let next = backend.list(page).await?;
+        all.extend(next.items);
+        match next.next {
+            Some(token) => page = Some(token),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// All snapshots that it lists.
+pub(crate) async fn shots_of(ability: &dyn Snapshots) -> Result<Vec<Shot>, Error> {
+    let mut all = Vec::new();
+    let mut page = None;
+    loop {
+        let next = ability.list_snapshots(page).await?;
+        all.extend(next.items);
+        match next.next {
+            Some(token) => page = Some(token),
+            None => return Ok(all),
+        }
+    }
+}
+
+pub(super) async fn against_records(
+    house: &Arc<House>,
+    volumes: &[Volume],
+    fix: bool,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Error> {
+    let catalog = house.catalog();
+    for (name, backend) in &catalog.backends {
+        // What is being made or removed meanwhile is compared with the records of after the list.
+        let compared = match house.check(name, backend).await {
+            Ok(_) => one(house, name, backend, volumes, fix, findings).await,
+            Err(error) => Err(Unheard::Backend(error)),
+        };
+        match compared {
+            Ok(()) => {}
+            Err(Unheard::Backend(error)) => {
+                findings.push(finding("unreachable", format!("backend {name}"), error.message, false));
+            }
+            Err(Unheard::Records(error)) => return Err(error),
+        }
+    }
+    for (name, why) in &catalog.broken {
+        let message = format!("it cannot be used: {why}");
+        findings.push(finding("unreachable", format!("backend {name}"), message, false));
+    }
+    Ok(())
+}
+
+/// Whose failure it is.
+enum Unheard {
+    Backend(Error),
+    Records(Error),
+}
+
+impl From<Error> for Unheard {
+    fn from(error: Error) -> Self {
+        Self::Records(error)
+    }
+}
+
+async fn one(
+    house: &Arc<House>,
+    name: &BackendName,
+    backend: &Arc<dyn Backend>,
+    volumes: &[Volume],
+    fix: bool,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Unheard> {
+    let listed = all_of(backend).await.map_err(Unheard::Backend)?;
+    let ours: BTreeMap<&Handle, VolumeId> = volumes
+        .iter()
+        .filter(|volume| volume.backend == *name)
+        .filter_map(|volume| Some((volume.handle.as_ref()?, volume.id)))
+        .collect();
+    let mut there = BTreeSet::new();
+    for made in &listed {
+        there.insert(&made.handle);
+        match Mark::decode(&made.mark) {
+            Ok(mark) if mark.cluster != house.cluster => {}
+            Ok(mark) => {
+                let known = ours.contains_key(&made.handle)
+                    || house.journal.family(mark.id).await?.value.volume.is_some();
+                if !known {
+                    let called = mark.name.map(|name| format!(", once the volume {name}"));
+                    findings.push(orphan(name, &made.handle, &format!("{}{}", made.size, called.unwrap_or_default())));
+                }
+            }
+            Err(_) => findings.push(unmarked(name, &made.handle)),
+        }
+    }
+    for volume in volumes.iter().filter(|volume| volume.backend == *name) {
+        let Some(handle) = &volume.handle else { continue };
+        match (there.contains(handle), volume.state) {
+            (false, VolumeState::Ready | VolumeState::Lost) => lost(house, name, volume, findings).await?,
+            (true, VolumeState::Lost) => found_again(house, volume, fix, findings).await?,
+            (true | false, _) => {}
+        }
+    }
+    match backend.snapshots() {
+        Some(ability) => snapshots(house, name, ability, findings).await,
+        None => Ok(()),
+    }
+}
+
+fn orphan(backend: &BackendName, handle: &Handle, what: &str) -> Finding {
+    finding(
+        "orphan",
+        format!("{backend}/{handle}"),
+        format!("{what}: it is ours, and no record knows it. `kato recover --scan` takes it back"),
+        false,
+    )
+}
+
+fn unmarked(backend: &BackendName, handle: &Handle) -> Finding {
+    finding(
+        "unmarked",
+        format!("{backend}/{handle}"),
+        "it carries no mark of ours, or a damaged one: see whose it is, and remove it by hand".into(),
+        false,
+    )
+}
+
+async fn lost(
+    house: &House,
+    backend: &BackendName,
+    volume: &Volume,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Error> {
+    // It may have been removed while the backend was listed.
+    let now = house.journal.family(volume.id).await?.value.volume;
+    if now.is_some_and(|now| matches!(now.state, VolumeState::Ready | VolumeState::Lost)) {
+        findings.push(finding(
+            "lost",
+            format!("volume {}", volume.name),
+            format!(
+                "the backend {backend} does not have it any more: bring it back there, or remove the record with \
+                 `kato volume rm --forget {}`",
+                volume.name
+            ),
+            false,
+        ));
+    }
+    Ok(())
+}
+
+async fn found_again(
+    house: &House,
+    volume: &Volume,
+    fix: bool,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Error> {
+    let mut found = finding(
+        "found-again",
+        format!("volume {}", volume.name),
+        "it counts as lost, but its backend has it: it can be used again".into(),
+        true,
+    );
+    if fix {
+        house
+            .journal
+            .edit_family(volume.id, Durability::Durable, |family, _| {
+                if let Some(volume) = family.volume.as_mut()
+                    && volume.state == VolumeState::Lost
+                {
+                    volume.state = VolumeState::Ready;
+                }
+                Ok(())
+            })
+            .await?;
+        found.fixed = true;
+    }
+    findings.push(found);
+    Ok(())
+}
+
+async fn snapshots(
+    house: &House,
+    backend: &BackendName,
+    ability: &dyn Snapshots,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Unheard> {
+    let before = records_of(house, backend).await?;
+    let listed = shots_of(ability).await.map_err(Unheard::Backend)?;
+    let handles: BTreeSet<&Handle> =
+        before.iter().filter_map(|snapshot| snapshot.handle.as_ref()).collect();
+    let mut there = BTreeSet::new();
+    for shot in &listed {
+        there.insert(&shot.handle);
+        match SnapshotMark::decode(&shot.mark) {
+            Ok(mark) if mark.cluster != house.cluster => {}
+            Ok(mark) => {
+                let known = handles.contains(&shot.handle)
+                    || house.journal.snapshot(mark.id).await?.value.is_some();
+                if !known {
+                    let called = mark.name.map(|name| format!(", once the snapshot {name}"));
+                    findings.push(orphan(backend, &shot.handle, &format!("{}{}", shot.size, called.unwrap_or_default())));
+                }
+            }
+            Err(_) => findings.push(unmarked(backend, &shot.handle)),
+        }
+    }
+    for snapshot in &before {
+        let gone = snapshot.handle.as_ref().is_some_and(|handle| !there.contains(handle));
+        if !gone || !matches!(snapshot.state, SnapshotState::Cut | SnapshotState::Ready) {
+            continue;
+        }
+        let now = house.journal.snapshot(snapshot.id).await?.value;
+        if now.is_some_and(|now| now.state != SnapshotState::Deleting) {
+            findings.push(finding(
+                "lost",
+                format!("snapshot {}", snapshot.name),
+                format!(
+                    "the backend {backend} does not have it any more: bring it back there, or remove the record with \
+                     `kato snapshot rm {}`",
+                    snapshot.name
+                ),
+                false,
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn records_of(house: &House, backend: &BackendName) -> Result<Vec<Snapshot>, Error> {
+    let mut all = Vec::new();
+    for entry in house.journal.page(keys::SNAPSHOTS, None, usize::MAX).await? {
+        let snapshot: Snapshot = records::decode(&entry)?;
+        if snapshot.backend == *backend {
+            all.push(snapshot);
+        }
+    }
+    Ok(all)
+}
