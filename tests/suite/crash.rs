@@ -19,11 +19,11 @@ use self::{
 
 /// Runs a story cut at every instant, with every fate of the lazy records.
 fn cut_everywhere(story: &Story) {
-    let instants = Town::new(story.attaches).run(story, None);
+    let instants = Town::of(story).run(story, None);
     assert!(instants > 4, "{} passes only {instants} instants: it does nothing", story.name);
     for cut in 0..instants {
         for fate in [LazyFate::Kept, LazyFate::Dropped, LazyFate::FirstKept(1)] {
-            let mut town = Town::new(story.attaches);
+            let mut town = Town::of(story);
             town.run(story, Some(cut));
             town.crash(fate);
             town.converges(&format!("{} cut at {cut} of {instants}, lazy {fate:?}", story.name));
@@ -33,9 +33,9 @@ fn cut_everywhere(story: &Story) {
 
 /// The same, with the machine rebooted at the cut.
 fn reboot_everywhere(story: &Story) {
-    let instants = Town::new(story.attaches).run(story, None);
+    let instants = Town::of(story).run(story, None);
     for cut in 0..instants {
-        let mut town = Town::new(story.attaches);
+        let mut town = Town::of(story);
         town.run(story, Some(cut));
         town.crash(LazyFate::Dropped);
         town.reboot();
@@ -45,10 +45,10 @@ fn reboot_everywhere(story: &Story) {
 
 /// The same, with a second cut in the middle of the recovery.
 fn cut_twice(story: &Story) {
-    let instants = Town::new(story.attaches).run(story, None);
+    let instants = Town::of(story).run(story, None);
     for cut in 0..instants {
         for again in [1, 2, 3, 5, 8, 13] {
-            let mut town = Town::new(story.attaches);
+            let mut town = Town::of(story);
             town.run(story, Some(cut));
             town.crash(LazyFate::Dropped);
             town.recover_cut(again);
@@ -82,7 +82,7 @@ macro_rules! stories {
 }
 
 stories! {
-    create, refused_create, unheard_create, pending_create, mount_by_two_holders, mount_given_up, bound_mount, grow, snapshot,
+    create, refused_create, unheard_create, pending_create, polled_work, mount_by_two_holders, mount_given_up, bound_mount, grow, snapshot,
     clone, unmount, delete, attached_life, delete_against_mount, delete_against_snapshot, delete_against_grow,
     delete_against_create,
 }

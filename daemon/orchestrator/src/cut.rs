@@ -17,10 +17,10 @@ use crate::{
     model::{Dependant, Failure, Intent, Snapshot, SnapshotId, SnapshotState, Timestamp},
     ports::{
         Backend,
-        backend::{Cut, Effect, Pending, Shot, Snapshots, Which},
+        backend::{Cut, Effect, Pending, Shot, Snapshots, Standing, Verb, Which},
         store::Durability,
     },
-    steps::backend::which,
+    steps::{asked_later, backend::which, still_as},
 };
 
 /// Takes a snapshot's next step.
@@ -62,6 +62,18 @@ async fn take(house: &Arc<House>, snapshot: &Snapshot) -> Result<(), Error> {
     let Some(ability) = backend.snapshots() else {
         return Err(Error::unsupported("its backend cannot make snapshots"));
     };
+    let verb = match snapshot.state {
+        SnapshotState::Creating => Some(Verb::Cut),
+        SnapshotState::Cut => None,
+        SnapshotState::Ready | SnapshotState::Deleting => Some(Verb::DeleteSnapshot),
+    };
+    if let Some(verb) = verb
+        && let Standing::Still(pending) = house
+            .standing(&snapshot.backend, snapshot.intent.as_ref(), verb, named(house, snapshot), None)
+            .await?
+    {
+        return later(house, snapshot, &pending, still_as(snapshot.intent.as_ref(), &pending)).await;
+    }
     match snapshot.state {
         SnapshotState::Creating => cut(house, snapshot, &backend, ability).await,
         SnapshotState::Cut => ready(house, snapshot, ability).await,
@@ -102,7 +114,7 @@ async fn cut(
     }
     match answer {
         Ok(Effect::Done(shot)) => record_cut(house, snapshot, backend, &shot, asked).await,
-        Ok(Effect::Pending(pending)) => later(house, snapshot, &pending).await,
+        Ok(Effect::Pending(pending)) => later(house, snapshot, &pending, Durability::Durable).await,
         Err(error) if error.token_burnt => {
             edit(house, snapshot, |record| record.generation = record.generation.saturating_add(1)).await
         }
@@ -152,7 +164,7 @@ async fn ready(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> R
             note: "the backend is still at work".into(),
             ..Pending::default()
         };
-        return later(house, snapshot, &pending).await;
+        return later(house, snapshot, &pending, Durability::Durable).await;
     }
     edit(house, snapshot, |now| {
         now.size = shot.size;
@@ -167,7 +179,7 @@ async fn ready(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> R
 async fn delete(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> Result<(), Error> {
     let resume = snapshot.intent.as_ref().and_then(|intent| intent.resume.clone());
     match ability.delete_snapshot(named(house, snapshot), resume).await? {
-        Effect::Pending(pending) => later(house, snapshot, &pending).await,
+        Effect::Pending(pending) => later(house, snapshot, &pending, Durability::Durable).await,
         Effect::Done(()) => forget(house, snapshot).await,
     }
 }
@@ -208,10 +220,15 @@ async fn fail(house: &House, snapshot: &Snapshot, error: &Error) -> Result<u32, 
     Ok(attempts)
 }
 
-async fn later(house: &House, snapshot: &Snapshot, pending: &Pending) -> Result<(), Error> {
+async fn later(
+    house: &House,
+    snapshot: &Snapshot,
+    pending: &Pending,
+    durability: Durability,
+) -> Result<(), Error> {
     let now = house.now();
-    edit(house, snapshot, |record| {
-        record.intent = Some(crate::steps::asked_later(record.intent.as_ref(), pending, now));
+    edit_as(durability, house, snapshot, |record| {
+        record.intent = Some(asked_later(record.intent.as_ref(), pending, now));
     })
     .await
 }
@@ -219,11 +236,20 @@ async fn later(house: &House, snapshot: &Snapshot, pending: &Pending) -> Result<
 async fn edit(
     house: &House,
     snapshot: &Snapshot,
+    change: impl FnMut(&mut Snapshot) + Send,
+) -> Result<(), Error> {
+    edit_as(Durability::Durable, house, snapshot, change).await
+}
+
+async fn edit_as(
+    durability: Durability,
+    house: &House,
+    snapshot: &Snapshot,
     mut edit: impl FnMut(&mut Snapshot) + Send,
 ) -> Result<(), Error> {
     house
         .journal
-        .edit_snapshot(snapshot.id, Durability::Durable, |record, _| {
+        .edit_snapshot(snapshot.id, durability, |record, _| {
             if let Some(record) = record {
                 edit(record);
             }

@@ -85,6 +85,7 @@ impl Orchestrator {
             boot_id,
             catalog: RwLock::new(Arc::new(catalog)),
             trusted: Mutex::default(),
+            polls: Default::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });

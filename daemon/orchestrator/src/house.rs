@@ -17,6 +17,7 @@ use crate::{
     journal::Journal,
     model::{BackendName, ClusterId, NodeId, Timestamp},
     ops::Context,
+    polls::Polls,
 };
 
 /// After so many failures in a row a request stops waiting for a step whose failure promises nothing better.
@@ -33,6 +34,7 @@ pub(crate) struct House {
     pub(crate) catalog: RwLock<Arc<Catalog>>,
     /// When each backend was last found to be the one we know.
     pub(crate) trusted: Mutex<HashMap<BackendName, Timestamp>>,
+    pub(crate) polls: Polls,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }

@@ -27,6 +27,7 @@ mod house;
 mod journal;
 mod mark;
 mod plan;
+mod polls;
 mod reconcile;
 mod steps;
 mod trust;

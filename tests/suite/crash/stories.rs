@@ -20,16 +20,18 @@ type Told = Pin<Box<dyn Future<Output = ()>>>;
 pub(super) struct Story {
     pub(super) name: &'static str,
     pub(super) attaches: bool,
+    pub(super) polls: bool,
     pub(super) tell: fn(Arc<Teller>) -> Told,
 }
 
 macro_rules! stories {
-    ($($name:ident $(($attaches:expr))? => |$teller:ident| $tell:block)*) => {
+    ($($name:ident $(($attaches:expr $(, $polls:expr)?))? => |$teller:ident| $tell:block)*) => {
         pub(super) struct Stories { $(pub(super) $name: Story),* }
 
         pub(super) static STORIES: Stories = Stories { $($name: Story {
             name: stringify!($name),
             attaches: false $(|| $attaches)?,
+            polls: false $($(|| $polls)?)?,
             tell: |$teller| Box::pin(async move { $tell }),
         }),* };
     };
@@ -61,6 +63,21 @@ stories! {
     pending_create => |teller| {
         teller.fault(Verb::Create, Fault::Pending(3));
         teller.create("db").await;
+    }
+
+    polled_work(true, true) => |teller| {
+        teller.fault(Verb::Create, Fault::Pending(3));
+        teller.fault(Verb::Poll, Fault::Refuse(Error::unavailable("the backend does not answer")));
+        teller.fault(Verb::Attach, Fault::Pending(2));
+        teller.fault(Verb::Cut, Fault::Pending(3));
+        teller.fault(Verb::Detach, Fault::Pending(2));
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.write("db", "bytes");
+        tokio::join!(teller.snapshot("monday", "db"), teller.create("other"));
+        teller.unmount("db", "one").await;
+        teller.fault(Verb::Delete, Fault::Pending(3));
+        teller.delete("other").await;
     }
 
     mount_by_two_holders => |teller| {

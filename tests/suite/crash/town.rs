@@ -73,6 +73,7 @@ pub(crate) struct Town {
     ids: Arc<FakeIds>,
     said: Arc<Mutex<Acknowledged>>,
     attaches: bool,
+    polls: bool,
     rebooted: bool,
 }
 
@@ -85,8 +86,19 @@ impl Town {
             ids: Arc::default(),
             said: Arc::default(),
             attaches,
+            polls: false,
             rebooted: false,
         }
+    }
+
+    /// One whose backend can be asked about much at once.
+    pub(crate) fn polled(self) -> Self {
+        Self { polls: true, ..self }
+    }
+
+    /// The one that a story is told in.
+    pub(super) fn of(story: &Story) -> Self {
+        Self { polls: story.polls, ..Self::new(story.attaches) }
     }
 
     /// Runs a story in a process of its own, to its end or until it is cut. Answers how many instants passed.
@@ -148,12 +160,9 @@ impl Town {
     async fn open(&self, fuse: Arc<Fuse>) -> Result<Teller, Error> {
         let clock = Arc::new(FakeClock::default());
         let host = FakeHost::new(Arc::clone(&self.host), Arc::clone(&self.backend), Arc::clone(&fuse));
-        let backend: Arc<dyn Backend> = Arc::new(FakeBackend::new(
-            Arc::clone(&self.backend),
-            Arc::clone(&fuse),
-            self.attaches,
-            Duration::from_secs(30),
-        ));
+        let settle = Duration::from_secs(30);
+        let fake = FakeBackend::new(Arc::clone(&self.backend), Arc::clone(&fuse), self.attaches, settle);
+        let backend: Arc<dyn Backend> = Arc::new(if self.polls { fake.polled() } else { fake });
         let ports = Ports {
             store: Arc::new(FusedStore { store: self.store.clone(), fuse: Arc::clone(&fuse) }),
             host: Arc::new(host.clone()),

@@ -14,8 +14,8 @@ use crate::{
     error::Error,
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Token},
     ports::backend::{
-        Abilities, Attached, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect, Grow,
-        Growing, Made, NodeFacts, Origin, Page, Pending, Shot, Snapshots, Which,
+        Abilities, Asking, Attached, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect,
+        Grow, Growing, Made, NodeFacts, Origin, Page, Pending, Polling, Shot, Snapshots, Standing, Which,
     },
 };
 
@@ -36,6 +36,8 @@ pub enum Verb {
     Cut,
     /// Delete a snapshot.
     DeleteSnapshot,
+    /// Poll.
+    Poll,
 }
 
 /// What goes wrong with one call.
@@ -62,6 +64,7 @@ pub struct BackendWorld {
     snapshots: BTreeMap<Token, (Shot, Vec<u8>)>,
     attached: BTreeMap<Token, String>,
     faults: BTreeMap<Verb, VecDeque<Fault>>,
+    heard: BTreeMap<Verb, usize>,
     fingerprint: String,
 }
 
@@ -84,6 +87,17 @@ impl BackendWorld {
             .values_mut()
             .find(|thing| thing.made.handle.as_str() == handle)
             .map(|thing| &mut thing.bytes)
+    }
+
+    /// How often it was called.
+    #[must_use]
+    pub fn heard(&self, verb: Verb) -> usize {
+        self.heard.get(&verb).copied().unwrap_or_default()
+    }
+
+    fn hears(&mut self, verb: Verb) -> Option<Fault> {
+        *self.heard.entry(verb).or_default() += 1;
+        self.faults.get_mut(&verb).and_then(VecDeque::pop_front)
     }
 
     /// Lets the next call of a verb go wrong.
@@ -110,6 +124,7 @@ pub struct FakeBackend {
     description: Description,
     cutting: Cutting,
     attaches: bool,
+    polls: bool,
 }
 
 impl FakeBackend {
@@ -130,7 +145,15 @@ impl FakeBackend {
             abilities,
             ..Description::default()
         };
-        Self { world, fuse, description, cutting: Cutting::Instant, attaches }
+        Self { world, fuse, description, cutting: Cutting::Instant, attaches, polls: false }
+    }
+
+    /// The same, and it can be asked about much pending work at once.
+    #[must_use]
+    pub fn polled(mut self) -> Self {
+        self.polls = true;
+        self.description.abilities.polling = true;
+        self
     }
 
     fn world(&self) -> MutexGuard<'_, BackendWorld> {
@@ -147,7 +170,7 @@ impl FakeBackend {
         self.fuse.pass().await;
         let answer = {
             let mut world = self.world();
-            let fault = world.faults.get_mut(&verb).and_then(VecDeque::pop_front);
+            let fault = world.hears(verb);
             let left = resume.and_then(|resume| resume.first().copied()).unwrap_or(0);
             match fault {
                 _ if left > 1 => Ok(later(left - 1)),
@@ -163,11 +186,11 @@ impl FakeBackend {
 }
 
 fn later<T>(calls: u8) -> Effect<T> {
-    Effect::Pending(Pending {
-        resume: vec![calls],
-        retry_after: Duration::from_secs(2),
-        note: "at work".into(),
-    })
+    Effect::Pending(again(calls))
+}
+
+fn again(calls: u8) -> Pending {
+    Pending { resume: vec![calls], retry_after: Duration::from_secs(2), note: "at work".into() }
 }
 
 fn absent() -> Error {
@@ -270,6 +293,10 @@ impl Backend for FakeBackend {
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
+
+    fn polling(&self) -> Option<&dyn Polling> {
+        self.polls.then_some(self as &dyn Polling)
+    }
 }
 
 #[async_trait]
@@ -323,7 +350,13 @@ impl Attachments for FakeBackend {
         .await
     }
 
-    async fn fence(&self, _: Which, _: NodeFacts, _: Vec<String>) -> Result<Effect<()>, Error> {
+    async fn fence(
+        &self,
+        _: Which,
+        _: NodeFacts,
+        _: Vec<String>,
+        _: Option<Vec<u8>>,
+    ) -> Result<Effect<()>, Error> {
         Err(Error::unsupported("the fake backend cannot fence"))
     }
 }
@@ -378,5 +411,23 @@ impl Snapshots for FakeBackend {
             items: self.world().snapshots.values().map(|(shot, _)| shot.clone()).collect(),
             next: None,
         })
+    }
+}
+
+#[async_trait]
+impl Polling for FakeBackend {
+    async fn poll(&self, askings: Vec<Asking>) -> Result<Vec<Standing>, Error> {
+        self.fuse.pass().await;
+        let fault = self.world().hears(Verb::Poll);
+        self.fuse.pass().await;
+        match fault {
+            Some(Fault::Refuse(error) | Fault::LoseAnswer(error)) => return Err(error),
+            Some(Fault::Pending(_)) | None => {}
+        }
+        let standing = |asking: Asking| match asking.resume.first().copied() {
+            Some(left) if left > 1 => Standing::Still(again(left - 1)),
+            _ => Standing::Ready,
+        };
+        Ok(askings.into_iter().map(standing).collect())
     }
 }
