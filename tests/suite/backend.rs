@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kato_orchestrator::{
     Error, Kind,
     model::{Bytes, CapacityRange, ClusterId, Handle, Token},
-    ports::backend::{Create, Cut, Effect, Made, Origin, Shot, Which},
+    ports::backend::{Asking, Create, Cut, Effect, Made, Origin, Shot, Standing, Verb, Which},
 };
 
 use self::ground::Subject;
@@ -54,7 +54,22 @@ impl Subject {
         loop {
             match self.backend.create(wish.clone()).await? {
                 Effect::Done(made) => return Ok(made),
-                Effect::Pending(pending) => wish.resume = Some(pending.resume),
+                Effect::Pending(pending) => {
+                    wish.resume = Some(self.wait(Verb::Create, &wish.token, pending.resume).await);
+                }
+            }
+        }
+    }
+
+    /// Waits for the moment at which an effect is to be asked again, and answers with what.
+    async fn wait(&self, verb: Verb, token: &Token, mut resume: Vec<u8>) -> Vec<u8> {
+        let Some(polling) = self.backend.polling() else { return resume };
+        loop {
+            let which = Which { token: token.clone(), handle: None };
+            let asking = Asking { verb, which, node: None, resume: resume.clone() };
+            match polling.poll(vec![asking]).await.unwrap().pop().unwrap() {
+                Standing::Ready => return resume,
+                Standing::Still(pending) => resume = pending.resume,
             }
         }
     }
@@ -348,6 +363,37 @@ async fn a_copy_may_be_larger_than_its_source(subject: Subject) {
     }
 }
 
+async fn polls_answer_every_question_and_change_nothing(subject: Subject) {
+    let Some(polling) = subject.backend.polling() else { return };
+    subject.hold_up(Verb::Create, 3);
+    let Effect::Pending(pending) = subject.backend.create(subject.wish("a")).await.unwrap() else {
+        panic!("it was to take a while");
+    };
+    let about = |name: &str, verb, resume: &[u8]| Asking {
+        verb,
+        which: which(name),
+        node: None,
+        resume: resume.to_vec(),
+    };
+    // What is under way, what was never asked for, and what was answered by nobody.
+    let askings = vec![
+        about("a", Verb::Create, &pending.resume),
+        about("never", Verb::Delete, &[]),
+        about("a", Verb::Create, b"not of this backend"),
+    ];
+    let first = polling.poll(askings.clone()).await.unwrap();
+    assert_eq!(first.len(), 3);
+    assert!(matches!(first[0], Standing::Still(_)));
+    assert_eq!(first[1], Standing::Ready, "nothing is known of it: the effect tells");
+    for _ in 0..10 {
+        assert_eq!(polling.poll(askings.clone()).await.unwrap(), first);
+    }
+    assert_eq!(polling.poll(Vec::new()).await.unwrap(), []);
+    assert_eq!(subject.look("a").await, None);
+    let made = subject.create(Create { resume: Some(pending.resume), ..subject.wish("a") }).await.unwrap();
+    assert_eq!(subject.look("a").await, Some(made));
+}
+
 async fn a_backend_is_the_same_each_time_it_is_asked(subject: Subject) {
     let first = subject.backend.check().await.unwrap().fingerprint;
     subject.make("a").await;
@@ -363,6 +409,7 @@ async fn what_it_says_of_itself_is_what_it_can_do(subject: Subject) {
     assert_eq!(said.abilities.grow.is_some(), subject.backend.grow().is_some());
     assert_eq!(said.abilities.attachments, subject.backend.attachments().is_some());
     assert_eq!(said.abilities.snapshots, subject.backend.snapshots().is_some());
+    assert_eq!(said.abilities.polling, subject.backend.polling().is_some());
     let made = subject.make("a").await;
     assert_eq!(made.connection.is_some(), !said.abilities.attachments);
     assert!(made.size.0.is_multiple_of(said.size_step.0));
@@ -372,6 +419,7 @@ async fn what_it_says_of_itself_is_what_it_can_do(subject: Subject) {
 macro_rules! asked_of_every_backend {
     ($($fact:ident),* $(,)?) => {
         asked_of_every_backend! { @ fake: Subject::fake(); $($fact),* }
+        asked_of_every_backend! { @ fake_polled: Subject::fake_polled(); $($fact),* }
         asked_of_every_backend! { @ local_directories: Subject::directories().await; $($fact),* }
         asked_of_every_backend! { @ local_images: Subject::images().await; $($fact),* }
         asked_of_every_backend! { @ local_thin_images: Subject::thin_images().await; $($fact),* }
@@ -403,6 +451,7 @@ asked_of_every_backend! {
     volumes_and_snapshots_live_and_go_by_themselves,
     a_clone_has_the_bytes_and_goes_its_own_way,
     a_copy_may_be_larger_than_its_source,
+    polls_answer_every_question_and_change_nothing,
     a_backend_is_the_same_each_time_it_is_asked,
     what_it_says_of_itself_is_what_it_can_do,
 }

@@ -1,11 +1,13 @@
 //! Hostile, broken and lying plugins: each is refused with an error of its own, and none costs its
 //! neighbours anything. The guests are in `tests/guests`; what they do is chosen by the key `behave` of their
-//! configuration. `limits.rs` is about what a guest takes, `lies.rs` about what it answers, `grants.rs` about
+//! configuration. `limits.rs` is about what a guest takes, `lies.rs` about what it answers, `polling.rs` about
+//! asking it about much at once, `grants.rs` about
 //! what it reaches for, `requests.rs` about the network.
 
 mod grants;
 mod lies;
 mod limits;
+mod polling;
 mod requests;
 
 use std::{
@@ -190,7 +192,7 @@ async fn an_honest_backend_is_told_apart_from_a_hostile_one() {
 async fn a_component_says_what_it_is_without_running() {
     let found = kato_plugin_host::inspect(&component()).unwrap();
     assert_eq!(found.manifest.as_ref().unwrap().name, "hostile");
-    assert_eq!(found.offers, ["grow", "snapshots"]);
+    assert_eq!(found.offers, ["grow", "polling", "snapshots"]);
     assert!(found.forgotten().is_empty() && found.unknown.is_empty());
     assert!(found.imports.iter().any(|import| import.starts_with("kato:storage/files@1.")));
     assert!(!found.imports.iter().any(|import| import.starts_with("wasi:sockets/")));

@@ -20,10 +20,10 @@ use crate::{
     },
     ports::{
         Backend,
-        backend::{self, Cut, Effect, Pending, Shot, Snapshots, Which},
+        backend::{self, Cut, Effect, Pending, Shot, Snapshots, Standing, Verb, Which},
         store::Durability,
     },
-    steps::backend::which,
+    steps::{asked_later, backend::which, still_as},
     tombstones::{self, Grave},
 };
 
@@ -66,6 +66,18 @@ async fn take(house: &Arc<House>, snapshot: &Snapshot) -> Result<(), Error> {
     let Some(ability) = backend.snapshots() else {
         return Err(Error::unsupported("its backend cannot make snapshots"));
     };
+    let verb = match snapshot.state {
+        SnapshotState::Creating => Some(Verb::Cut),
+        SnapshotState::Cut => None,
+        SnapshotState::Ready | SnapshotState::Deleting => Some(Verb::DeleteSnapshot),
+    };
+    if let Some(verb) = verb
+        && let Standing::Still(pending) = house
+            .standing(&snapshot.backend, snapshot.intent.as_ref(), verb, named(house, snapshot), None)
+            .await?
+    {
+        return later(house, snapshot, &pending, still_as(snapshot.intent.as_ref(), &pending)).await;
+    }
     match snapshot.state {
         SnapshotState::Creating => cut(house, snapshot, &backend, ability).await,
         SnapshotState::Cut => ready(house, snapshot, ability).await,
@@ -289,7 +301,7 @@ async fn later(
 ) -> Result<(), Error> {
     let now = house.now();
     edit(house, snapshot, durability, |record| {
-        record.intent = Some(crate::steps::asked_later(record.intent.as_ref(), pending, now));
+        record.intent = Some(asked_later(record.intent.as_ref(), pending, now));
     })
     .await
 }

@@ -110,7 +110,7 @@ async fn one_turn(
     let Some(volume) = family.volume.clone() else { return Ok(Turn::Again) };
     let span = tracing::info_span!("step", step = step.name(), volume.id = %id, volume.name = %volume.name, backend = %volume.backend);
     let started = house.now();
-    let result = steps::execute(house, &family, &volume, &step).instrument(span.clone()).await;
+    let result = steps::take(house, &family, &volume, &step).instrument(span.clone()).await;
     metrics::histogram!("kato_step_seconds", "step" => step.name())
         .record(house.now().since(started).as_secs_f64());
     match result {

@@ -95,6 +95,7 @@ impl Orchestrator {
             trusted: Mutex::default(),
             stalls: Default::default(),
             census: tokio::sync::Mutex::default(),
+            polls: Default::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });

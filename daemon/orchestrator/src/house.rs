@@ -18,6 +18,7 @@ use crate::{
     journal::Journal,
     model::{BackendName, ClusterId, NodeId, Timestamp},
     ops::Context,
+    polls::Polls,
     watch::Stalls,
 };
 
@@ -41,6 +42,7 @@ pub(crate) struct House {
     pub(crate) stalls: Stalls,
     /// What was counted when somebody asked last.
     pub(crate) census: tokio::sync::Mutex<Census>,
+    pub(crate) polls: Polls,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }

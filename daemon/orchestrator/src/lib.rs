@@ -28,6 +28,7 @@ mod house;
 mod journal;
 mod mark;
 mod plan;
+mod polls;
 mod reconcile;
 mod recover;
 mod steps;

@@ -78,7 +78,7 @@ pub struct Inspection {
 }
 
 /// The abilities beyond `identity` and `volumes`, as they are named in the contract.
-pub(crate) const ABILITIES: [&str; 10] = [
+pub(crate) const ABILITIES: [&str; 11] = [
     "grow",
     "attachments",
     "fencing",
@@ -89,6 +89,7 @@ pub(crate) const ABILITIES: [&str; 10] = [
     "block-data",
     "health",
     "capacity",
+    "polling",
 ];
 
 /// Looks into a component without running it.

@@ -490,6 +490,7 @@ fn abilities_to_wire(abilities: &Abilities) -> Json {
         (abilities.block_data, "block-data"),
         (abilities.health, "health"),
         (abilities.capacity, "capacity"),
+        (abilities.polling, "polling"),
     ];
     let others = others.into_iter().filter(|(able, _)| *able).map(|(_, name)| name);
     grow.into_iter().chain(others).collect()

@@ -114,6 +114,7 @@ pub(crate) fn volume(thing: &Thing) -> Volume {
             Kind::Directory => Connection::Directory(beneath),
             Kind::Image => Connection::File(beneath),
         }),
+        attached: None,
         topology: Vec::new(),
         parameters: None,
     }
@@ -123,6 +124,7 @@ pub(crate) fn volume(thing: &Thing) -> Volume {
 pub(crate) fn snapshot(thing: &Thing) -> Snapshot {
     Snapshot {
         handle: thing.place.handle(thing.meta.kind),
+        volume: None,
         size_bytes: thing.size(),
         cut_ms: None,
         ready: true,

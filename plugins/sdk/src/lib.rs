@@ -84,6 +84,7 @@ pub use worlds::{
     grow::exports::kato::storage::grow,
     health::exports::kato::storage::health,
     modify::exports::kato::storage::modify,
+    polling::exports::kato::storage::polling,
     snapshots::exports::kato::storage::snapshots,
 };
 
@@ -91,7 +92,7 @@ pub use worlds::{
 /// crate's `plugin.toml` as the custom section `kato:manifest`.
 ///
 /// The abilities are `attachments`, `block_data`, `capacity`, `clone`, `fencing`, `groups`, `grow`, `health`,
-/// `modify` and `snapshots`. One that is named but not implemented does not compile.
+/// `modify`, `polling` and `snapshots`. One that is named but not implemented does not compile.
 #[macro_export]
 macro_rules! export {
     ($type:ident $(with $($ability:ident),+ $(,)?)?) => {

@@ -43,5 +43,6 @@ worlds! {
     grow = "with-grow",
     health = "with-health",
     modify = "with-modify",
+    polling = "with-polling",
     snapshots = "with-snapshots",
 }

@@ -15,8 +15,11 @@ use std::{
 
 use kato_orchestrator::{
     model::{BackendName, Bytes, Connection},
-    ports::{Backend, backend::Made},
-    testing::{BackendWorld, FakeBackend, Fuse},
+    ports::{
+        Backend,
+        backend::{Made, Verb},
+    },
+    testing::{self, BackendWorld, FakeBackend, Fuse},
 };
 use kato_plugin_host::{BackendSpec, Config, ConnectionGrants, Grants, Limits, PluginHost, embedded};
 use tempfile::TempDir;
@@ -52,6 +55,22 @@ impl Subject {
         let backend = FakeBackend::new(world.clone(), Arc::new(Fuse::default()), false, Duration::ZERO);
         let size = Bytes(8 << 20);
         Self { backend: Arc::new(backend), size, parameters: BTreeMap::new(), world: World::Memory(world) }
+    }
+
+    pub(super) fn fake_polled() -> Self {
+        let world = Arc::new(Mutex::new(BackendWorld::default()));
+        let backend = FakeBackend::new(world.clone(), Arc::new(Fuse::default()), false, Duration::ZERO);
+        let size = Bytes(8 << 20);
+        let backend = Arc::new(backend.polled());
+        Self { backend, size, parameters: BTreeMap::new(), world: World::Memory(world) }
+    }
+
+    /// Lets the next call of an effect take so many calls more.
+    pub(super) fn hold_up(&self, verb: Verb, calls: u32) {
+        let (World::Memory(world), Verb::Create) = (&self.world, verb) else {
+            panic!("nothing holds {verb:?} up here");
+        };
+        world.lock().unwrap().fault(testing::Verb::Create, testing::Fault::Pending(calls));
     }
 
     pub(super) async fn directories() -> Self {

@@ -19,6 +19,7 @@ use super::town::{Nature, Teller, holder, name};
 type Told = Pin<Box<dyn Future<Output = ()>>>;
 
 const ATTACHES: Nature = Nature { attaches: true, ..Nature::PLAIN };
+const POLLED: Nature = Nature { attaches: true, polls: true, ..Nature::PLAIN };
 const COPIES: Nature = Nature { cutting: Cutting::Copy, ..Nature::PLAIN };
 const COPIES_UNMOUNTED: Nature = Nature { cutting: Cutting::Unmounted, ..Nature::PLAIN };
 
@@ -66,6 +67,21 @@ stories! {
     pending_create => |teller| {
         teller.fault(Verb::Create, Fault::Pending(3));
         teller.create("db").await;
+    }
+
+    polled_work(POLLED) => |teller| {
+        teller.fault(Verb::Create, Fault::Pending(3));
+        teller.fault(Verb::Poll, Fault::Refuse(Error::unavailable("the backend does not answer")));
+        teller.fault(Verb::Attach, Fault::Pending(2));
+        teller.fault(Verb::Cut, Fault::Pending(3));
+        teller.fault(Verb::Detach, Fault::Pending(2));
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        teller.write("db", "bytes");
+        tokio::join!(teller.snapshot("monday", "db"), teller.create("other"));
+        teller.unmount("db", "one").await;
+        teller.fault(Verb::Delete, Fault::Pending(3));
+        teller.delete("other").await;
     }
 
     mount_by_two_holders => |teller| {

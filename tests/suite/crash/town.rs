@@ -81,10 +81,12 @@ pub(crate) struct Nature {
     pub(crate) attaches: bool,
     /// How it cuts snapshots and copies.
     pub(crate) cutting: Cutting,
+    /// Whether it can be asked about much pending work at once.
+    pub(crate) polls: bool,
 }
 
 impl Nature {
-    pub(crate) const PLAIN: Self = Self { attaches: false, cutting: Cutting::Instant };
+    pub(crate) const PLAIN: Self = Self { attaches: false, cutting: Cutting::Instant, polls: false };
 }
 
 impl Town {
@@ -184,13 +186,11 @@ impl Town {
     async fn open(&self, fuse: Arc<Fuse>) -> Result<Teller, Error> {
         let clock = Arc::new(FakeClock::default());
         let host = FakeHost::new(Arc::clone(&self.host), Arc::clone(&self.backend), Arc::clone(&fuse));
-        let backend = FakeBackend::new(
-            Arc::clone(&self.backend),
-            Arc::clone(&fuse),
-            self.nature.attaches,
-            Duration::from_secs(30),
-        );
-        let backend: Arc<dyn Backend> = Arc::new(backend.cutting(self.nature.cutting));
+        let settle = Duration::from_secs(30);
+        let Nature { attaches, cutting, polls } = self.nature;
+        let fake = FakeBackend::new(Arc::clone(&self.backend), Arc::clone(&fuse), attaches, settle);
+        let fake = fake.cutting(cutting);
+        let backend: Arc<dyn Backend> = Arc::new(if polls { fake.polled() } else { fake });
         let ports = Ports {
             store: Arc::new(FusedStore { store: self.store.clone(), fuse: Arc::clone(&fuse) }),
             host: Arc::new(host.clone()),

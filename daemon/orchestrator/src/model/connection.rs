@@ -49,6 +49,8 @@ pub enum Connection {
         lun: u32,
         /// What to call the multipath map, if there is to be one.
         multipath: Option<String>,
+        /// Who the node has to say that it is, where that is not its own name.
+        initiator: Option<String>,
     },
     /// An export of an NBD server.
     Nbd {

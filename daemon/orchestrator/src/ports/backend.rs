@@ -86,6 +86,8 @@ pub struct Abilities {
     pub health: bool,
     /// It tells how much room there is.
     pub capacity: bool,
+    /// It can be asked about much pending work at once.
+    pub polling: bool,
     /// A snapshot keeps its volume from being deleted.
     pub snapshot_needs_volume: bool,
     /// A volume keeps the snapshot or volume that it was made from from being deleted.
@@ -290,6 +292,11 @@ pub trait Backend: Send + Sync + 'static {
     fn extras(&self) -> Option<&dyn Extras> {
         None
     }
+
+    /// Asking about much pending work at once, if it can.
+    fn polling(&self) -> Option<&dyn Polling> {
+        None
+    }
 }
 
 /// Growing volumes.
@@ -318,6 +325,8 @@ pub struct Attached {
 pub struct NodeFacts {
     /// What the backend calls the node.
     pub name: String,
+    /// Who else it is, for backends that let nodes in by such names.
+    pub identities: Vec<(String, String)>,
     /// Device names in use there.
     pub used_devices: Vec<String>,
     /// Device names that lately failed there.
@@ -345,7 +354,13 @@ pub trait Attachments: Send + Sync {
     ) -> Result<Effect<()>, Error>;
 
     /// Cuts these clients off a volume for good.
-    async fn fence(&self, which: Which, node: NodeFacts, clients: Vec<String>) -> Result<Effect<()>, Error>;
+    async fn fence(
+        &self,
+        which: Which,
+        node: NodeFacts,
+        clients: Vec<String>,
+        resume: Option<Vec<u8>>,
+    ) -> Result<Effect<()>, Error>;
 }
 
 /// Cutting and deleting snapshots.
@@ -404,4 +419,54 @@ pub trait Extras: Send + Sync {
 
     /// How volumes feel.
     async fn health(&self, which: Vec<Which>) -> Result<Vec<Health>, Error>;
+}
+
+/// Which effect answered [`Effect::Pending`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// [`Backend::create`].
+    Create,
+    /// [`Backend::delete`].
+    Delete,
+    /// [`Grow::grow`].
+    Grow,
+    /// [`Extras::modify`].
+    Modify,
+    /// [`Attachments::attach`].
+    Attach,
+    /// [`Attachments::detach`].
+    Detach,
+    /// [`Snapshots::cut`].
+    Cut,
+    /// [`Snapshots::delete_snapshot`].
+    DeleteSnapshot,
+}
+
+/// Work that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// What was asked for.
+    pub verb: Verb,
+    /// About what.
+    pub which: Which,
+    /// About which node.
+    pub node: Option<String>,
+    /// What was answered last.
+    pub resume: Vec<u8>,
+}
+
+/// How it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Still under way: ask again later.
+    Still(Pending),
+    /// The effect is to be asked itself, which tells what came of it.
+    Ready,
+}
+
+/// Asking about much at once.
+#[async_trait]
+pub trait Polling: Send + Sync {
+    /// How these stand, in the order of the question. Changes nothing.
+    async fn poll(&self, askings: Vec<Asking>) -> Result<Vec<Standing>, Error>;
 }

@@ -52,6 +52,7 @@ fn connections() -> Vec<Connection> {
             iqn: text("iqn.x"),
             lun: 7,
             multipath: Some(text("m")),
+            initiator: Some(text("iqn.y")),
         },
         Connection::Nbd { server: text("h:10809"), export: text("e") },
         Connection::Nfs { server: text("h"), path: text("/e"), options: vec![text("vers=4")] },

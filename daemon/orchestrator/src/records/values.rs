@@ -99,6 +99,8 @@ enum ConnectionForm {
         lun: u32,
         #[serde(default, skip_serializing_if = "empty")]
         multipath: Option<String>,
+        #[serde(default, skip_serializing_if = "empty")]
+        initiator: Option<String>,
     },
     Nbd {
         server: String,

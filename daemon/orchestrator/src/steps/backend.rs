@@ -15,9 +15,10 @@ use crate::{
         Attachment, AttachmentState, Buried, Bytes, Connection, Dependant, FsState, Intent, NodeId,
         SnapshotId, Source, Timestamp, Volume, VolumeId, VolumeState,
     },
+    plan::Step,
     ports::{
         Backend,
-        backend::{Create, Cutting, Effect, Made, NodeFacts, Origin, Pending, Which},
+        backend::{Create, Cutting, Effect, Made, NodeFacts, Origin, Pending, Verb, Which},
         store::Durability,
     },
     steps::{asked_later, resume},
@@ -27,6 +28,33 @@ use crate::{
 /// How a volume is named to its backend.
 pub(crate) fn which(house: &House, volume: &Volume) -> Which {
     Which { token: volume.token(house.cluster), handle: volume.handle.clone() }
+}
+
+/// Whose "ask again" a step stands under, and about what; nothing for steps that no backend takes.
+pub(super) fn under_way<'a>(
+    family: &'a Family,
+    volume: &'a Volume,
+    step: &Step,
+) -> Option<(Option<&'a Intent>, Verb, Option<String>)> {
+    let own = volume.intent.as_ref();
+    let attachments = |verb, node: &NodeId| {
+        let intent = family.attachments.get(node).and_then(|one| one.intent.as_ref());
+        Some((intent, verb, Some(node.as_str().to_owned())))
+    };
+    match step {
+        Step::Create => Some((own, Verb::Create, None)),
+        Step::Delete => Some((own, Verb::Delete, None)),
+        Step::Grow => Some((own, Verb::Grow, None)),
+        Step::Modify => Some((own, Verb::Modify, None)),
+        Step::Attach(node) => attachments(Verb::Attach, node),
+        Step::Detach(node) => attachments(Verb::Detach, node),
+        Step::Format
+        | Step::Mount
+        | Step::Unmount
+        | Step::GrowFilesystem
+        | Step::Bind(_)
+        | Step::Unbind(_) => None,
+    }
 }
 
 pub(super) async fn create(house: &Arc<House>, volume: &Volume) -> Result<(), Error> {
@@ -354,7 +382,7 @@ fn node_facts(family: &Family, node: &NodeId) -> NodeFacts {
     NodeFacts {
         name: node.as_str().to_owned(),
         used_devices: used.into_iter().collect(),
-        bad_devices: Vec::new(),
+        ..NodeFacts::default()
     }
 }
 

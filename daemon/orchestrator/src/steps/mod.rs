@@ -7,22 +7,36 @@ mod node;
 use std::sync::Arc;
 
 use crate::{
+    drive::intent_of,
     error::Error,
     family::Family,
     house::House,
-    model::{CapacityRange, Intent, Timestamp, Volume},
+    model::{CapacityRange, Intent, Timestamp, Volume, VolumeId},
     plan::Step,
-    ports::backend::Pending,
+    ports::{
+        backend::{Pending, Standing},
+        store::Durability,
+    },
 };
 
-/// Takes a step.
-pub(crate) async fn execute(
+/// Takes a step, unless its backend said "ask again" and says now that it is not over yet.
+pub(crate) async fn take(
     house: &Arc<House>,
     family: &Family,
     volume: &Volume,
     step: &Step,
 ) -> Result<(), Error> {
     let _counted = InFlight::begin(step, volume);
+    if let Some((intent, verb, node)) = backend::under_way(family, volume, step)
+        && let Standing::Still(pending) =
+            house.standing(&volume.backend, intent, verb, backend::which(house, volume), node).await?
+    {
+        return still(house, volume.id, step, intent, &pending).await;
+    }
+    execute(house, family, volume, step).await
+}
+
+async fn execute(house: &Arc<House>, family: &Family, volume: &Volume, step: &Step) -> Result<(), Error> {
     match step {
         Step::Create => backend::create(house, volume).await,
         Step::Delete => backend::delete(house, volume).await,
@@ -54,6 +68,37 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.decrement(1.0);
+    }
+}
+
+/// Records that a step's work is still under way, unless something else is wished by now.
+async fn still(
+    house: &House,
+    volume: VolumeId,
+    step: &Step,
+    asked: Option<&Intent>,
+    pending: &Pending,
+) -> Result<(), Error> {
+    let now = house.now();
+    house
+        .journal
+        .edit_family(volume, still_as(asked, pending), |family, _| {
+            if let Some(intent) = intent_of(house, family, step)
+                && resume(intent.as_ref()) == resume(asked)
+            {
+                *intent = Some(asked_later(intent.as_ref(), pending, now));
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+/// How a backend's "still" is recorded: what it wants to hear is durable already when it is the same as before.
+pub(crate) fn still_as(asked: Option<&Intent>, pending: &Pending) -> Durability {
+    match asked.and_then(|intent| intent.resume.as_ref()) == Some(&pending.resume) {
+        true => Durability::Lazy,
+        false => Durability::Durable,
     }
 }
 

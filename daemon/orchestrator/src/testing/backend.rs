@@ -14,9 +14,9 @@ use crate::{
     error::Error,
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Token},
     ports::backend::{
-        Abilities, Attached, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect, Extras,
-        Grow, Growing, Health, Made, NodeFacts, Origin, Page, Parameter, Pending, Room, Shot, Snapshots,
-        Which,
+        Abilities, Asking, Attached, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect,
+        Extras, Grow, Growing, Health, Made, NodeFacts, Origin, Page, Parameter, Pending, Polling, Room, Shot,
+        Snapshots, Standing, Which,
     },
 };
 
@@ -39,6 +39,8 @@ pub enum Verb {
     Cut,
     /// Delete a snapshot.
     DeleteSnapshot,
+    /// Poll.
+    Poll,
 }
 
 /// What goes wrong with one call.
@@ -65,6 +67,7 @@ pub struct BackendWorld {
     snapshots: BTreeMap<Token, (Shot, Vec<u8>)>,
     attached: BTreeMap<Token, String>,
     faults: BTreeMap<Verb, VecDeque<Fault>>,
+    heard: BTreeMap<Verb, usize>,
     fingerprint: String,
     /// What each copy under way found when it began, by the token of what it makes.
     copies: BTreeMap<Token, Vec<u8>>,
@@ -132,6 +135,17 @@ impl BackendWorld {
         things.find(|thing| thing.made.handle.as_str() == handle)?.made.parameters.as_ref()
     }
 
+    /// How often it was called.
+    #[must_use]
+    pub fn heard(&self, verb: Verb) -> usize {
+        self.heard.get(&verb).copied().unwrap_or_default()
+    }
+
+    fn hears(&mut self, verb: Verb) -> Option<Fault> {
+        *self.heard.entry(verb).or_default() += 1;
+        self.faults.get_mut(&verb).and_then(VecDeque::pop_front)
+    }
+
     /// Lets the next call of a verb go wrong.
     pub fn fault(&mut self, verb: Verb, fault: Fault) {
         self.faults.entry(verb).or_default().push_back(fault);
@@ -157,6 +171,7 @@ pub struct FakeBackend {
     description: Description,
     cutting: Cutting,
     attaches: bool,
+    polls: bool,
 }
 
 impl FakeBackend {
@@ -179,7 +194,15 @@ impl FakeBackend {
             abilities,
             ..Description::default()
         };
-        Self { world, fuse, description, cutting: Cutting::Instant, attaches }
+        Self { world, fuse, description, cutting: Cutting::Instant, attaches, polls: false }
+    }
+
+    /// The same, and it can be asked about much pending work at once.
+    #[must_use]
+    pub fn polled(mut self) -> Self {
+        self.polls = true;
+        self.description.abilities.polling = true;
+        self
     }
 
     /// The same, cutting in this way.
@@ -203,7 +226,7 @@ impl FakeBackend {
         self.fuse.pass().await;
         let answer = {
             let mut world = self.world();
-            let fault = world.faults.get_mut(&verb).and_then(VecDeque::pop_front);
+            let fault = world.hears(verb);
             let left = resume.and_then(|resume| resume.first().copied()).unwrap_or(0);
             match fault {
                 _ if left > 1 => Ok(later(left - 1)),
@@ -229,11 +252,11 @@ fn parameter(name: &str, mutable: bool) -> Parameter {
 }
 
 fn later<T>(calls: u8) -> Effect<T> {
-    Effect::Pending(Pending {
-        resume: vec![calls],
-        retry_after: Duration::from_secs(2),
-        note: "at work".into(),
-    })
+    Effect::Pending(again(calls))
+}
+
+fn again(calls: u8) -> Pending {
+    Pending { resume: vec![calls], retry_after: Duration::from_secs(2), note: "at work".into() }
 }
 
 fn absent() -> Error {
@@ -339,6 +362,10 @@ impl Backend for FakeBackend {
     fn extras(&self) -> Option<&dyn Extras> {
         Some(self)
     }
+
+    fn polling(&self) -> Option<&dyn Polling> {
+        self.polls.then_some(self as &dyn Polling)
+    }
 }
 
 #[async_trait]
@@ -417,7 +444,13 @@ impl Attachments for FakeBackend {
         .await
     }
 
-    async fn fence(&self, _: Which, _: NodeFacts, _: Vec<String>) -> Result<Effect<()>, Error> {
+    async fn fence(
+        &self,
+        _: Which,
+        _: NodeFacts,
+        _: Vec<String>,
+        _: Option<Vec<u8>>,
+    ) -> Result<Effect<()>, Error> {
         Err(Error::unsupported("the fake backend cannot fence"))
     }
 }
@@ -476,5 +509,23 @@ impl Snapshots for FakeBackend {
             items: self.world().snapshots.values().map(|(shot, _)| shot.clone()).collect(),
             next: None,
         })
+    }
+}
+
+#[async_trait]
+impl Polling for FakeBackend {
+    async fn poll(&self, askings: Vec<Asking>) -> Result<Vec<Standing>, Error> {
+        self.fuse.pass().await;
+        let fault = self.world().hears(Verb::Poll);
+        self.fuse.pass().await;
+        match fault {
+            Some(Fault::Refuse(error) | Fault::LoseAnswer(error)) => return Err(error),
+            Some(Fault::Pending(_)) | None => {}
+        }
+        let standing = |asking: Asking| match asking.resume.first().copied() {
+            Some(left) if left > 1 => Standing::Still(again(left - 1)),
+            _ => Standing::Ready,
+        };
+        Ok(askings.into_iter().map(standing).collect())
     }
 }

@@ -140,18 +140,16 @@ impl Kinds {
                 }
                 Ok(())
             }
-            Connection::Iscsi { portals, iqn, multipath, lun: _ } => {
+            Connection::Iscsi { portals, iqn, multipath, initiator, lun: _ } => {
                 let Some(grant) = &self.grants.iscsi else { return refuse("iSCSI".into()) };
                 if portals.is_empty() || !portals.iter().all(|portal| grant.portals.contains(portal)) {
                     return refuse(format!("the portals {portals:?}"));
                 }
-                let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'_');
-                if !iqn.starts_with(&grant.iqn_prefix)
-                    || iqn.is_empty()
-                    || iqn.len() > 223
-                    || !iqn.bytes().all(word)
-                {
+                if !iqn.starts_with(&grant.iqn_prefix) || !is_iscsi_name(iqn) {
                     return refuse(format!("the target {iqn:?}"));
+                }
+                if initiator.as_ref().is_some_and(|name| !is_iscsi_name(name)) {
+                    return refuse("a target for an initiator whose name is none".into());
                 }
                 if multipath.as_ref().is_some_and(|name| !plain(name)) {
                     return refuse("a multipath map whose name is no plain word".into());
@@ -185,6 +183,12 @@ impl Kinds {
             }
         }
     }
+}
+
+/// Whether this can be the name of a target or an initiator.
+fn is_iscsi_name(name: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'_');
+    (1..=223).contains(&name.len()) && name.bytes().all(word)
 }
 
 /// Options that only say how to talk to the server.

@@ -72,4 +72,5 @@ abilities! {
     block_data = "block-data",
     health = "health",
     capacity = "capacity",
+    polling = "polling",
 }

@@ -7,14 +7,14 @@ use std::{collections::BTreeMap, time::Duration};
 use kato_orchestrator::{
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Timestamp, Token},
     ports::backend::{
-        Abilities, Blankness, Check, Create, Cut, Cutting, Description, Growing, Health, Made, NodeFacts,
-        Origin, Page, Parameter, Pending, Room, Shot, Which,
+        Abilities, Asking, Blankness, Check, Create, Cut, Cutting, Description, Growing, Health, Made,
+        NodeFacts, Origin, Page, Parameter, Pending, Room, Shot, Verb, Which,
     },
 };
 
 use super::{
     abi::{
-        exports::kato::storage::{capacity, health, identity, snapshots, volumes},
+        exports::kato::storage::{capacity, health, identity, polling, snapshots, volumes},
         kato::storage::types,
     },
     abilities,
@@ -70,8 +70,27 @@ pub(crate) fn cut_to_wire(wish: &Cut) -> snapshots::Wish {
 pub(crate) fn node_to_wire(node: &NodeFacts) -> types::Node {
     types::Node {
         name: node.name.clone(),
+        identities: node.identities.clone(),
         used_devices: node.used_devices.clone(),
         bad_devices: node.bad_devices.clone(),
+    }
+}
+
+pub(crate) fn asking_to_wire(asking: &Asking) -> polling::Asking {
+    polling::Asking {
+        verb: match asking.verb {
+            Verb::Create => polling::Verb::Create,
+            Verb::Delete => polling::Verb::Delete,
+            Verb::Grow => polling::Verb::Grow,
+            Verb::Modify => polling::Verb::Modify,
+            Verb::Attach => polling::Verb::Attach,
+            Verb::Detach => polling::Verb::Detach,
+            Verb::Cut => polling::Verb::Cut,
+            Verb::DeleteSnapshot => polling::Verb::DeleteSnapshot,
+        },
+        which: which_to_wire(&asking.which),
+        node: asking.node.clone(),
+        resume: asking.resume.clone(),
     }
 }
 
@@ -161,8 +180,8 @@ pub(crate) fn connection_from_wire(wire: types::Connection, powers: &Powers) -> 
         types::Connection::Rbd(types::Rbd { monitors, pool, namespace, image, user }) => {
             Connection::Rbd { monitors, pool, namespace, image, user }
         }
-        types::Connection::Iscsi(types::Iscsi { portals, iqn, lun, multipath }) => {
-            Connection::Iscsi { portals, iqn, lun, multipath }
+        types::Connection::Iscsi(types::Iscsi { portals, iqn, lun, multipath, initiator }) => {
+            Connection::Iscsi { portals, iqn, lun, multipath, initiator }
         }
         types::Connection::Nbd(types::Nbd { server, export }) => Connection::Nbd { server, export },
         types::Connection::Nfs(types::Nfs { server, path, options }) => {
@@ -311,6 +330,7 @@ pub(crate) fn description_from_wire(
             block_data: snapshots && offers.block_data.is_some(),
             health: offers.health.is_some(),
             capacity: offers.capacity.is_some(),
+            polling: offers.polling.is_some(),
             snapshot_needs_volume: wire.snapshot_needs_volume,
             clone_needs_source: wire.clone_needs_source,
         },

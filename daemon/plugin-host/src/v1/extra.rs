@@ -8,14 +8,14 @@ use kato_orchestrator::{
     Error,
     model::{Bytes, CapacityRange, Token},
     ports::backend::{
-        Attached, Attachments, Cut, Cutting, Effect, Extras, Grow, Health, NodeFacts, Page, Room, Shot,
-        Snapshots, Which,
+        Asking, Attached, Attachments, Cut, Cutting, Effect, Extras, Grow, Health, NodeFacts, Page, Polling,
+        Room, Shot, Snapshots, Standing, Which,
     },
 };
 
 use super::{
     Found, Plugin,
-    abi::exports::kato::storage::{attachments, fencing, grow, modify, snapshots},
+    abi::exports::kato::storage::{attachments, fencing, grow, modify, polling, snapshots},
     abi::kato::storage::types,
     call::Entered,
     convert, reachable, verify,
@@ -73,6 +73,28 @@ impl Plugin {
     }
 }
 
+impl Plugin {
+    /// The nodes that a volume is attached to; nothing where nobody can tell. One that is not there is attached
+    /// to none.
+    async fn attached_to(&self, which: &Which) -> Result<Option<Vec<String>>, Error> {
+        let wire = vec![convert::which_to_wire(which)];
+        let answer = self
+            .read("volumes.inspect", move |it: Entered<'_>| {
+                Box::pin(async move {
+                    let volumes = it.abilities.volumes.load(&mut *it.store, it.instance)?;
+                    volumes.call_inspect(it.store, it.configuration, &wire).await
+                })
+            })
+            .await?;
+        let lied = self.lied("volumes.inspect");
+        verify::counted(answer.len(), 1).map_err(&lied)?;
+        let Some(volume) = answer.into_iter().next().flatten() else { return Ok(Some(Vec::new())) };
+        let attached = volume.attached.clone();
+        verify::found(&self.volume(volume).map_err(&lied)?, which).map_err(&lied)?;
+        Ok(attached)
+    }
+}
+
 #[async_trait]
 impl Grow for Plugin {
     async fn grow(
@@ -127,6 +149,7 @@ impl Attachments for Plugin {
         read_only: bool,
         resume: Option<Vec<u8>>,
     ) -> Result<Effect<Attached>, Error> {
+        let named = node.name.clone();
         let (wire, node) = (convert::which_to_wire(&which), convert::node_to_wire(&node));
         let answer = self
             .effect(
@@ -152,9 +175,15 @@ impl Attachments for Plugin {
                         }))
                     })
                 },
-                // The contract has no question for this; an attachment that stands after all is found by the
-                // next attach, or taken down by detach, both of which are idempotent.
-                std::future::ready(Found::Nothing),
+                async {
+                    match self.attached_to(&which).await {
+                        Ok(Some(nodes)) if nodes.contains(&named) => Found::Perhaps,
+                        // Where the backend does not tell, an attachment that stands after all is found by the
+                        // next attach, or taken down by detach, both of which are idempotent.
+                        Ok(_) => Found::Nothing,
+                        Err(_) => Found::Perhaps,
+                    }
+                },
             )
             .await?;
         let (reachable, answer) = answer;
@@ -180,6 +209,7 @@ impl Attachments for Plugin {
         node: NodeFacts,
         resume: Option<Vec<u8>>,
     ) -> Result<Effect<()>, Error> {
+        let named = node.name.clone();
         let (wire, node) = (convert::which_to_wire(&which), convert::node_to_wire(&node));
         let answer = self
             .effect(
@@ -191,8 +221,13 @@ impl Attachments for Plugin {
                             .await
                     })
                 },
-                // Nobody can see whether it is detached by now: the same call again tells.
-                std::future::ready(Found::Perhaps),
+                async {
+                    match self.attached_to(&which).await {
+                        Ok(Some(nodes)) if nodes.contains(&named) => Found::Nothing,
+                        // Nobody can see whether it is detached by now: the same call again tells.
+                        Ok(_) | Err(_) => Found::Perhaps,
+                    }
+                },
             )
             .await?;
         match answer {
@@ -201,7 +236,13 @@ impl Attachments for Plugin {
         }
     }
 
-    async fn fence(&self, which: Which, node: NodeFacts, clients: Vec<String>) -> Result<Effect<()>, Error> {
+    async fn fence(
+        &self,
+        which: Which,
+        node: NodeFacts,
+        clients: Vec<String>,
+        resume: Option<Vec<u8>>,
+    ) -> Result<Effect<()>, Error> {
         if !self.description.abilities.fence {
             return Err(self.lacks("fence nodes"));
         }
@@ -212,7 +253,7 @@ impl Attachments for Plugin {
                 move |it: Entered<'_>| {
                     Box::pin(async move {
                         ability!(it.fencing)
-                            .call_fence(it.store, it.configuration, &wire, &node, &clients)
+                            .call_fence(it.store, it.configuration, &wire, &node, &clients, resume.as_deref())
                             .await
                     })
                 },
@@ -239,7 +280,7 @@ impl Snapshots for Plugin {
 
     async fn cut(&self, wish: Cut) -> Result<Effect<Shot>, Error> {
         let wire = convert::cut_to_wire(&wish);
-        let (token, resume) = (wish.token, wish.resume);
+        let (token, volume, resume) = (wish.token, wish.volume, wish.resume);
         let answer = self
             .effect(
                 "snapshots.cut",
@@ -257,6 +298,7 @@ impl Snapshots for Plugin {
             snapshots::CutAnswer::Pending(pending) => self.pending("snapshots.cut", pending),
             snapshots::CutAnswer::Done(wire) => {
                 let lied = self.lied("snapshots.cut");
+                verify::source(wire.volume.as_deref(), &volume).map_err(&lied)?;
                 let shot = convert::snapshot_from_wire(wire).map_err(&lied)?;
                 verify::made(&shot, &token).map_err(&lied)?;
                 Ok(Effect::Done(shot))
@@ -390,5 +432,34 @@ impl Extras for Plugin {
             }
         }
         Ok(conditions)
+    }
+}
+
+#[async_trait]
+impl Polling for Plugin {
+    async fn poll(&self, askings: Vec<Asking>) -> Result<Vec<Standing>, Error> {
+        let mut standings = Vec::with_capacity(askings.len());
+        for batch in askings.chunks(limits::BATCH) {
+            let wire: Vec<_> = batch.iter().map(convert::asking_to_wire).collect();
+            let answer = self
+                .read("polling.poll", move |it: Entered<'_>| {
+                    Box::pin(async move {
+                        ability!(it.polling).call_poll(it.store, it.configuration, &wire).await
+                    })
+                })
+                .await?;
+            let lied = self.lied("polling.poll");
+            verify::counted(answer.len(), batch.len()).map_err(&lied)?;
+            for wire in answer {
+                standings.push(match wire {
+                    polling::Standing::Ready => Standing::Ready,
+                    polling::Standing::Still(pending) => Standing::Still(
+                        convert::pending_from_wire(pending, &self.caller.ground.powers.secrets)
+                            .map_err(&lied)?,
+                    ),
+                });
+            }
+        }
+        Ok(standings)
     }
 }

@@ -23,8 +23,8 @@ use kato_orchestrator::{
     ports::{
         Backend,
         backend::{
-            Attachments, Check, Create, Cutting, Description, Effect, Extras, Grow, Made, Page, Snapshots,
-            Which,
+            Attachments, Check, Create, Cutting, Description, Effect, Extras, Grow, Made, Page, Polling,
+            Snapshots, Which,
         },
     },
 };
@@ -395,6 +395,10 @@ impl Backend for Plugin {
     fn extras(&self) -> Option<&dyn Extras> {
         let abilities = &self.description.abilities;
         (abilities.modify || abilities.health || abilities.capacity).then_some(self as _)
+    }
+
+    fn polling(&self) -> Option<&dyn Polling> {
+        self.description.abilities.polling.then_some(self as _)
     }
 }
 

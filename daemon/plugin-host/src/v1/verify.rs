@@ -56,6 +56,16 @@ pub(crate) fn found(thing: &impl Named, which: &Which) -> Result<(), Lie> {
     }
 }
 
+/// Whether a snapshot is of the volume that it was to be of: another tenant's data would be handed out else.
+pub(crate) fn source(answered: Option<&str>, asked: &Which) -> Result<(), Lie> {
+    match (answered, &asked.handle) {
+        (Some(other), Some(handle)) if other != handle.as_str() => {
+            Err(format!("it was asked for a snapshot of {handle} and cut one of {}", other.escape_debug()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a volume is as large as it was asked to be.
 pub(crate) fn sized(made: &Made, range: CapacityRange) -> Result<(), Lie> {
     if range.admits(made.size) {

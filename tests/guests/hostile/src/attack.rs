@@ -15,6 +15,11 @@ use crate::{honest, request, value};
 /// The directory that the suite grants.
 const DATA: Granted = Granted("data");
 
+/// Work that takes so many polls more.
+pub fn at_work(left: u8) -> Pending {
+    Pending { resume: vec![left], retry_after_ms: 1000, note: format!("{left} to go") }
+}
+
 /// What `create` does.
 #[expect(clippy::disallowed_methods, reason = "this guest misbehaves on purpose")]
 pub fn create(configuration: &[Pair], wish: Wish) -> Result<Created, Error> {

@@ -6,14 +6,16 @@ mod attack;
 mod request;
 
 use kato_plugin_sdk::{
-    grow, identity, snapshots,
-    types::{CapacityRange, Configuration, Cutting, Error, Pair, SnapshotPage, Volume, VolumePage, Which},
+    grow, identity, polling, snapshots,
+    types::{
+        CapacityRange, Configuration, Cutting, Error, Pair, Pending, SnapshotPage, Volume, VolumePage, Which,
+    },
     volumes,
 };
 
 struct Hostile;
 
-kato_plugin_sdk::export!(Hostile with grow, snapshots);
+kato_plugin_sdk::export!(Hostile with grow, polling, snapshots);
 
 /// A value of the configuration.
 fn value<'a>(configuration: &'a [Pair], name: &str) -> &'a str {
@@ -28,6 +30,7 @@ fn honest(token: &str, size: u64) -> Volume {
         mark: String::new(),
         token: Some(token.to_owned()),
         connection: None,
+        attached: None,
         topology: Vec::new(),
         parameters: None,
     }
@@ -66,8 +69,11 @@ impl volumes::Guest for Hostile {
     fn create(
         configuration: Configuration,
         wish: volumes::Wish,
-        _resume: Option<Vec<u8>>,
+        resume: Option<Vec<u8>>,
     ) -> Result<volumes::Created, Error> {
+        if value(&configuration, "behave") == "slow" && resume.as_deref() != Some(&[0]) {
+            return Ok(volumes::Created::Pending(attack::at_work(3)));
+        }
         attack::create(&configuration, wish)
     }
 
@@ -112,6 +118,32 @@ impl volumes::Guest for Hostile {
 
     fn remark(_configuration: Configuration, _which: Which, _mark: String) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+impl polling::Guest for Hostile {
+    /// The first byte of `resume` says how many polls are left, whatever is waited for.
+    fn poll(
+        configuration: Configuration,
+        askings: Vec<polling::Asking>,
+    ) -> Result<Vec<polling::Standing>, Error> {
+        let standing = |asking: polling::Asking| match asking.resume.first() {
+            Some(&left) if left > 0 => polling::Standing::Still(attack::at_work(left - 1)),
+            _ => polling::Standing::Ready,
+        };
+        let mut standings: Vec<_> = askings.into_iter().map(standing).collect();
+        match value(&configuration, "poll") {
+            "short" => drop(standings.pop()),
+            "long" => standings.push(polling::Standing::Ready),
+            "fat" => {
+                standings =
+                    vec![polling::Standing::Still(Pending { resume: vec![0; 4097], ..attack::at_work(1) })]
+            }
+            "refuse" => return Err(Error::invalid("polls are not for me")),
+            "panic" => panic!("no polls today"),
+            _ => {}
+        }
+        Ok(standings)
     }
 }
 
