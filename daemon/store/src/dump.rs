@@ -22,7 +22,7 @@ use kato_orchestrator::{
     Error,
     model::Timestamp,
     ports::store::{Batch, Key, Store},
-    records::{from_json, to_json},
+    records::{SCHEMA, from_json, to_json},
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -115,7 +115,6 @@ pub fn load(config: &Config, lines: impl BufRead) -> Result<u64, Error> {
     let _lock = Lock::take(store)?;
     let _reserve = Reserve::open(store, config.reserve, config.low_water)?;
     place::tidy(store)?;
-    place::write_format(store)?;
     let engine = place::engine(store);
     if engine.exists() {
         let opened = open::open_engine(config, &engine)?;
@@ -129,6 +128,7 @@ pub fn load(config: &Config, lines: impl BufRead) -> Result<u64, Error> {
         drop(opened);
         fs::remove_dir_all(&engine).map_err(|error| place::unusable(&engine, error))?;
     }
+    place::write_format(store)?;
     let mut count = 0;
     let made = open::make(config, |opened| {
         count = fill(config, opened, lines)?;
@@ -254,24 +254,83 @@ pub async fn keep_dump(
     now: Timestamp,
     keep: usize,
 ) -> Result<PathBuf, Error> {
-    let dumps = folder.join("dumps");
+    let folder = folder.to_owned();
     let runtime = tokio::runtime::Handle::current();
     let written = tokio::task::spawn_blocking(move || {
-        fs::create_dir_all(&dumps).map_err(|error| place::unusable(&dumps, error))?;
-        let name = format!("kato-{}.jsonl", now.to_string().replace(':', "-"));
-        let (path, new) = (dumps.join(&name), dumps.join("new"));
-        let failed = |error| place::unusable(&new, error);
-        let mut file = File::create(&new).map_err(failed)?;
-        runtime.block_on(dump(&*store, BufWriter::new(&mut file)))?;
-        file.sync_all().map_err(failed)?;
-        fs::rename(&new, &path).map_err(failed)?;
-        place::sync_folder(&dumps)?;
-        prune(&dumps, keep.max(1))?;
+        let path = put_down(&folder, &name_of(now), |out| runtime.block_on(dump(&*store, out)))?;
+        prune(&folder.join(FOLDER), keep.max(1))?;
         Ok(path)
     });
     written
         .await
         .unwrap_or_else(|error| Err(Error::internal("writing the dump was cut off").caused_by(error)))
+}
+
+/// Writes a dump of records that are about to be written in another schema. It is kept until a person removes
+/// it. Where it cannot be written nothing may go on.
+pub(crate) fn keep_before_change(store: &Path, opened: &Opened, older: u16) -> Result<PathBuf, Error> {
+    let name = format!("before-schema-{SCHEMA}.jsonl");
+    put_down(store, &name, |out| {
+        let mut lines = Lines { out, digest: Sha256::new(), count: 0 };
+        for item in &opened.records {
+            let (key, value) = item.map_err(|error| unreadable(store, error))?;
+            if !key.is_empty() {
+                lines.write(&to_json(&frame::unpack(&key, &value)?)?)?;
+            }
+        }
+        lines.end()
+    })
+    .map_err(|error| {
+        Error::precondition(format!(
+            "the store at {} has schema {older} and this kato writes schema {SCHEMA}: before that it keeps a dump, \
+             which cannot be written ({error}); mend that, or start the older kato again; nothing was changed",
+            store.display()
+        ))
+        .caused_by(error)
+    })
+}
+
+/// When the newest of the dumps was written, as their names tell; nothing if there is none.
+#[must_use]
+pub fn newest_dump(folder: &Path) -> Option<Timestamp> {
+    let entries = fs::read_dir(folder.join(FOLDER)).ok()?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| moment_of(&name)).max()
+}
+
+/// Where dumps are.
+const FOLDER: &str = "dumps";
+
+fn name_of(moment: Timestamp) -> String {
+    format!("kato-{}.jsonl", moment.to_string().replace(':', "-"))
+}
+
+/// The moment that a dump is named after. A name that nobody here gave has none.
+fn moment_of(name: &str) -> Option<Timestamp> {
+    let (date, time) = name.strip_prefix("kato-")?.strip_suffix(".jsonl")?.split_once('T')?;
+    Timestamp::parse(&format!("{date}T{}", time.replace('-', ":")))
+}
+
+/// Writes a file among the dumps, whole or not at all.
+fn put_down(
+    folder: &Path,
+    name: &str,
+    write: impl FnOnce(BufWriter<&mut File>) -> Result<u64, Error>,
+) -> Result<PathBuf, Error> {
+    let dumps = folder.join(FOLDER);
+    fs::create_dir_all(&dumps).map_err(|error| place::unusable(&dumps, error))?;
+    let (path, new) = (dumps.join(name), dumps.join("new"));
+    let failed = |error| place::unusable(&new, error);
+    let mut file = File::create(&new).map_err(failed)?;
+    let written = write(BufWriter::new(&mut file)).and_then(|_| file.sync_all().map_err(failed));
+    if let Err(error) = written {
+        // What there is of it takes room that may be short, and is of no use.
+        drop(fs::remove_file(&new));
+        return Err(error);
+    }
+    fs::rename(&new, &path).map_err(failed)?;
+    place::sync_folder(&dumps)?;
+    Ok(path)
 }
 
 /// Their names sort by their age.

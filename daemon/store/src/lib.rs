@@ -1,7 +1,8 @@
 //! The journal: the orchestrator's `Store` port over memory and over sled.
 //!
 //! `committer.rs` is the one order in which both commit; `memory.rs` also models crashes for the suites;
-//! `sled.rs` says what it takes to be durable, `tally.rs` how a gap is found. Read these, then `open.rs`.
+//! `sled.rs` says what it takes to be durable, `tally.rs` how a gap is found, `look.rs` how a store is refused
+//! without being touched. Read these, then `open.rs`.
 //!
 //! Nothing here knows what a record means: values come sealed and leave sealed, and a dump shows what is in
 //! them without looking.
@@ -17,6 +18,7 @@ mod sled;
 mod claims;
 mod committer;
 mod frame;
+mod look;
 mod open;
 mod place;
 mod reserve;
@@ -26,6 +28,7 @@ mod watch;
 
 pub use self::{
     dump::{dump, keep_dump, kept_dumps, load, read_dump},
+    dump::{dump, keep_dump, load, newest_dump},
     memory::{LazyFate, MemoryStore},
     sled::SledStore,
 };

@@ -1,6 +1,8 @@
 //! Opening a store on sled, in an order in which nothing can go wrong twice: look at the schema, take the lock,
-//! clear away what a cut-off start left, see that there is room, and only then let sled at its files. A new
-//! engine is made under another name and renamed when it is whole.
+//! look whether the records are whole (`look.rs`); until here a store that is refused is as it was. Then see that
+//! there is room, clear away what a cut-off start left, and only then let sled at its files. Records of an older
+//! schema are dumped before anything is written in the new one. A new engine is made under another name and
+//! renamed when it is whole.
 //!
 //! Each opening is an epoch: revisions and fencing tokens count from it, so that none is ever given twice.
 
@@ -10,11 +12,12 @@ use std::{
     path::Path,
 };
 
-use kato_orchestrator::{Error, ports::store::Revision};
+use kato_orchestrator::{Error, ports::store::Revision, records::SCHEMA};
 
 use crate::{
     Config,
     committer::REVISIONS_PER_EPOCH,
+    dump, look,
     place::{self, Files, Lock},
     reserve::Reserve,
     sled::{Opened, unreadable},
@@ -35,33 +38,54 @@ pub(crate) struct Started {
 /// Opens the store of this configuration.
 pub(crate) fn open(config: &Config) -> Result<Started, Error> {
     let store = &config.path;
-    place::check_format(store)?;
+    let schema = place::check_format(store)?;
     let lock = Lock::take(store)?;
+    let engine = place::engine(store);
+    let born = engine.exists();
+    if born {
+        look::look(config)?;
+    } else if Mark::read(store)?.is_some() {
+        return Err(damaged(store, "its folder sled is missing and held records"));
+    }
     let mut reserve = Reserve::open(store, config.reserve, config.low_water)?;
     place::tidy(store)?;
-    place::write_format(store)?;
-    let engine = place::engine(store);
-    if !engine.exists() {
-        if Mark::read(store)?.is_some() {
-            return Err(damaged(store, "its folder sled is missing and held records"));
-        }
+    if !born {
+        place::write_format(store)?;
         make(config, |_| Ok(()))?;
     }
-    let (opened, epoch) = match open_engine(config, &engine).and_then(|opened| next_epoch(opened, store)) {
-        Ok(opened) => opened,
+    let older = schema.filter(|schema| born && *schema < SCHEMA);
+    let begin = || {
+        let opened = open_engine(config, &engine)?;
+        let tally = verify(store, &opened)?;
+        if let Some(older) = older {
+            let dump = dump::keep_before_change(store, &opened, older)?;
+            tracing::warn!(dump = %dump.display(), older, schema = SCHEMA, "the records move to a new schema");
+        }
+        place::write_format(store)?;
+        let epoch = next_epoch(store, &opened)?;
+        Ok((opened, tally, epoch))
+    };
+    let (opened, tally, epoch) = match begin() {
+        Ok(begun) => begun,
         // What is free was too little after all: all of the reserve, and once more.
         Err(error) if reserve.free()? < config.low_water.0 => {
             tracing::warn!(store = %store.display(), %error, "the disk is full: the reserve is given up");
             reserve.give_up()?;
             place::tidy(store)?;
-            open_engine(config, &engine).and_then(|opened| next_epoch(opened, store))?
+            begin()?
         }
         Err(error) => return Err(error),
     };
-    let tally = Tally::of(store, &opened.records)?;
-    let mark = Mark::open(store, tally)?;
+    let mark = Mark::open(store)?;
     let files = Files::open(&engine)?;
     Ok(Started { opened, files, reserve, lock, tally, mark, floor: epoch * REVISIONS_PER_EPOCH })
+}
+
+/// What the records add up to, if they are all there.
+pub(crate) fn verify(store: &Path, opened: &Opened) -> Result<Tally, Error> {
+    let tally = Tally::of(store, &opened.records)?;
+    Mark::check(store, tally)?;
+    Ok(tally)
 }
 
 /// Makes a new engine, lets somebody fill it, and puts it in its place.
@@ -97,21 +121,26 @@ pub(crate) fn open_engine(config: &Config, engine: &Path) -> Result<Opened, Erro
     }
 }
 
-/// Counts this opening.
-fn next_epoch(opened: Opened, store: &Path) -> Result<(Opened, u64), Error> {
+/// The number of the last opening.
+pub(crate) fn last_epoch(store: &Path, opened: &Opened) -> Result<u64, Error> {
     let failed = |error| unreadable(store, error);
     let tree = opened.db.open_tree("store").map_err(failed)?;
-    let last = match tree.get("epoch").map_err(failed)? {
-        None => 0,
-        Some(bytes) => {
-            let bytes: [u8; 8] = bytes.as_ref().try_into().map_err(|_| {
-                failed(sled::Error::ReportableBug("the number of its last start is not readable".to_owned()))
-            })?;
-            u64::from_be_bytes(bytes)
-        }
-    };
-    let epoch = last + 1;
+    match tree.get("epoch").map_err(failed)? {
+        None => Ok(0),
+        Some(bytes) => bytes
+            .as_ref()
+            .try_into()
+            .map(u64::from_be_bytes)
+            .map_err(|_| damaged(store, "the number of its last start is not readable")),
+    }
+}
+
+/// Counts this opening.
+fn next_epoch(store: &Path, opened: &Opened) -> Result<u64, Error> {
+    let failed = |error| unreadable(store, error);
+    let epoch = last_epoch(store, opened)? + 1;
+    let tree = opened.db.open_tree("store").map_err(failed)?;
     tree.insert("epoch", &epoch.to_be_bytes()).map_err(failed)?;
     opened.db.flush().map_err(failed)?;
-    Ok((opened, epoch))
+    Ok(epoch)
 }

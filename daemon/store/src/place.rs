@@ -5,6 +5,8 @@
 //! <path>/FORMAT     which schema its records have; read before anything is touched
 //! <path>/sled/      the engine's own
 //! <path>/mark       the last commit that is durable (`tally.rs`)
+//! <path>/seal       what the engine's files were when it was closed (`look.rs`)
+//! <path>/sled.copy/ a copy of the engine, while it is looked at
 //! <path>/reserve    room for the end (`reserve.rs`)
 //! <path>/dumps/     dumps (`dump.rs`)
 //! ```
@@ -31,6 +33,16 @@ pub(crate) fn engine(store: &Path) -> PathBuf {
 /// Where the engine's folder is made, before it is renamed.
 pub(crate) fn unborn(store: &Path) -> PathBuf {
     store.join("sled.new")
+}
+
+/// Where a copy of the engine is looked at.
+pub(crate) fn copy(store: &Path) -> PathBuf {
+    store.join("sled.copy")
+}
+
+/// What the engine's files were when it was closed.
+pub(crate) fn seal(store: &Path) -> PathBuf {
+    store.join("seal")
 }
 
 /// An error of the folder itself.
@@ -82,12 +94,12 @@ impl Lock {
     }
 }
 
-/// Refuses a store that a newer kato wrote. Changes nothing.
-pub(crate) fn check_format(store: &Path) -> Result<(), Error> {
+/// The schema of the store's records, if there are any; one that a newer kato wrote is refused. Changes nothing.
+pub(crate) fn check_format(store: &Path) -> Result<Option<u16>, Error> {
     let path = store.join("FORMAT");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    let text = match fs::read(&path) {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unusable(&path, error)),
     };
     let schema: u16 = text.trim().strip_prefix("kato schema ").and_then(|number| number.parse().ok()).ok_or_else(|| {
@@ -107,7 +119,7 @@ pub(crate) fn check_format(store: &Path) -> Result<(), Error> {
             store.display()
         )));
     }
-    Ok(())
+    Ok(Some(schema))
 }
 
 /// Says which schema the records have from now on.
@@ -125,22 +137,32 @@ pub(crate) fn write_format(store: &Path) -> Result<(), Error> {
     sync_folder(store)
 }
 
-/// Removes what a cut-off start left: an engine that was never finished, and snapshots of sled's that it would
-/// stumble over (it takes a half-written one for a whole one, and gives up at one whose checksum fails, though
-/// they only shorten its start).
-pub(crate) fn tidy(store: &Path) -> Result<(), Error> {
-    let unborn = unborn(store);
-    if unborn.exists() {
-        fs::remove_dir_all(&unborn).map_err(|error| unusable(&unborn, error))?;
+/// Removes a folder of ours, if there is one.
+pub(crate) fn remove(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(folder, error)),
+        _ => Ok(()),
     }
-    let engine = engine(store);
-    let entries = match fs::read_dir(&engine) {
+}
+
+/// Removes what a cut-off start left: an engine that was never finished, a copy that was looked at, and what
+/// stands in sled's way.
+pub(crate) fn tidy(store: &Path) -> Result<(), Error> {
+    remove(&unborn(store))?;
+    remove(&copy(store))?;
+    tidy_engine(&engine(store))
+}
+
+/// Removes snapshots of sled's that it would stumble over (it takes a half-written one for a whole one, and
+/// gives up at one whose checksum fails, though they only shorten its start).
+pub(crate) fn tidy_engine(engine: &Path) -> Result<(), Error> {
+    let entries = match fs::read_dir(engine) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(unusable(&engine, error)),
+        Err(error) => return Err(unusable(engine, error)),
     };
     for entry in entries {
-        let entry = entry.map_err(|error| unusable(&engine, error))?;
+        let entry = entry.map_err(|error| unusable(engine, error))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if !name.starts_with("snap.") {

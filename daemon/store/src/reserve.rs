@@ -123,13 +123,7 @@ impl Reserve {
 
     /// How many bytes the disk has left.
     pub(crate) fn free(&self) -> Result<u64, Error> {
-        let disk = rustix::fs::statvfs(&self.store).map_err(|errno| {
-            Error::unavailable(format!(
-                "the disk of {} cannot be asked for its free space ({errno})",
-                self.store.display()
-            ))
-        })?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        free(&self.store)
     }
 
     fn make_room(&mut self) -> Result<(), Error> {
@@ -149,6 +143,17 @@ impl Reserve {
         self.held = length;
         Ok(())
     }
+}
+
+/// How many bytes the disk of a folder has left.
+pub(crate) fn free(store: &Path) -> Result<u64, Error> {
+    let disk = rustix::fs::statvfs(store).map_err(|errno| {
+        Error::unavailable(format!(
+            "the disk of {} cannot be asked for its free space ({errno})",
+            store.display()
+        ))
+    })?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Gives a file blocks of its own.

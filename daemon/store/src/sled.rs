@@ -45,7 +45,7 @@ use crate::{
     Config,
     claims::Claims,
     committer::{Applied, Asked, Committer, Counters, Engine, Layer, layer, weight},
-    frame, open,
+    frame, look, open,
     place::{self, Files, Lock},
     reserve::Reserve,
     tally::{self, Mark, Tally},
@@ -64,7 +64,7 @@ const QUICK_PAGE: usize = 16;
 pub struct SledStore {
     shared: Arc<Shared>,
     queue: Option<mpsc::Sender<Asked>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<bool>>,
 }
 
 pub(crate) struct Shared {
@@ -169,10 +169,13 @@ impl SledStore {
 impl Drop for SledStore {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the store's thread panicked");
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(true)) => {
+                self.shared.view.write().unwrap_or_else(PoisonError::into_inner).close();
+                look::seal(&self.shared.config.path);
+            }
+            Some(Err(_)) => tracing::error!("the store's thread panicked"),
+            Some(Ok(false)) | None => {}
         }
     }
 }
@@ -188,8 +191,8 @@ fn window(config: &Config) -> usize {
     config.segment / 64
 }
 
-/// The store's thread.
-fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) {
+/// The store's thread. Answers whether everything is durable at its end.
+fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) -> bool {
     let window = window(&desk.shared.config);
     loop {
         let first = if desk.weight == 0 {
@@ -231,6 +234,7 @@ fn run(mut committer: Committer, mut desk: Desk, asked: &mpsc::Receiver<Asked>) 
     {
         tracing::error!(%error, "lazy commits could not be made durable at the end");
     }
+    desk.weight == 0 && !desk.broken && desk.failed.is_none()
 }
 
 /// What the store's thread works with.

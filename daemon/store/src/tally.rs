@@ -90,15 +90,18 @@ pub(crate) struct Mark(File);
 
 impl Mark {
     /// Compares the last sync with what is there.
-    pub(crate) fn open(store: &Path, tally: Tally) -> Result<Self, Error> {
-        if let Some(synced) = Self::read(store)?
-            && tally.revision < synced
-        {
-            return Err(damaged(
+    pub(crate) fn check(store: &Path, tally: Tally) -> Result<(), Error> {
+        match Self::read(store)? {
+            Some(synced) if tally.revision < synced => Err(damaged(
                 store,
                 &format!("it ends with commit {} and commit {synced} was durable", tally.revision),
-            ));
+            )),
+            _ => Ok(()),
         }
+    }
+
+    /// Opens it, for a store that was checked.
+    pub(crate) fn open(store: &Path) -> Result<Self, Error> {
         let path = store.join("mark");
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         opened.map(Self).map_err(|error| place::unusable(&path, error))

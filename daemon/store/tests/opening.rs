@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -10,9 +11,9 @@ use std::{
 
 use kato_orchestrator::{
     Kind,
-    model::Bytes,
-    ports::store::{Batch, Durability, Store},
-    records::SCHEMA,
+    model::{Bytes, VolumeId, VolumeName},
+    ports::store::{Batch, Durability, Entry, Store},
+    records::{SCHEMA, encode, keys},
 };
 use kato_store::{Config, SledStore};
 
@@ -146,39 +147,230 @@ async fn an_older_copy_of_the_records_is_noticed() {
     assert!(error.message.contains("was durable"), "{error}");
 }
 
-#[tokio::test]
-async fn damage_is_an_error_that_names_the_place_and_the_remedy() {
-    let folder = tempfile::tempdir().unwrap();
-    fill(&config(&folder), 200).await;
-    let path = config(&folder).path;
-    let db = path.join("sled/db");
-    let whole = fs::read(&db).unwrap();
-    let (mut refused, mut noticed) = (0, 0);
-    for place in (0..whole.len()).step_by(whole.len() / 40) {
-        let file = fs::OpenOptions::new().write(true).open(&db).unwrap();
-        file.write_all_at(&vec![0x55; 600.min(whole.len() - place)], place.try_into().unwrap()).unwrap();
-        match SledStore::open(config(&folder)) {
-            Err(error) => {
-                assert!(error.message.contains(path.to_str().unwrap()), "{error}");
-                assert!(error.message.contains("kato recover --scan"), "{error}");
-                assert!(error.message.contains("dumps"), "{error}");
-                refused += 1;
+/// A small generator of numbers, so that a run can be repeated from its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides
+    }
+}
+
+/// Opens a damaged store: whatever is read is what was written, or an error that names the record or the store;
+/// a store that is refused is as it was. Answers how the damage was noticed, if it was.
+async fn meet_damage(config: &Config, records: usize, what: &str) -> Option<&'static str> {
+    let before = everything(&config.path);
+    let names_the_place = |error: &kato_orchestrator::Error| {
+        for words in [config.path.to_str().unwrap(), "dumps"] {
+            assert!(error.message.contains(words), "{what}: {error}");
+        }
+    };
+    let store = match SledStore::open(config.clone()) {
+        Ok(store) => store,
+        Err(error) => {
+            names_the_place(&error);
+            assert!(everything(&config.path) == before, "{what}: a store that was refused was touched");
+            return Some("refused");
+        }
+    };
+    let mut noticed = None;
+    for n in 0..records {
+        let key = format!("k/{n:03}");
+        match store.load(&key).await {
+            Ok(Some(entry)) => {
+                assert_eq!(entry.value, key.repeat(20).into_bytes(), "{what}: {key} is served")
             }
-            Ok(store) => {
-                // Whatever is read is what was written, or an error.
-                for n in 0..200 {
-                    let key = format!("k/{n:03}");
-                    match store.load(&key).await {
-                        Ok(Some(entry)) => assert_eq!(entry.value, key.repeat(20).into_bytes()),
-                        Ok(None) => panic!("{key} is missing, and nobody noticed (damage at {place})"),
-                        Err(_) => noticed += 1,
-                    }
+            Ok(None) => panic!("{what}: {key} is missing, and nobody noticed"),
+            Err(error) => {
+                if error.subject != key {
+                    names_the_place(&error);
                 }
+                noticed = Some("noticed");
             }
         }
-        fs::remove_dir_all(path.join("sled")).unwrap();
-        fs::remove_file(path.join("mark")).unwrap();
-        fill(&config(&folder), 200).await;
     }
-    assert!(refused + noticed > 0, "no damage was noticed at all");
+    noticed
+}
+
+#[tokio::test]
+async fn every_flipped_bit_is_harmless_or_named_and_a_refused_store_is_as_it_was() {
+    let folder =
+        tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }).unwrap();
+    let config = config(&folder);
+    // As a planned end leaves it, and as a kill does.
+    for killed in [false, true] {
+        fill(&config, 200).await;
+        if killed {
+            fs::remove_file(config.path.join("seal")).unwrap();
+        }
+        let whole = everything(&config.path);
+        let mut dice = Dice(24);
+        let mut seen = BTreeMap::new();
+        for (victim, bytes) in &whole {
+            let name = victim.strip_prefix(&config.path).unwrap().display().to_string();
+            if bytes.is_empty() || ["lock", "reserve"].contains(&name.as_str()) {
+                continue;
+            }
+            let samples = if name == "sled/db" { 250 } else { bytes.len().min(12) };
+            for sample in 0..samples {
+                // Spread over the whole file, each at a place of its stretch that nobody chose.
+                let stretch = bytes.len() / samples;
+                let place = (sample * stretch + dice.throw(stretch)).min(bytes.len() - 1);
+                let bit = dice.throw(8);
+                fs::remove_dir_all(&config.path).unwrap();
+                fs::create_dir_all(config.path.join("sled/blobs")).unwrap();
+                for (path, bytes) in &whole {
+                    let mut bytes = bytes.clone();
+                    if path == victim {
+                        bytes[place] ^= 1 << bit;
+                    }
+                    fs::write(path, bytes).unwrap();
+                }
+                let what = format!("bit {bit} of byte {place} of {name} (killed: {killed})");
+                let outcome = meet_damage(&config, 200, &what).await;
+                *seen.entry((name.clone(), outcome)).or_insert(0) += 1;
+            }
+        }
+        // What is damaged in the middle of the log is noticed; at its end there is room that nobody needs.
+        let refused = seen.get(&("sled/db".to_owned(), Some("refused"))).copied().unwrap_or(0);
+        assert!(refused > 50, "{seen:?}");
+        fs::remove_dir_all(&config.path).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn large_damage_is_an_error_that_names_the_place_and_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder);
+    fill(&config, 200).await;
+    let whole = everything(&config.path);
+    let db = config.path.join("sled/db");
+    let mut refused = 0;
+    for place in (0..fs::metadata(&db).unwrap().len()).step_by(16 << 10) {
+        let file = fs::OpenOptions::new().write(true).open(&db).unwrap();
+        file.write_all_at(&[0x55; 600], place).unwrap();
+        let outcome = meet_damage(&config, 200, &format!("600 bytes at {place}")).await;
+        refused += usize::from(outcome == Some("refused"));
+        fs::remove_dir_all(&config.path).unwrap();
+        fs::create_dir_all(config.path.join("sled/blobs")).unwrap();
+        for (path, bytes) in &whole {
+            fs::write(path, bytes).unwrap();
+        }
+    }
+    assert!(refused > 5, "{refused}");
+    drop(SledStore::open(config).unwrap());
+}
+
+#[tokio::test]
+async fn a_store_that_is_refused_is_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder);
+    fill(&config, 200).await;
+    let path = &config.path;
+    let refuse = |kind: Kind| {
+        let before = everything(path);
+        assert_eq!(SledStore::open(config.clone()).unwrap_err().kind, kind);
+        assert!(everything(path) == before, "{kind:?}");
+    };
+    // Damaged, so that sled would cut off what follows.
+    let db = path.join("sled/db");
+    let whole = fs::read(&db).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&db).unwrap();
+    file.write_all_at(&[0x55; 600], 20_000).unwrap();
+    refuse(Kind::Internal);
+    // Damaged, and of an older schema, and without its reserve.
+    fs::write(path.join("FORMAT"), "kato schema 0\n").unwrap();
+    fs::remove_file(path.join("reserve")).unwrap();
+    refuse(Kind::Internal);
+    fs::write(path.join("FORMAT"), format!("kato schema {SCHEMA}\n")).unwrap();
+    fs::write(&db, &whole).unwrap();
+    // Without its engine.
+    fs::rename(path.join("sled"), path.join("elsewhere")).unwrap();
+    refuse(Kind::Internal);
+    fs::rename(path.join("elsewhere"), path.join("sled")).unwrap();
+    // Newer.
+    fs::write(path.join("FORMAT"), format!("kato schema {}\n", SCHEMA + 1)).unwrap();
+    refuse(Kind::Precondition);
+    fs::write(path.join("FORMAT"), format!("kato schema {SCHEMA}\n")).unwrap();
+    // In use.
+    let open = SledStore::open(config.clone()).unwrap();
+    refuse(Kind::Unavailable);
+    drop(open);
+    let open = SledStore::open(config.clone()).unwrap();
+    assert_eq!(open.scan("k/", None, 1000).await.unwrap().len(), 200);
+}
+
+/// A record as a kato of schema 0 would have written it.
+fn older(key: &str, value: &[u8]) -> Vec<u8> {
+    let mut value = value.to_vec();
+    value[2..4].copy_from_slice(&[0, 0]);
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&u64::try_from(key.len()).unwrap().to_be_bytes());
+    crc.update(key.as_bytes());
+    crc.update(&value[..5]);
+    crc.update(&value[9..]);
+    value[5..9].copy_from_slice(&crc.finalize().to_be_bytes());
+    value
+}
+
+#[tokio::test]
+async fn records_of_an_older_schema_are_dumped_before_anything_is_written_in_the_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder);
+    let store = SledStore::open(config.clone()).unwrap();
+    let mut batch = Batch::default();
+    for n in 0..300 {
+        let key = keys::volume_name(&VolumeName::parse(&format!("db-{n:03}")).unwrap());
+        let value = older(&key, &encode(&key, &VolumeId(n)));
+        batch.puts.push((key, value));
+    }
+    store.commit(batch, Durability::Durable).await.unwrap();
+    let records = store.scan("", None, 1000).await.unwrap();
+    drop(store);
+    let path = &config.path;
+    let (format, dump) = (path.join("FORMAT"), path.join(format!("dumps/before-schema-{SCHEMA}.jsonl")));
+    fs::write(&format, "kato schema 0\n").unwrap();
+
+    // Where no dump can be written the store stays what it is.
+    fs::write(path.join("dumps"), "in the way").unwrap();
+    let error = SledStore::open(config.clone()).unwrap_err();
+    assert_eq!(error.kind, Kind::Precondition, "{error}");
+    for words in [path.to_str().unwrap(), "schema 0", "dumps", "older kato"] {
+        assert!(error.message.contains(words), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&format).unwrap(), "kato schema 0\n");
+    fs::remove_file(path.join("dumps")).unwrap();
+
+    let store = SledStore::open(config.clone()).unwrap();
+    assert_eq!(fs::read_to_string(&format).unwrap(), format!("kato schema {SCHEMA}\n"));
+    let kept = store.scan("", None, 1000).await.unwrap();
+    assert_eq!(kept.len(), records.len());
+    drop(store);
+    let old = Config { path: folder.path().join("old"), ..config.clone() };
+    let lines = fs::read(&dump).unwrap();
+    assert_eq!(kato_store::load(&old, lines.as_slice()).unwrap(), 300);
+    let loaded = SledStore::open(old).unwrap().scan("", None, 1000).await.unwrap();
+    let content = |entries: &[Entry]| -> Vec<_> {
+        entries.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect()
+    };
+    assert_eq!(content(&loaded), content(&records), "the dump is what there was before");
+
+    // A store of today has nothing to be afraid of.
+    fs::remove_file(&dump).unwrap();
+    drop(SledStore::open(config).unwrap());
+    assert!(!dump.exists());
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_dumped_keeps_its_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder);
+    // These are no records that a dump could show.
+    fill(&config, 3).await;
+    let format = config.path.join("FORMAT");
+    fs::write(&format, "kato schema 0\n").unwrap();
+    assert_eq!(SledStore::open(config.clone()).unwrap_err().kind, Kind::Precondition);
+    assert_eq!(fs::read_to_string(&format).unwrap(), "kato schema 0\n");
+    assert!(!config.path.join("dumps/new").exists());
 }

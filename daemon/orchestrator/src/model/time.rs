@@ -13,6 +13,29 @@ impl Timestamp {
         Self(self.0.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// A moment as it prints, and nothing else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != "0000-00-00T00:00:00.000Z".len() {
+            return None;
+        }
+        let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+        let mut date = date.splitn(3, '-').map(str::parse::<u64>);
+        let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
+        let mut time = time.splitn(3, ':');
+        let (hour, minute) = (time.next()?.parse::<u64>().ok()?, time.next()?.parse::<u64>().ok()?);
+        let (second, millis) = time.next()?.split_once('.')?;
+        let (second, millis) = (second.parse::<u64>().ok()?, millis.parse::<u64>().ok()?);
+        // Howard Hinnant's days-from-civil, for days since 1970: a year begins in March.
+        let year = year.checked_sub(u64::from(month <= 2))?;
+        let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.checked_sub(1)?;
+        let days = (year * 365 + year / 4 + year / 400 + day_of_year).checked_sub(year / 100 + 719_468)?;
+        let seconds = days.checked_mul(86_400)? + hour * 3600 + minute * 60 + second;
+        let moment = Self(seconds.checked_mul(1000)? + millis);
+        // What is out of range, or written otherwise, does not print as it was.
+        (moment.to_string() == text).then_some(moment)
+    }
+
     /// How long after `earlier`; zero if it is not.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -55,5 +78,26 @@ mod tests {
         assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert_eq!(Timestamp(951_782_400_123).to_string(), "2000-02-29T00:00:00.123Z");
         assert_eq!(Timestamp(1_795_221_296_000).to_string(), "2026-11-21T00:34:56.000Z");
+    }
+
+    #[test]
+    fn what_was_printed_is_read_and_nothing_else_is() {
+        for millis in (0..4_102_444_800_000).step_by(86_399_123 * 7).chain([951_782_400_123, 0]) {
+            let moment = Timestamp(millis);
+            assert_eq!(Timestamp::parse(&moment.to_string()), Some(moment), "{moment}");
+        }
+        for wrong in [
+            "",
+            "2026-11-21",
+            "2026-13-21T00:34:56.000Z",
+            "2026-11-31T00:34:56.000Z",
+            "0000-00-00T00:00:00.000Z",
+            "2026-11-21T24:00:00.000Z",
+            "2026-11-21T00:34:56.0Z",
+            "26-11-21T00:34:56.000Z",
+            "99999999999-11-21T00:34:56.000Z",
+        ] {
+            assert_eq!(Timestamp::parse(wrong), None, "{wrong}");
+        }
     }
 }
