@@ -360,7 +360,7 @@ pub struct BackendView {
 /// Something that does not fit together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// A stable word. Of both: `orphan`, `unmarked`, `unreachable`. Of the doctor: `lost`, `found-again`,
+    /// A stable word. Of both: `orphan`, `unmarked`, `unreachable`. Of the doctor: `retained`, `lost`, `found-again`,
     /// `missing-mount`, `stale-mount`, `stale-device`, `same-name`, `stuck`. Of a recovery: `recovered`,
     /// `missing`, `nameless`, `foreign`, `dump`.
     pub code: &'static str,

@@ -80,9 +80,11 @@ impl Doctor {
             return Ok(Exit::Ok);
         }
         out.list(&named_by_subject(&findings, out.format), COLUMNS)?;
-        let left = findings.iter().filter(|finding| word(finding, "fixed") != "true");
+        // What a class retains is as somebody wanted it.
+        let problems: Vec<&Json> = findings.iter().filter(|one| word(one, "code") != "retained").collect();
+        let left = problems.iter().copied().filter(|finding| word(finding, "fixed") != "true");
         let (mendable, by_hand): (Vec<_>, Vec<_>) = left.partition(|one| word(one, "fixable") == "true");
-        let mended = findings.len() - mendable.len() - by_hand.len();
+        let mended = problems.len() - mendable.len() - by_hand.len();
         if is_table {
             tell(&format!(
                 "{mended} mended, {} left that `kato doctor --fix` mends, {} left to you",
@@ -90,7 +92,7 @@ impl Doctor {
                 by_hand.len()
             ))?;
         }
-        Ok(if mended == findings.len() { Exit::Ok } else { Exit::Partial })
+        Ok(if mended == problems.len() { Exit::Ok } else { Exit::Partial })
     }
 }
 

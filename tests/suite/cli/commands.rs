@@ -219,6 +219,28 @@ fn a_watcher_sees_what_is_there_and_what_comes_and_goes() {
 }
 
 #[test]
+fn lists_are_filtered_and_a_wait_is_watched_to_its_end() {
+    let machine = Machine::start();
+    let daemon = Daemon::start(&machine);
+    for name in ["db", "web"] {
+        done(&daemon.kato(&["volume", "create", name]));
+        done(&daemon.kato(&["snapshot", "create", name, &format!("{name}-1"), "--label", &format!("of={name}")]));
+    }
+    let snapshots = |filters: &[&str]| done(&daemon.kato(&[&["snapshot", "ls", "-q"], filters].concat()));
+    assert_eq!(snapshots(&[]), "db-1\nweb-1\n");
+    assert_eq!(snapshots(&["--filter", "volume=db"]), "db-1\n");
+    assert_eq!(snapshots(&["--filter", "name=w*", "--filter", "state=ready"]), "web-1\n");
+    assert_eq!(snapshots(&["--filter", "label=of=db", "--filter", "name=w*"]), "");
+    let told = failed(&daemon.kato(&["snapshot", "ls", "--filter", "used=true"]), 64);
+    assert!(told.contains("state, volume, class"), "{told}");
+    assert_eq!(done(&daemon.kato(&["node", "ls", "-q"])), "here\n");
+    assert!(done(&daemon.kato(&["node", "ls"])).starts_with("NAME"));
+    let watched = done(&daemon.kato(&["volume", "why", "db", "--watch"]));
+    assert_eq!(watched.matches("It waits for nothing.").count(), 1, "{watched}");
+    failed(&daemon.kato(&["volume", "why", "nobody", "--watch"]), 3);
+}
+
+#[test]
 fn a_reader_who_has_seen_enough_is_no_failure() {
     let mut child =
         command(&["config", "default"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,9 +1,6 @@
 //! Backends against records, in both directions, volumes and snapshots.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::finding;
 use crate::{
@@ -11,7 +8,8 @@ use crate::{
     error::Error,
     hall::Finding,
     house::House,
-    model::{BackendName, Handle, Snapshot, SnapshotState, Volume, VolumeId, VolumeState},
+    mark::is_class,
+    model::{BackendName, ClassName, Handle, Snapshot, SnapshotState, Volume, VolumeState},
     ports::{
         Backend,
         backend::{Made, Shot, Snapshots},
@@ -97,10 +95,10 @@ async fn one(
     findings: &mut Vec<Finding>,
 ) -> Result<(), Unheard> {
     let listed = all_of(backend).await.map_err(Unheard::Backend)?;
-    let ours: BTreeMap<&Handle, VolumeId> = volumes
+    let ours: BTreeSet<&Handle> = volumes
         .iter()
         .filter(|volume| volume.backend == *name)
-        .filter_map(|volume| Some((volume.handle.as_ref()?, volume.id)))
+        .filter_map(|volume| volume.handle.as_ref())
         .collect();
     let mut there = BTreeSet::new();
     for made in &listed {
@@ -108,11 +106,15 @@ async fn one(
         match Mark::decode(&made.mark) {
             Ok(mark) if mark.cluster != house.cluster => {}
             Ok(mark) => {
-                let known = ours.contains_key(&made.handle)
+                let known = ours.contains(&made.handle)
                     || house.journal.family(mark.id).await?.value.volume.is_some();
                 if !known {
-                    let called = mark.name.map(|name| format!(", once the volume {name}"));
-                    findings.push(orphan(name, &made.handle, &format!("{}{}", made.size, called.unwrap_or_default())));
+                    let called = mark.name.map(|name| format!(", once the volume {name}")).unwrap_or_default();
+                    let what = format!("{}{called}", made.size);
+                    findings.push(match is_retained(house, &mark.class) {
+                        true => retained(name, &made.handle, &what),
+                        false => orphan(name, &made.handle, &what),
+                    });
                 }
             }
             Err(_) => findings.push(unmarked(name, &made.handle)),
@@ -137,6 +139,23 @@ fn orphan(backend: &BackendName, handle: &Handle, what: &str) -> Finding {
         "orphan",
         format!("{backend}/{handle}"),
         format!("{what}: it is ours, and no record knows it. `kato recover --scan` takes it back"),
+        false,
+    )
+}
+
+/// Whether volumes of a class are kept when they are deleted.
+fn is_retained(house: &House, marked: &ClassName) -> bool {
+    house.catalog().classes.values().any(|class| class.retain && is_class(marked, &class.name))
+}
+
+fn retained(backend: &BackendName, handle: &Handle, what: &str) -> Finding {
+    finding(
+        "retained",
+        format!("{backend}/{handle}"),
+        format!(
+            "{what}: it was deleted, and its class retains the data. `kato recover --scan` takes it back; remove it at \
+             the backend when nobody needs it"
+        ),
         false,
     )
 }
