@@ -12,8 +12,8 @@ use kato_orchestrator::{
         SnapshotName, Source, Target, VolumeName,
     },
     ops::{
-        CreateSnapshot, CreateVolume, GrowVolume, ModifyVolume, RecoverRecords, RootWish, SourceName, VolumeView,
-        Why,
+        CreateSnapshot, CreateVolume, GrowVolume, ModifyVolume, RecoverRecords, RootWish, SourceName,
+        VolumeView, Why,
     },
     ports::{
         backend::{Abilities, Blankness, Description, Growing},

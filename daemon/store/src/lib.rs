@@ -27,8 +27,7 @@ mod view;
 mod watch;
 
 pub use self::{
-    dump::{dump, keep_dump, kept_dumps, load, read_dump},
-    dump::{dump, keep_dump, load, newest_dump},
+    dump::{dump, keep_dump, kept_dumps, load, newest_dump, read_dump},
     memory::{LazyFate, MemoryStore},
     sled::SledStore,
 };

@@ -5,7 +5,8 @@ use std::time::Duration;
 use kato_orchestrator::{
     Finding, Kind, Mark,
     model::{
-        BackendName, CapacityRange, ClusterId, FsState, MountState, SnapshotName, Token, VolumeId, VolumeName, VolumeState,
+        BackendName, CapacityRange, ClusterId, FsState, MountState, SnapshotName, Token, VolumeId,
+        VolumeName, VolumeState,
     },
     ops::{CreateVolume, DeleteSnapshot, Dump, ExamineHouse, Neighbour, RecoverRecords, SourceName},
     ports::{
@@ -216,7 +217,11 @@ fn an_older_dump_is_asked_only_for_what_the_newest_does_not_know() {
     let mut town = Town::new(Nature::PLAIN);
     town.live(|house| async move {
         let labels = [("age".to_owned(), "old".to_owned())].into();
-        house.hall.create(&house.context(), CreateVolume { labels, ..CreateVolume::named(name("old")) }).await.unwrap();
+        house
+            .hall
+            .create(&house.context(), CreateVolume { labels, ..CreateVolume::named(name("old")) })
+            .await
+            .unwrap();
         house.make("removed").await;
     });
     let older = town.dump();
@@ -482,7 +487,8 @@ fn a_lost_snapshot_is_told_and_a_volume_that_came_back_is_used_again() {
 fn a_volume_of_the_same_name_under_another_driver_is_told() {
     hall(|house| async move {
         house.make("db").await;
-        let neighbour = |name: &str| Neighbour { name: VolumeName::parse(name).unwrap(), driver: "local".into() };
+        let neighbour =
+            |name: &str| Neighbour { name: VolumeName::parse(name).unwrap(), driver: "local".into() };
         let neighbours = vec![neighbour("db"), neighbour("other")];
         let found = house.hall.doctor(&ExamineHouse { fix: true, neighbours }).await.unwrap();
         assert_eq!(told(&found), [("same-name", "volume db")]);

@@ -15,8 +15,8 @@ use crate::{
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Token},
     ports::backend::{
         Abilities, Asking, Attached, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect,
-        Extras, Grow, Growing, Health, Made, NodeFacts, Origin, Page, Parameter, Pending, Polling, Room, Shot,
-        Snapshots, Standing, Which,
+        Extras, Grow, Growing, Health, Made, NodeFacts, Origin, Page, Parameter, Pending, Polling, Room,
+        Shot, Snapshots, Standing, Which,
     },
 };
 
