@@ -64,6 +64,21 @@ stories! {
         teller.create("db").await;
     }
 
+    late_create => |teller| {
+        teller.fault(Verb::Create, Fault::Late(Duration::from_secs(20)));
+        teller.fault(Verb::Create, Fault::Refuse(Error::exhausted("the backend is full")));
+        teller.create("db").await;
+        teller.create("db").await;
+    }
+
+    late_cut => |teller| {
+        teller.create("db").await;
+        teller.fault(Verb::Cut, Fault::Late(Duration::from_secs(20)));
+        teller.fault(Verb::Cut, Fault::Refuse(Error::exhausted("the backend is full")));
+        teller.snapshot("monday", "db").await;
+        teller.snapshot("monday", "db").await;
+    }
+
     pending_create => |teller| {
         teller.fault(Verb::Create, Fault::Pending(3));
         teller.create("db").await;
@@ -223,6 +238,37 @@ stories! {
         teller.create("db").await;
         tokio::join!(teller.snapshot("monday", "db"), teller.delete("db"));
         tokio::join!(teller.delete_snapshot("monday"), teller.delete("db"));
+    }
+
+    delete_against_clone => |teller| {
+        teller.create("db").await;
+        tokio::join!(teller.create_from("copy", SourceName::Volume(name("db"))), teller.delete("db"));
+        tokio::join!(teller.delete("copy"), teller.delete("db"));
+    }
+
+    delete_against_unmount => |teller| {
+        teller.create("db").await;
+        teller.mount("db", "one").await;
+        tokio::join!(teller.unmount("db", "one"), teller.delete("db"));
+        teller.delete("db").await;
+    }
+
+    delete_against_attach(ATTACHES) => |teller| {
+        teller.create("db").await;
+        teller.fault(Verb::Attach, Fault::Pending(3));
+        tokio::join!(teller.mount("db", "one"), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            teller.delete("db").await;
+        });
+        teller.unmount("db", "one").await;
+        teller.delete("db").await;
+    }
+
+    delete_against_bind => |teller| {
+        teller.create("db").await;
+        tokio::join!(teller.mount_at("db", "one", "/pods/1"), teller.delete("db"));
+        teller.unmount("db", "one").await;
+        tokio::join!(teller.delete("db"), teller.mount_at("db", "two", "/pods/2"));
     }
 
     delete_against_grow => |teller| {

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use kato_orchestrator::{
     Catalog, Config, Error, Gauges, Orchestrator, Ports,
     model::{
-        BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, HolderId, NodeId, Token,
-        VolumeName,
+        BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, HolderId, NodeId, Timestamp,
+        Token, VolumeName,
     },
     ops::{Context, DeleteSnapshot, DeleteVolume, Dump, UnmountVolume},
     ports::{
@@ -70,6 +70,8 @@ pub(crate) struct Town {
     store: MemoryStore,
     ids: Arc<FakeIds>,
     said: Arc<Mutex<Acknowledged>>,
+    /// When the last process ended; nothing before the first.
+    time: Mutex<Option<Timestamp>>,
     nature: Nature,
     rebooted: bool,
 }
@@ -97,6 +99,7 @@ impl Town {
             store: MemoryStore::new(),
             ids: Arc::default(),
             said: Arc::default(),
+            time: Mutex::default(),
             nature,
             rebooted: false,
         }
@@ -119,6 +122,8 @@ impl Town {
     /// What the next process finds. Containers write on while there is none.
     pub(crate) fn crash(&mut self, fate: LazyFate) {
         self.store = self.store.after_crash(fate);
+        // What a backend was still to do it has done when the next process begins.
+        self.backend.lock().unwrap().come_true(true);
         let mut host = self.host.lock().unwrap();
         host.thaw_all();
         for handle in host.mounted() {
@@ -171,8 +176,10 @@ impl Town {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
+            let before = *self.time.lock().unwrap();
+            let clock = Arc::new(before.map_or_else(FakeClock::default, FakeClock::at));
             let life = async {
-                let teller = self.open(Arc::clone(&fuse)).await.unwrap();
+                let teller = self.open(Arc::clone(&fuse), Arc::clone(&clock)).await.unwrap();
                 life(Arc::new(teller)).await;
             };
             tokio::select! {
@@ -180,11 +187,11 @@ impl Town {
                 () = life => {}
                 () = tokio::time::sleep(Duration::from_secs(86_400)) => panic!("the story does not end"),
             }
+            *self.time.lock().unwrap() = Some(clock.now().plus(Duration::from_secs(1)));
         });
     }
 
-    async fn open(&self, fuse: Arc<Fuse>) -> Result<Teller, Error> {
-        let clock = Arc::new(FakeClock::default());
+    async fn open(&self, fuse: Arc<Fuse>, clock: Arc<FakeClock>) -> Result<Teller, Error> {
         let host = FakeHost::new(Arc::clone(&self.host), Arc::clone(&self.backend), Arc::clone(&fuse));
         let settle = Duration::from_secs(30);
         let Nature { attaches, cutting, polls } = self.nature;
@@ -247,6 +254,7 @@ impl Town {
         let mut known: Vec<Token> = views.iter().map(|view| view.volume.token(CLUSTER)).collect();
         known.extend(snapshots.iter().map(|snapshot| snapshot.token(CLUSTER)));
         known.sort();
+        self.backend.lock().unwrap().come_true(true);
         let mut there = self.backend.lock().unwrap().tokens();
         there.sort();
         assert_eq!(known, there, "{what}: records and backend differ");

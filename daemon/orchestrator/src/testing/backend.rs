@@ -3,11 +3,13 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::Fuse;
 use crate::{
@@ -52,6 +54,20 @@ pub enum Fault {
     LoseAnswer(Error),
     /// It happens so many calls later.
     Pending(u32),
+    /// Nobody hears of it, and it happens so much later, whoever is there then.
+    Late(Duration),
+}
+
+/// Effects that are still to come true, and when.
+#[derive(Default)]
+struct Later(Vec<(Instant, Coming)>);
+
+type Coming = Box<dyn FnOnce(&mut BackendWorld) + Send>;
+
+impl fmt::Debug for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to come", self.0.len())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +85,7 @@ pub struct BackendWorld {
     faults: BTreeMap<Verb, VecDeque<Fault>>,
     heard: BTreeMap<Verb, usize>,
     fingerprint: String,
+    late: Later,
     /// What each copy under way found when it began, by the token of what it makes.
     copies: BTreeMap<Token, Vec<u8>>,
 }
@@ -77,6 +94,18 @@ pub struct BackendWorld {
 const TORN: &[u8] = b"TORN";
 
 impl BackendWorld {
+    /// Lets come true what is due, or everything.
+    pub fn come_true(&mut self, everything: bool) {
+        let now = Instant::now();
+        let (due, rest) =
+            std::mem::take(&mut self.late.0).into_iter().partition(|(when, _)| everything || *when <= now);
+        self.late.0 = rest;
+        let due: Vec<(Instant, Coming)> = due;
+        for (_, come) in due {
+            come(self);
+        }
+    }
+
     /// Whether a volume or snapshot is a copy whose source was written while it was made.
     #[must_use]
     pub fn has_torn(&self) -> bool {
@@ -213,7 +242,9 @@ impl FakeBackend {
     }
 
     fn world(&self) -> MutexGuard<'_, BackendWorld> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+        world.come_true(false);
+        world
     }
 
     /// One effect: a fuse before it, a fuse after it, and whatever is to go wrong between.
@@ -221,7 +252,7 @@ impl FakeBackend {
         &self,
         verb: Verb,
         resume: Option<Vec<u8>>,
-        act: impl FnOnce(&mut BackendWorld) -> Result<T, Error> + Send,
+        act: impl FnOnce(&mut BackendWorld) -> Result<T, Error> + Send + 'static,
     ) -> Result<Effect<T>, Error> {
         self.fuse.pass().await;
         let answer = {
@@ -233,6 +264,10 @@ impl FakeBackend {
                 Some(Fault::Refuse(error)) => Err(error),
                 Some(Fault::LoseAnswer(error)) => act(&mut world).and(Err(error)),
                 Some(Fault::Pending(calls)) => Ok(later(u8::try_from(calls).unwrap_or(u8::MAX))),
+                Some(Fault::Late(after)) => {
+                    world.late.0.push((Instant::now() + after, Box::new(move |world| drop(act(world)))));
+                    Err(Error::timeout("no answer").pending())
+                }
                 None => act(&mut world).map(Effect::Done),
             }
         };

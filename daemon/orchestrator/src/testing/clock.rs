@@ -14,20 +14,29 @@ use crate::{
 #[derive(Debug)]
 pub struct FakeClock {
     zero: Instant,
+    began: Timestamp,
 }
 
 const ZERO: u64 = 1_800_000_000_000;
 
 impl Default for FakeClock {
     fn default() -> Self {
-        Self { zero: Instant::now() }
+        Self::at(Timestamp(ZERO))
+    }
+}
+
+impl FakeClock {
+    /// One that shows this time now: a process that begins after another one has ended.
+    #[must_use]
+    pub fn at(now: Timestamp) -> Self {
+        Self { zero: Instant::now(), began: now }
     }
 }
 
 #[async_trait]
 impl Clock for FakeClock {
     fn now(&self) -> Timestamp {
-        Timestamp(ZERO).plus(self.zero.elapsed())
+        self.began.plus(self.zero.elapsed())
     }
 
     async fn sleep_until(&self, when: Timestamp) {

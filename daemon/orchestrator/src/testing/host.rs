@@ -227,6 +227,11 @@ impl Filesystems for FakeHost {
             if !bytes.is_empty() && (bytes.starts_with(b"FS:") && bytes.len() > 3 || !how.resumed) {
                 return Err(Error::precondition("the volume is not blank"));
             }
+            *bytes = b"half of a filesystem".to_vec();
+            Ok(())
+        })?;
+        self.fuse.pass().await;
+        self.bytes(&handle(connection)?, |bytes| {
             *bytes = b"FS:".to_vec();
             Ok(())
         })?;
