@@ -1,9 +1,12 @@
 //! The Docker door: what dockerd is like (`peer`), what the door answers to bytes (`door`) and before a slow
-//! world (`inside`), and the two together, from `docker volume create` to a crash of either (`volumes`, `restarts`, `managed`).
+//! world (`inside`), and the two together, from `docker volume create` to a crash of either (`volumes`, `restarts`,
+//! `managed`), what takes minutes (`patience`), and those who speak to it besides dockerd (`callers`).
 
+mod callers;
 mod door;
 mod inside;
 mod managed;
+mod patience;
 mod peer;
 mod restarts;
 mod volumes;
