@@ -177,7 +177,9 @@ async fn respond(
         Ok(answer) => Ok(plain(StatusCode::OK, &answer, false)),
         Err(Refusal::Told(error)) => {
             span.in_scope(|| log(operation, &error));
-            Ok(plain(StatusCode::OK, &Answer::failure(error::to_wire(&error, &id)), false))
+            // Docker reads `Err` whatever the status; podman only where it is not 200, and takes all else for done.
+            let words = Answer::failure(error::to_wire(&error, &id));
+            Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, &words, false))
         }
         Err(Refusal::Silent(error)) => {
             span.in_scope(|| {

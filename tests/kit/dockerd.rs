@@ -155,7 +155,7 @@ fn launch(machine: &Machine, live_restore: bool) -> Process {
     })
 }
 
-fn lay_out_image(root: &Path) {
+pub(crate) fn lay_out_image(root: &Path) {
     let programs = root.join("bin");
     fs::create_dir_all(&programs).unwrap();
     for folder in ["tmp", "data", "etc"] {
@@ -180,7 +180,7 @@ fn busybox() -> PathBuf {
         .expect("busybox, linked statically: install the package busybox-static")
 }
 
-fn told(answer: &Output) -> Result<String, String> {
+pub(crate) fn told(answer: &Output) -> Result<String, String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     if answer.status.success() { Ok(text(&answer.stdout)) } else { Err(text(&answer.stderr)) }
 }

@@ -26,6 +26,8 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::apart;
+
 /// What the first process of a machine does: it furnishes it, says so, and then reaps what is orphaned.
 const INIT: &str = "mount --make-rshared / && mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/lock \
                     && ip link set lo up && : > \"$1\" && while :; do sleep 3600 & wait $!; done";
@@ -42,6 +44,7 @@ impl Machine {
     /// Starts one.
     #[must_use]
     pub fn start() -> Self {
+        let _apart = apart::beginning();
         let folder = tempfile::Builder::new().prefix("kato-machine-").tempdir().expect("a folder");
         let ready = folder.path().join("ready");
         let mut first = Command::new("unshare")

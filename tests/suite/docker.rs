@@ -1,10 +1,13 @@
 //! The Docker door: what dockerd is like (`peer`), what the door answers to bytes (`door`) and before a slow
-//! world (`inside`), and the two together, from `docker volume create` to a crash of either (`volumes`, `restarts`, `managed`, `neighbours`).
+//! world (`inside`), and the two together, from `docker volume create` to a crash of either (`volumes`, `restarts`,
+//! `managed`, `neighbours`), what takes minutes (`patience`), and those who speak to it besides dockerd (`callers`).
 
+mod callers;
 mod door;
 mod inside;
 mod managed;
 mod neighbours;
+mod patience;
 mod peer;
 mod restarts;
 mod volumes;

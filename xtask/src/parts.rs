@@ -60,7 +60,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "host", budget: 1.0, tells: "real devices, filesystems and mounts", kind: Kind::Suite },
     Part { name: "backend", budget: 1.0, tells: "one suite for every backend", kind: Kind::Suite },
     Part { name: "sandbox", budget: 1.0, tells: "hostile guests", kind: Kind::Suite },
-    Part { name: "docker", budget: 3.0, tells: "a real dockerd", kind: Kind::Suite },
+    Part { name: "docker", budget: 6.0, tells: "a real dockerd, and podman", kind: Kind::Suite },
     Part { name: "crash", budget: 1.0, tells: "kills at every port call", kind: Kind::Suite },
     Part { name: "cli", budget: 0.5, tells: "the command line against a daemon", kind: Kind::Suite },
     Part { name: "tidy", budget: 0.25, tells: "the project's rules", kind: Kind::Suite },

@@ -29,6 +29,24 @@ const PEERS: &[Peer] = &[
         parts: &["docker", "bench-smoke", "bench", "managed-plugin"],
     },
     Peer {
+        program: "podman",
+        package: "podman",
+        why: "the other one who speaks Docker's protocol for volumes",
+        parts: &["docker"],
+    },
+    Peer {
+        program: "socat",
+        package: "socat",
+        why: "brings a dockerd that comes by TLS to the door",
+        parts: &["docker"],
+    },
+    Peer {
+        program: "openssl",
+        package: "openssl",
+        why: "makes the certificates that it proves itself with",
+        parts: &["docker"],
+    },
+    Peer {
         program: "busybox",
         package: "busybox-static",
         why: "the only program inside the containers of the tests, so it must be static",

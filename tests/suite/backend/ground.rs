@@ -22,6 +22,7 @@ use kato_orchestrator::{
     testing::{self, BackendWorld, FakeBackend, Fuse},
 };
 use kato_plugin_host::{BackendSpec, Config, ConnectionGrants, Grants, Limits, PluginHost, embedded};
+use kato_tests::apart::{Apart, mounting};
 use tempfile::TempDir;
 
 /// A backend to try.
@@ -215,7 +216,7 @@ impl Folder {
         assert!(run("cp", &["--sparse=always"], &[&self.temp.path().join("disk"), &image]));
         let options = if kind == "xfs" { "loop,nouuid" } else { "loop" };
         assert!(run("mount", &["-t", kind, "-o", options], &[&image, &data]));
-        Self { _disk: Some(Disk { at: data.clone() }), data, temp }
+        Self { _disk: Some(Disk { at: data.clone(), _apart: mounting() }), data, temp }
     }
 
     /// Where directories can be limited: not every kernel was built for that.
@@ -225,29 +226,38 @@ impl Folder {
     }
 
     fn try_on(kind: &str, make: &[&str], options: &str) -> Option<Self> {
+        let apart = mounting();
         let temp = tempfile::Builder::new().prefix("kato-backend-").tempdir().unwrap();
         let (data, image) = (temp.path().join("data"), temp.path().join("disk"));
         fs::create_dir(&data).unwrap();
         File::create(&image).unwrap().set_len(1 << 30).unwrap();
         let made = run("mkfs", &[&["-t", kind, "-q"], make].concat(), &[&image])
             && run("mount", &["-t", kind, "-o", &format!("loop{options}")], &[&image, &data]);
-        made.then(|| Self { _disk: Some(Disk { at: data.clone() }), data, temp })
+        made.then(|| Self { _disk: Some(Disk { at: data.clone(), _apart: apart }), data, temp })
     }
 }
 
 /// A filesystem in a file, mounted through a loop device.
 struct Disk {
     at: PathBuf,
+    _apart: Apart,
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // A failed test has more to say.
-        assert!(
-            run("umount", &[], &[&self.at]) || std::thread::panicking(),
-            "{} could not be unmounted",
-            self.at.display()
-        );
+        // A thread of the plugin host may still be at work in it for a moment.
+        let gone = (0..50).any(|_| {
+            let gone = run("umount", &[], &[&self.at]);
+            if !gone {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            gone
+        });
+        // A failed test has more to say, and leaves nothing behind either.
+        if !gone {
+            run("umount", &["--lazy"], &[&self.at]);
+        }
+        assert!(gone || std::thread::panicking(), "{} could not be unmounted", self.at.display());
     }
 }
 

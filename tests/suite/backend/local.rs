@@ -1,6 +1,10 @@
 //! What holds for the `local` plugin on real filesystems, beyond what holds for every backend.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::Path,
+};
 
 use kato_orchestrator::{
     Kind,
@@ -68,12 +72,24 @@ async fn a_copied_directory_has_everything() {
     fs::hard_link(tree.join("deep/er/file"), tree.join("same")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", tree.join("link")).unwrap();
     std::os::unix::fs::chown(&tree, Some(70), Some(70)).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(tree.join("deep"), "user.colour", b"red", flags).unwrap();
+    let hole = fs::File::create_new(tree.join("hole")).unwrap();
+    hole.set_len(64 << 20).unwrap();
+    hole.write_all_at(b"end", (64 << 20) - 3).unwrap();
     let copy = subject.create(subject.copy("b", Origin::Volume(known(&made)))).await.unwrap();
     let tree = path(copy.connection.as_ref());
     assert_eq!(fs::read_to_string(tree.join("deep/er/file")).unwrap(), "text");
     assert_eq!(fs::read_link(tree.join("link")).unwrap(), Path::new("/etc/passwd"));
     assert_eq!(fs::metadata(tree.join("same")).unwrap().nlink(), 2);
     assert_eq!(fs::metadata(&tree).unwrap().uid(), 70);
+    let mut colour = [0; 8];
+    let length = rustix::fs::getxattr(tree.join("deep"), "user.colour", &mut colour).unwrap();
+    assert_eq!(&colour[..length], b"red");
+    let hole = fs::metadata(tree.join("hole")).unwrap();
+    assert_eq!(hole.len(), 64 << 20);
+    assert!(hole.blocks() * 512 < 1 << 20, "{} bytes are taken", hole.blocks() * 512);
+    assert!(fs::read(tree.join("hole")).unwrap().ends_with(b"end"));
 }
 
 #[tokio::test]

@@ -134,7 +134,7 @@ impl Client<'_> {
     fn ask(&self, operation: &str, body: &Value) -> Value {
         for _ in 0..600 {
             match self.wire.ask(&format!("/VolumeDriver.{operation}"), &body.to_string()) {
-                Ok(Some(answer)) if answer.word() == "200" => {
+                Ok(Some(answer)) if matches!(answer.word(), "200" | "500") => {
                     let answer = answer.json();
                     assert_eq!(answer["Err"], "", "{operation} {body}");
                     return answer;

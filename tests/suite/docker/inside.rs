@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufReader, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -70,9 +70,11 @@ impl Store for Switched {
 }
 
 /// A door with everything behind it.
-struct House {
-    folder: TempDir,
-    backend: Arc<Mutex<BackendWorld>>,
+pub(super) struct House {
+    _folder: Option<TempDir>,
+    socket: PathBuf,
+    pub(super) hall: Arc<Orchestrator>,
+    pub(super) backend: Arc<Mutex<BackendWorld>>,
     store_away: Arc<AtomicBool>,
     shutdown: CancellationToken,
     served: JoinSet<()>,
@@ -81,6 +83,13 @@ struct House {
 impl House {
     async fn open(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let mut house = Self::at(&folder.path().join("kato.sock"), change).await;
+        house._folder = Some(folder);
+        house
+    }
+
+    /// With its socket at this path.
+    pub(super) async fn at(socket: &Path, change: impl FnOnce(&mut Config)) -> Self {
         let (backend, fuse) = (Arc::<Mutex<BackendWorld>>::default(), Arc::<Fuse>::default());
         let store_away = Arc::<AtomicBool>::default();
         let ports = Ports {
@@ -98,41 +107,38 @@ impl House {
             node: NodeId::parse("here").unwrap(),
             cluster: None,
             topology: Default::default(),
-            idle_grace: Duration::from_secs(30),
+            idle_grace: Duration::from_secs(1),
             reap_after: Duration::from_secs(600),
             freeze_limit: Duration::from_secs(10),
         };
         let orchestrator = Orchestrator::open(ports, catalog(Arc::new(fake)), hall).await.unwrap();
-        let mut config = Config { socket: socket(&folder), ..Config::default() };
+        let socket = socket.to_owned();
+        let mut config = Config { socket: socket.clone(), ..Config::default() };
         change(&mut config);
         let listener = listen(&config.socket, &Passed::default(), "docker").unwrap();
         let shutdown = CancellationToken::new();
         let mut served = JoinSet::new();
-        served.spawn(serve(listener, orchestrator, config, shutdown.clone()));
-        Self { folder, backend, store_away, shutdown, served }
+        served.spawn(serve(listener, Arc::clone(&orchestrator), config, shutdown.clone()));
+        Self { _folder: None, socket, hall: orchestrator, backend, store_away, shutdown, served }
     }
 
     /// Asks as dockerd does; nothing when the connection was closed instead.
     async fn ask(&self, operation: &str, body: Value) -> Option<Message> {
-        let (wire, operation) = (Wire(socket(&self.folder)), operation.to_owned());
+        let (wire, operation) = (Wire(self.socket.clone()), operation.to_owned());
         let asked = tokio::task::spawn_blocking(move || {
             wire.ask(&format!("/VolumeDriver.{operation}"), &body.to_string()).unwrap_or(None)
         });
         asked.await.unwrap()
     }
 
-    async fn call(&self, operation: &str, body: Value) -> Value {
+    pub(super) async fn call(&self, operation: &str, body: Value) -> Value {
         self.ask(operation, body).await.unwrap().json()
     }
 
-    async fn close(self) {
+    pub(super) async fn close(self) {
         self.shutdown.cancel();
         self.served.join_all().await;
     }
-}
-
-fn socket(folder: &TempDir) -> std::path::PathBuf {
-    Path::new(folder.path()).join("kato.sock")
 }
 
 fn catalog(backend: Arc<dyn Backend>) -> Catalog {
@@ -234,7 +240,7 @@ async fn reads_answer_while_the_backend_is_down() {
 async fn what_was_begun_is_answered_before_the_door_closes() {
     let house = House::open(|_| ()).await;
     house.backend.lock().unwrap().fault(Verb::Create, Fault::Pending(1));
-    let wire = Wire(socket(&house.folder));
+    let wire = Wire(house.socket.clone());
     let asked = tokio::task::spawn_blocking(move || {
         let mut stream = wire.connect().unwrap();
         stream
@@ -250,7 +256,7 @@ async fn what_was_begun_is_answered_before_the_door_closes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_dribbles_is_cut_off_and_keeps_nobody_waiting() {
     let house = House::open(|config| config.request_seconds = 1).await;
-    let wire = Wire(socket(&house.folder));
+    let wire = Wire(house.socket.clone());
     let idle = wire.connect().unwrap();
     let slow: Vec<_> = (0..64)
         .map(|number| {
@@ -277,5 +283,34 @@ async fn who_dribbles_is_cut_off_and_keeps_nobody_waiting() {
         super::wire::read(&mut BufReader::new(idle)).unwrap().unwrap().json()
     });
     assert_eq!(cut_off.await.unwrap(), json!({"Volumes": [], "Err": ""}));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_in_the_middle_of_a_mount_holds_nothing_when_it_is_made() {
+    let house = House::open(|_| ()).await;
+    assert_eq!(house.call("Create", json!({"Name": "db"})).await["Err"], "");
+    house.backend.lock().unwrap().fault(Verb::Attach, Fault::Pending(1));
+    let wire = Wire(house.socket.clone());
+    let mut stream = wire.connect().unwrap();
+    let request = super::wire::request("/VolumeDriver.Mount", "{\"Name\":\"db\",\"ID\":\"one\"}");
+    stream.write_all(request.as_bytes()).unwrap();
+    // One that only says that it will say no more is still there to listen.
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let patient = tokio::task::spawn_blocking(move || {
+        super::wire::read(&mut BufReader::new(stream)).unwrap().unwrap().json()
+    });
+    assert_eq!(patient.await.unwrap()["Err"], "");
+    assert_eq!(house.call("Unmount", json!({"Name": "db", "ID": "one"})).await["Err"], "");
+
+    house.backend.lock().unwrap().fault(Verb::Attach, Fault::Pending(2));
+    let mut stream = Wire(house.socket.clone()).connect().unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let status = async || house.call("Get", json!({"Name": "db"})).await["Volume"]["Status"].clone();
+    while status().await["holders"] == json!([]) {}
+    drop(stream);
+    while status().await["holders"] != json!([]) {}
+    while status().await["attachments"][0]["state"] != "attached" {}
+    assert_eq!(status().await["holders"], json!([]));
     house.close().await;
 }

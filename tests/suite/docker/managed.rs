@@ -104,6 +104,8 @@ fn docker_installs_and_runs_the_plugin_and_starts_it_again() {
         .unwrap();
     docker(&dockerd, &format!("plugin enable {PLUGIN}"))
         .unwrap_or_else(|error| panic!("{error}: {}", dockerd.log()));
+    let refused = docker(&dockerd, &format!("plugin set {PLUGIN} KATO__LOG__LEVEL=info")).unwrap_err();
+    assert!(refused.contains("must be disabled") || refused.contains("disable"), "{refused}");
     for class in ["default", "ext4"] {
         let made =
             docker(&dockerd, &format!("volume create -d {PLUGIN} -o class={class} -o size=64MiB {class}"));

@@ -1,5 +1,10 @@
 //! What dockerd is like: the habits that the door is built around, each shown by a real dockerd and a plugin
-//! of the test's own. When one of these fails, Docker has changed, and the door has to be thought over.
+//! of the test's own. When one of these fails, Docker has changed, and the door has to be thought over. How it
+//! speaks is `peer/speech.rs`, what it mounts and when `peer/mounts.rs`, what a restart does `peer/restarts.rs`.
+
+mod mounts;
+mod restarts;
+mod speech;
 
 use std::{
     fs,
@@ -34,6 +39,15 @@ fn with_plugin(
 ) -> (Plugin, Dockerd<'_>) {
     let plugin = Plugin::serve(&machine.path("/run/docker/plugins/fake.sock"), answer);
     (plugin, Dockerd::start(machine))
+}
+
+/// A container that runs these words, with these options before the image.
+fn run(dockerd: &Dockerd<'_>, options: &str, words: &[&str]) -> Result<String, String> {
+    let mut all = vec!["run", "--network", "none", "--stop-timeout", "1", "--volume-driver", "fake"];
+    all.extend(options.split(' '));
+    all.push(Dockerd::IMAGE);
+    all.extend(words);
+    dockerd.docker(&all)
 }
 
 /// A directory that a container can get.
@@ -75,6 +89,9 @@ fn a_request_has_an_empty_host_no_content_type_and_null_for_options() {
     let heard = plugin.heard();
     let create = heard.iter().find(|message| message.word() == "/VolumeDriver.Create").unwrap();
     assert!(create.line.starts_with("POST "));
+    assert_eq!(create.header("host"), Some(""));
+    assert_eq!(create.header("user-agent"), Some("Go-http-client/1.1"));
+    assert_eq!(create.header("content-length"), Some(create.body.len().to_string().as_str()));
     assert_eq!(create.header("content-type"), None);
     assert_eq!(create.header("accept"), Some("application/vnd.docker.plugins.v1.2+json"));
     assert_eq!(create.json()["Opts"], Value::Null);

@@ -5,7 +5,10 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -68,10 +71,11 @@ impl Wire {
         self.say(request(path, body).as_bytes())
     }
 
-    /// Asks and answers the JSON of a 200.
+    /// Asks and answers the JSON. What is refused has a status that says so, as podman reads nothing else.
     pub(crate) fn call(&self, operation: &str, body: Value) -> Value {
         let answer = self.ask(&format!("/VolumeDriver.{operation}"), &format!("{body}\n")).unwrap().unwrap();
-        assert_eq!(answer.word(), "200", "{operation} {body}: {answer:?}");
+        let refused = answer.json()["Err"].as_str().is_some_and(|error| !error.is_empty());
+        assert_eq!(answer.word(), if refused { "500" } else { "200" }, "{operation} {body}: {answer:?}");
         answer.json()
     }
 
@@ -123,28 +127,73 @@ impl From<Value> for Reply {
 /// A plugin that answers what its test wants, and remembers what it was asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Plugin {
-    heard: Arc<Mutex<Vec<Message>>>,
+    all: Arc<Mutex<Vec<Message>>>,
+    closed: Arc<AtomicBool>,
 }
 
 impl Plugin {
     /// Serves at this path until the test ends. Activate and Capabilities answer themselves.
     pub(crate) fn serve(path: &Path, answer: impl Fn(&str, &Value) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serve_with_handshake(path, || (), answer)
+    }
+
+    /// The same, with something to do before the handshake is answered.
+    pub(crate) fn serve_with_handshake(
+        path: &Path,
+        handshake: impl Fn() + Send + Sync + 'static,
+        answer: impl Fn(&str, &Value) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let answer = move |operation: &str, request: &Value| {
+            if operation == "Plugin.Activate" {
+                handshake();
+                return json!({"Implements": ["VolumeDriver"]}).into();
+            }
+            answer(operation, request)
+        };
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let listener = UnixListener::bind(path).unwrap();
-        let plugin = Self { heard: Arc::default() };
-        let (heard, answer) = (Arc::clone(&plugin.heard), Arc::new(answer));
+        let plugin = Self { all: Arc::default(), closed: Arc::default() };
+        let (all, closed, answer) = (Arc::clone(&plugin.all), Arc::clone(&plugin.closed), Arc::new(answer));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (heard, answer) = (Arc::clone(&heard), Arc::clone(&answer));
-                thread::spawn(move || drop(converse(stream, &heard, &*answer)));
+                if closed.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (all, answer, closed) = (Arc::clone(&all), Arc::clone(&answer), Arc::clone(&closed));
+                thread::spawn(move || drop(converse(stream, &all, &closed, &*answer)));
             }
         });
         plugin
     }
 
+    /// Ends it: its socket is gone, and its connections are closed instead of answered.
+    pub(crate) fn close(&self, path: &Path) {
+        self.closed.store(true, Ordering::SeqCst);
+        // Wakes the thread that accepts, so that the socket is closed before its name goes.
+        drop(UnixStream::connect(path));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// Everything that it was asked so far.
+    pub(crate) fn heard_all(&self) -> Vec<Message> {
+        self.all.lock().unwrap().clone()
+    }
+
     /// What it was asked so far, without the questions that answer themselves.
     pub(crate) fn heard(&self) -> Vec<Message> {
-        self.heard.lock().unwrap().clone()
+        let of_itself = |message: &Message| {
+            message.word() == "/Plugin.Activate" || message.word() == "/VolumeDriver.Capabilities"
+        };
+        self.heard_all().into_iter().filter(|message| !of_itself(message)).collect()
+    }
+
+    /// The IDs of all requests for this operation, in order.
+    pub(crate) fn ids(&self, operation: &str) -> Vec<String> {
+        self.heard()
+            .iter()
+            .filter(|message| message.word() == format!("/VolumeDriver.{operation}"))
+            .map(|message| message.json()["ID"].as_str().unwrap_or_default().to_owned())
+            .collect()
     }
 
     /// The operations that it was asked for, in order, about the volume of this name or of none.
@@ -160,20 +209,21 @@ impl Plugin {
 
 fn converse(
     stream: UnixStream,
-    heard: &Mutex<Vec<Message>>,
+    all: &Mutex<Vec<Message>>,
+    closed: &AtomicBool,
     answer: &dyn Fn(&str, &Value) -> Reply,
 ) -> io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     while let Some(message) = read(&mut reader)? {
+        if closed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let operation = message.word().trim_start_matches('/').to_owned();
+        all.lock().unwrap().push(message.clone());
         let reply = match operation.as_str() {
-            "Plugin.Activate" => json!({"Implements": ["VolumeDriver"]}).into(),
             "VolumeDriver.Capabilities" => json!({"Capabilities": {"Scope": "local"}}).into(),
-            _ => {
-                heard.lock().unwrap().push(message.clone());
-                answer(operation.trim_start_matches("VolumeDriver."), &message.json())
-            }
+            _ => answer(operation.trim_start_matches("VolumeDriver."), &message.json()),
         };
         match reply {
             Reply::Body(status, body) => write!(

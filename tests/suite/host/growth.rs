@@ -1,6 +1,6 @@
 //! Growth: the device, then its filesystem, mounted where the kernel lets us and at the next mount where not.
 
-use std::fs;
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use kato_orchestrator::{
     Kind,
@@ -8,7 +8,7 @@ use kato_orchestrator::{
     ports::host::{Connections as _, Filesystems as _, Grown, Observations as _},
 };
 
-use super::ground::{Disk, Ground, LARGE, SMALL, run};
+use super::ground::{Disk, Ground, LARGE, SMALL, retry, run};
 
 #[tokio::test]
 async fn an_xfs_grows_while_it_is_mounted() {
@@ -86,4 +86,32 @@ async fn two_copies_of_one_xfs_are_mounted_side_by_side() {
     let (one, other) = (first.mount(&node).await.unwrap(), second.mount(&node).await.unwrap());
     fs::write(format!("{}/file", one.data), "one").unwrap();
     assert!(!fs::exists(format!("{}/file", other.data)).unwrap());
+}
+
+#[tokio::test]
+async fn what_is_trimmed_in_a_volume_is_given_back_by_its_file() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    for (fs_type, size) in [(FsType::Ext4, SMALL), (FsType::Xfs, LARGE)] {
+        let disk = ground.disk(fs_type.name(), size);
+        disk.format(&node, fs_type).await.unwrap();
+        let mut wish = disk.wish();
+        wish.options = vec!["discard".into()];
+        let mounted = node.mount(&wish).await.unwrap();
+        let taken = || fs::metadata(&disk.path).unwrap().blocks() * 512;
+        let file = format!("{}/file", mounted.data);
+        let before = taken();
+        fs::write(&file, vec![7; 32 << 20]).unwrap();
+        fs::File::open(&file).unwrap().sync_all().unwrap();
+        assert!(taken() >= before + (32 << 20), "{fs_type}: {before}, {}", taken());
+        fs::remove_file(&file).unwrap();
+        // Xfs frees the blocks of a removed file in its own time.
+        let given_back = retry(|| {
+            run("sync", &["-f", &mounted.data]);
+            run("fstrim", &[&mounted.path]);
+            taken() < before + (8 << 20)
+        });
+        assert!(given_back, "{fs_type}: {before}, {}", taken());
+        disk.unmount(&node).await.unwrap();
+    }
 }

@@ -555,7 +555,7 @@ impl Polling for FakeBackend {
         self.fuse.pass().await;
         match fault {
             Some(Fault::Refuse(error) | Fault::LoseAnswer(error)) => return Err(error),
-            Some(Fault::Pending(_)) | None => {}
+            Some(Fault::Pending(_) | Fault::Late(_)) | None => {}
         }
         let standing = |asking: Asking| match asking.resume.first().copied() {
             Some(left) if left > 1 => Standing::Still(again(left - 1)),
