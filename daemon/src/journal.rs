@@ -1,5 +1,5 @@
-//! The records as a whole: opening them as configured, and writing all of them down. Everything else about
-//! them is the hall's.
+//! The records as a whole: opening them as configured, and writing all of them down, once a day without being
+//! asked. Everything else about them is the hall's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,21 +7,31 @@ use std::{
     io::BufReader,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use kato_orchestrator::{
     Error,
-    model::Timestamp,
     ops::Dump,
     ports::{
-        Store,
+        Clock, Store,
         store::{Entry, Key},
     },
     records::keys,
 };
 use kato_store::{MemoryStore, SledStore};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, StoreKind};
+
+/// How old the newest dump becomes.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// After a start there is other work first.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// When a dump that could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(300);
 
 /// The journal of this daemon.
 pub(crate) struct Journal {
@@ -80,13 +90,32 @@ impl Journal {
         read.await.map_err(|error| Error::internal("reading the dumps was cut short").caused_by(error))?
     }
 
-    /// Writes a dump beside the store, if dumps are kept.
-    pub(crate) async fn keep_dump(&self, now: Timestamp) -> Result<Option<PathBuf>, Error> {
-        match &self.folder {
-            Some(folder) if self.keep > 0 => {
-                kato_store::keep_dump(Arc::clone(&self.store), folder, now, self.keep).await.map(Some)
+    /// Writes a dump beside the store as soon as the newest is a day old, whoever wrote that one, and soon again if
+    /// it cannot be written. Ends with the daemon; at once where no dumps are kept.
+    pub(crate) async fn keep_dumps(&self, clock: &dyn Clock, shutdown: &CancellationToken) {
+        let Some(folder) = self.folder.as_deref().filter(|_| self.keep > 0) else { return };
+        let mut due = clock.now().plus(SETTLED);
+        // One of the future, from before the clock was set back, says nothing.
+        if let Some(newest) = kato_store::newest_dump(folder).filter(|newest| *newest <= clock.now()) {
+            due = due.max(newest.plus(DAY));
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = clock.sleep_until(due) => {}
             }
-            _ => Ok(None),
+            let now = clock.now();
+            due = match kato_store::keep_dump(Arc::clone(&self.store), folder, now, self.keep).await {
+                Ok(path) => {
+                    tracing::info!(path = %path.display(), "a dump of the records was written");
+                    now.plus(DAY)
+                }
+                Err(error) => {
+                    tracing::error!(%error, again_at = %now.plus(AGAIN), "no dump of the records could be written");
+                    now.plus(AGAIN)
+                }
+            };
         }
     }
 }
@@ -115,4 +144,119 @@ fn kept(folder: &Path) -> Result<(Vec<Dump>, Vec<String>), Error> {
 fn remembered(name: String, records: BTreeMap<Key, Vec<u8>>) -> Dump {
     let records = records.into_iter().map(|(key, value)| Entry { key, value, revision: 0 }).collect();
     Dump { name, records }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, sync::Mutex};
+
+    use kato_orchestrator::model::Timestamp;
+
+    use super::*;
+
+    const START: Timestamp = Timestamp(1_800_000_000_000);
+
+    /// A clock on which nobody waits: who sleeps until a moment makes it come. It notes when that was, what dumps
+    /// there were then, and ends everything after so many sleeps.
+    struct Sleeper {
+        now: Mutex<Timestamp>,
+        slept: Mutex<Vec<(u64, usize)>>,
+        folder: PathBuf,
+        /// What stands in the way of a dump until the sleep of this number.
+        mended: usize,
+        sleeps: usize,
+        shutdown: CancellationToken,
+    }
+
+    fn dumps(folder: &Path) -> usize {
+        fs::read_dir(folder.join("dumps")).map_or(0, Iterator::count)
+    }
+
+    #[async_trait::async_trait]
+    impl Clock for Sleeper {
+        fn now(&self) -> Timestamp {
+            *self.now.lock().unwrap()
+        }
+
+        async fn sleep_until(&self, when: Timestamp) {
+            let number = {
+                let mut slept = self.slept.lock().unwrap();
+                slept.push((when.since(START).as_secs(), dumps(&self.folder)));
+                slept.len()
+            };
+            if number == self.sleeps {
+                self.shutdown.cancel();
+                std::future::pending::<()>().await;
+            }
+            if number == self.mended {
+                fs::remove_file(self.folder.join("dumps")).unwrap();
+            }
+            *self.now.lock().unwrap() = when.max(self.now());
+        }
+    }
+
+    /// Lets a daemon that starts at this moment sleep so often, and tells when each sleep was to end, in seconds,
+    /// and how many dumps there were before it.
+    async fn run(folder: &Path, start: Timestamp, mended: usize, sleeps: usize) -> Vec<(u64, usize)> {
+        let shutdown = CancellationToken::new();
+        let sleeper = Sleeper {
+            now: Mutex::new(start),
+            slept: Mutex::default(),
+            folder: folder.to_owned(),
+            mended,
+            sleeps,
+            shutdown: shutdown.clone(),
+        };
+        let journal =
+            Journal { store: Arc::new(MemoryStore::new()), folder: Some(folder.to_owned()), keep: 3 };
+        journal.keep_dumps(&sleeper, &shutdown).await;
+        sleeper.slept.into_inner().unwrap()
+    }
+
+    const HOUR: u64 = 3_600;
+
+    #[tokio::test]
+    async fn a_dump_is_written_as_soon_as_the_newest_is_a_day_old_over_all_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let later = |hours: u64| START.plus(Duration::from_secs(hours * HOUR));
+        let first = run(folder.path(), START, 0, 3).await;
+        assert_eq!(first, [(30, 0), (30 + 24 * HOUR, 1), (30 + 48 * HOUR, 2)]);
+        // Started again and again, it writes none before its time, and the one that is due at its time.
+        for hours in [25, 30, 40] {
+            assert_eq!(run(folder.path(), later(hours), 0, 1).await, [(30 + 48 * HOUR, 2)], "{hours}");
+        }
+        assert_eq!(run(folder.path(), later(47), 0, 2).await, [(30 + 48 * HOUR, 2), (30 + 72 * HOUR, 3)]);
+        // After a week of rest the first is written at once, and the oldest goes.
+        let rested = run(folder.path(), later(300), 0, 2).await;
+        assert_eq!(rested, [(30 + 300 * HOUR, 3), (30 + 324 * HOUR, 3)]);
+    }
+
+    #[tokio::test]
+    async fn a_dump_that_fails_is_tried_again_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("dumps"), "in the way").unwrap();
+        let slept = run(folder.path(), START, 3, 4).await;
+        let ends: Vec<u64> = slept.iter().map(|(end, _)| *end).collect();
+        assert_eq!(ends, [30, 330, 630, 630 + 24 * HOUR]);
+        assert_eq!(dumps(folder.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn a_dump_of_the_future_keeps_none_back() {
+        let folder = tempfile::tempdir().unwrap();
+        run(folder.path(), START.plus(DAY * 100), 0, 2).await;
+        assert_eq!(
+            run(folder.path(), START, 0, 3).await,
+            [(30, 1), (30 + 24 * HOUR, 2), (30 + 48 * HOUR, 3)]
+        );
+    }
+
+    #[tokio::test]
+    async fn no_dumps_are_written_where_none_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal =
+            Journal { store: Arc::new(MemoryStore::new()), folder: Some(folder.path().to_owned()), keep: 0 };
+        journal.keep_dumps(&crate::clock::SystemClock, &CancellationToken::new()).await;
+        assert_eq!(dumps(folder.path()), 0);
+    }
 }

@@ -2,7 +2,7 @@
 //! doors. Sockets are bound early and answered late: whoever connects while we start is kept waiting, because
 //! Docker takes an error for "no such volume" and forgets it.
 //!
-//! The end is a stop, not a tidying: doors close, steps in flight end, records are flushed. No mount is touched,
+//! The end is a stop, not a tidying: doors close, whoever waits is told, steps in flight end, records are flushed. No mount is touched,
 //! so containers go on and the next process finds everything as it was.
 
 use std::{ffi::OsString, io, sync::Arc, time::Duration};
@@ -34,6 +34,9 @@ use crate::{
     tasks::Chores,
     telemetry,
 };
+
+/// How long requests in flight have to end by themselves, before all that wait are told that the daemon stops.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// How long steps in flight have to end. systemd waits for ninety seconds, then it kills.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -141,9 +144,14 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
     doors.close();
     chores.close();
     let orderly = async {
-        doors.wait().await;
-        chores.wait().await;
+        // A request may wait for a backend that is away, for as long as its caller does. It is told, not waited
+        // for; what is about to end may end.
+        let told = tokio::time::timeout(LAST_MOMENT, doors.wait()).await;
         hall.stop().await;
+        if told.is_err() {
+            doors.wait().await;
+        }
+        chores.wait().await;
         sandbox.idle().await;
     };
     if tokio::time::timeout(STOP_PATIENCE, orderly).await.is_err() {

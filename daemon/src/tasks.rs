@@ -1,5 +1,5 @@
-//! What the daemon does without being asked: tidy up, look after the mounts, write a dump a day, fold the numbers, tell systemd that it
-//! lives. Each is a loop that ends with the daemon and that no failure ends before.
+//! What the daemon does without being asked: tidy up, look after the mounts, keep dumps (`journal.rs`), fold the
+//! numbers, tell systemd that it lives. Each is a loop that ends with the daemon and that no failure ends before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,11 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{config::Limits, journal::Journal, systemd::Notifier, telemetry::Metrics};
 
-const DAY: Duration = Duration::from_secs(86_400);
 const FOLD: Duration = Duration::from_secs(5);
-
-/// A daemon that is started again and again would push out the dumps of better days.
-const SETTLED: Duration = Duration::from_secs(600);
 
 /// Who does all of it, and until when.
 pub(crate) struct Chores<'a> {
@@ -48,21 +44,10 @@ impl Chores<'_> {
         });
     }
 
-    /// Writes a dump of the records each day.
+    /// Keeps a dump of the records that is no older than a day.
     pub(crate) fn dump(&self, journal: &Arc<Journal>, clock: &Arc<dyn Clock>) {
-        let (journal, clock) = (Arc::clone(journal), Arc::clone(clock));
-        self.every(SETTLED, DAY, move || {
-            let (journal, clock) = (Arc::clone(&journal), Arc::clone(&clock));
-            async move {
-                match journal.keep_dump(clock.now()).await {
-                    Ok(Some(path)) => {
-                        tracing::info!(path = %path.display(), "a dump of the records was written")
-                    }
-                    Ok(None) => {}
-                    Err(error) => tracing::error!(%error, "no dump of the records could be written"),
-                }
-            }
-        });
+        let (journal, clock, shutdown) = (Arc::clone(journal), Arc::clone(clock), self.shutdown.clone());
+        self.tasks.spawn(async move { journal.keep_dumps(&*clock, &shutdown).await });
     }
 
     /// Folds what the histograms have kept.

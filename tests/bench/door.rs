@@ -33,7 +33,7 @@ impl Line {
             body.len()
         );
         self.stream.get_mut().write_all(request.as_bytes())?;
-        let (status, body) = read_answer(&mut self.stream)?;
+        let (status, body) = read_answer(&mut self.stream, method == "HEAD")?;
         if (200..300).contains(&status) {
             return Ok(body);
         }
@@ -41,8 +41,8 @@ impl Line {
     }
 }
 
-/// Status and body of an answer, of known length or in chunks.
-fn read_answer(stream: &mut BufReader<UnixStream>) -> Fallible<(u16, Vec<u8>)> {
+/// Status and body of an answer, of known length or in chunks; only its head where that was asked for.
+fn read_answer(stream: &mut BufReader<UnixStream>, head: bool) -> Fallible<(u16, Vec<u8>)> {
     let mut line = String::new();
     if stream.read_line(&mut line)? == 0 {
         return Err("the connection ended before an answer".into());
@@ -60,6 +60,9 @@ fn read_answer(stream: &mut BufReader<UnixStream>) -> Fallible<(u16, Vec<u8>)> {
             length = value.trim().parse::<usize>()?;
         }
         chunked |= header.starts_with("transfer-encoding:") && header.ends_with("chunked");
+    }
+    if head {
+        return Ok((status, Vec::new()));
     }
     if chunked {
         return Ok((status, read_chunks(stream)?));
@@ -123,6 +126,11 @@ impl Door {
 
     pub(crate) fn get(&mut self, name: &str) -> Fallible {
         self.call("Get", &json!({ "Name": name })).map(drop)
+    }
+
+    /// The emptiest of all questions.
+    pub(crate) fn activate(&mut self) -> Fallible {
+        self.line.ask("POST", "/Plugin.Activate", "").map(drop)
     }
 
     fn call(&mut self, verb: &str, body: &Value) -> Fallible<Value> {

@@ -1,17 +1,17 @@
 //! The whole life of a volume through the Docker door (create, mount, unmount, remove), spoken raw, against
 //! the bare system calls of the same work with the same number of flushes.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::{
     Effort, Fallible,
     clock::{Run, together},
-    daemon::{Daemon, program, run},
+    daemon::Daemon,
     door::Door,
     table::{Row, Table, ratio, time},
-    yardstick::{Appender, Ground, directory_cycle},
+    yardstick::{Appender, Ground, directory_cycle, image_cycle},
 };
 
 /// What a record of a volume takes in the journal.
@@ -21,23 +21,23 @@ pub(crate) fn rows(ground: &Ground, effort: Effort, table: &mut Table) -> Fallib
     let daemon = Daemon::start(&ground.folder("daemon")?)?;
     // The first use of everything (plugin compiled, folders made) is not what is measured.
     cycle(&mut daemon.door()?, "warm", &json!({}))?;
-    let flushes = flushes_of_a_cycle(&daemon, effort)?;
+    let flushes = flushes_of_a_cycle(&daemon, effort.of(20, 2), &json!({}))?;
     for at_once in [1, 8, 64] {
         plain(&daemon, ground, effort, table, at_once, flushes)?;
     }
+    let flushes = flushes_of_a_cycle(&daemon, effort.of(5, 1), &image())?;
     for at_once in [1, 8, 64] {
-        images(&daemon, ground, effort, table, at_once)?;
+        images(&daemon, ground, effort, table, at_once, flushes)?;
     }
     Ok(())
 }
 
 /// How often the journal is flushed for one cycle when nobody shares.
-fn flushes_of_a_cycle(daemon: &Daemon, effort: Effort) -> Fallible<usize> {
-    let count = effort.of(20, 2);
+fn flushes_of_a_cycle(daemon: &Daemon, count: usize, options: &Value) -> Fallible<usize> {
     let before = daemon.flushes()?;
     let mut door = daemon.door()?;
     for number in 0..count {
-        cycle(&mut door, &format!("flush-{number}"), &json!({}))?;
+        cycle(&mut door, &format!("flush-{number}"), options)?;
     }
     let each = (daemon.flushes()? - before) / f64::from(u32::try_from(count)?);
     Ok((0..100)
@@ -84,7 +84,19 @@ fn plain(
     Ok(())
 }
 
-fn images(daemon: &Daemon, ground: &Ground, effort: Effort, table: &mut Table, at_once: usize) -> Fallible {
+/// What makes a volume an ext4 image.
+pub(crate) fn image() -> Value {
+    json!({ "class": "ext4", "size": "64MiB" })
+}
+
+fn images(
+    daemon: &Daemon,
+    ground: &Ground,
+    effort: Effort,
+    table: &mut Table,
+    at_once: usize,
+    flushes: usize,
+) -> Fallible {
     let count = effort.of(
         match at_once {
             1 => 10,
@@ -94,30 +106,27 @@ fn images(daemon: &Daemon, ground: &Ground, effort: Effort, table: &mut Table, a
         at_once.min(4),
     );
     let at_once = at_once.min(count);
-    let options = json!({ "class": "ext4", "size": "64MiB" });
-    let ours = through_the_door(daemon, at_once, count, &format!("ext4-{at_once}"), &options)?;
-    let folder = ground.folder("images")?;
-    let bare = together(at_once, count, |_| Ok(()), |(), piece| image_cycle(&folder, piece))?;
+    let ours = through_the_door(daemon, at_once, count, &format!("ext4-{at_once}"), &image())?;
+    let (images, mounts) = (ground.folder("bare/images")?, ground.folder("bare/stages")?);
+    let journal = Arc::new(Appender::make(&ground.folder("bare")?.join("journal"))?);
+    let bare = together(
+        at_once,
+        count,
+        |_| Ok(Arc::clone(&journal)),
+        |journal, piece| {
+            for _ in 0..flushes {
+                journal.append(&RECORD)?;
+            }
+            image_cycle(&images, &mounts, &piece.to_string(), 64 << 20)
+        },
+    )?;
     table.row(&Row {
-        what: format!("ext4 image cycle, {at_once} at once"),
+        what: format!("ext4 image cycle, {at_once} at once, {flushes} flushes"),
         ours: figures(&ours),
-        yardstick: format!("by hand {}", figures(&bare)),
+        yardstick: format!("bare {}", figures(&bare)),
         ratio: ratio(ours.wall, bare.wall),
         aim: None,
     });
-    Ok(())
-}
-
-/// What a person would type for the same: a sparse file, a filesystem, a loop mount, and all of it undone.
-fn image_cycle(folder: &Path, piece: usize) -> Fallible {
-    let (image, target) = (folder.join(format!("{piece}.img")), folder.join(format!("{piece}")));
-    fs::File::create(&image)?.set_len(64 << 20)?;
-    run(program("mkfs.ext4").arg("-q").arg("-F").arg(&image))?;
-    fs::create_dir(&target)?;
-    run(program("mount").args(["-o", "loop,nosuid,nodev"]).arg(&image).arg(&target))?;
-    run(program("umount").arg(&target))?;
-    fs::remove_dir(&target)?;
-    fs::remove_file(&image)?;
     Ok(())
 }
 

@@ -4,6 +4,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{BufRead as _, BufReader, BufWriter, Write as _},
     path::Path,
     time::Duration,
 };
@@ -13,17 +15,18 @@ use kato_orchestrator::{
         BackendName, Bytes, CapacityRange, ClassName, Connection, DataRoot, Filesystem, FsState, FsType,
         Handle, Timestamp, Volume, VolumeId, VolumeName, VolumeState, Wanted,
     },
-    ports::store::{Batch, Durability, Store},
-    records::{encode, keys},
+    ports::store::{Batch, Durability, Entry, Store},
+    records::{encode, keys, to_json},
 };
 use kato_store::{Config, SledStore};
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::{
     Effort, Fallible,
     clock::{once, together},
     daemon::{Daemon, data_of},
-    table::{Row, Table, time},
+    table::{Row, Table, ratio, time},
     yardstick::Ground,
 };
 
@@ -32,11 +35,11 @@ const BATCH: u32 = 100;
 pub(crate) fn rows(ground: &Ground, effort: Effort, table: &mut Table) -> Fallible {
     let folder = ground.folder("idle")?;
     let first = Daemon::start(&folder)?;
-    table.row(&memory_row("memory, first start (compiles the plugin)", &first, None)?);
+    table.row(&memory_row("memory, first start (compiles the plugin)", &first, None, None)?);
     let compiling = first.start_up;
     drop(first);
     let idle = Daemon::start(&folder)?;
-    table.row(&memory_row("memory without a volume", &idle, Some(40.0))?);
+    table.row(&memory_row("memory without a volume", &idle, Some(40.0), None)?);
     let empty = idle.start_up;
     drop(idle);
     table.row(&Row {
@@ -51,6 +54,9 @@ pub(crate) fn rows(ground: &Ground, effort: Effort, table: &mut Table) -> Fallib
         // The first start makes the folder ours.
         drop(Daemon::start(&folder)?);
         fill(&data_of(&folder), count)?;
+        let lines = folder.join("records.jsonl");
+        write_lines(&lines, count)?;
+        let weight = Some(std::fs::metadata(&lines)?.len());
         let daemon = Daemon::start(&folder)?;
         table.row(&Row {
             what: format!("start over {count} volumes"),
@@ -61,7 +67,10 @@ pub(crate) fn rows(ground: &Ground, effort: Effort, table: &mut Table) -> Fallib
             ..Row::default()
         });
         let large = count == 100_000;
-        table.row(&memory_row(&format!("memory over {count} volumes"), &daemon, large.then_some(150.0))?);
+        let what = format!("memory over {count} volumes");
+        table.row(&memory_row(&what, &daemon, large.then_some(150.0), weight)?);
+        // What a program without us would do: read a file with a line of JSON for each volume.
+        let read = together(1, effort.of(10, 1), |_| Ok(()), |(), _| read_lines(&lines, count))?;
         let list = together(
             1,
             effort.of(10, 1),
@@ -78,10 +87,10 @@ pub(crate) fn rows(ground: &Ground, effort: Effort, table: &mut Table) -> Fallib
         table.row(&Row {
             what: format!("list {count} volumes"),
             ours: time(list.median()),
-            yardstick: "-".to_owned(),
+            yardstick: format!("a file of JSON lines {}", time(read.median())),
+            ratio: ratio(list.median(), read.median()),
             aim: (count == 10_000)
                 .then(|| ("under 20 ms".to_owned(), list.median() < Duration::from_millis(20))),
-            ..Row::default()
         });
         let get = together(
             1,
@@ -89,27 +98,32 @@ pub(crate) fn rows(ground: &Ground, effort: Effort, table: &mut Table) -> Fallib
             |_| daemon.door(),
             |door, piece| door.get(&name(u32::try_from(piece)? * 7919 % count)),
         )?;
+        let empty = together(1, effort.of(1000, 5), |_| daemon.door(), |door, _| door.activate())?;
         table.row(&Row {
             what: format!("get one of {count} volumes"),
             ours: time(get.median()),
-            yardstick: "-".to_owned(),
+            yardstick: format!("an empty question {}", time(empty.median())),
+            ratio: ratio(get.median(), empty.median()),
             ..Row::default()
         });
         table.row(&memory_row(
             &format!("memory after listing {count} volumes"),
             &daemon,
             large.then_some(150.0),
+            weight,
         )?);
     }
     Ok(())
 }
 
-fn memory_row(what: &str, daemon: &Daemon, aim: Option<f64>) -> Fallible<Row> {
+/// Memory, beside what the records weigh as lines of JSON.
+fn memory_row(what: &str, daemon: &Daemon, aim: Option<f64>, lines: Option<u64>) -> Fallible<Row> {
     let memory = daemon.memory()?;
+    let weight = lines.map(|bytes| format!("as JSON lines {}", Bytes(bytes)));
     Ok(Row {
         what: what.to_owned(),
         ours: format!("{memory:.0} MiB"),
-        yardstick: "-".to_owned(),
+        yardstick: weight.unwrap_or_else(|| "-".to_owned()),
         aim: aim.map(|most| (format!("under {most:.0} MiB"), memory < most)),
         ..Row::default()
     })
@@ -136,6 +150,29 @@ fn fill(data: &Path, count: u32) -> Fallible {
         })
     })?;
     Ok(())
+}
+
+/// The same volumes as lines of JSON.
+fn write_lines(path: &Path, count: u32) -> Fallible {
+    let mut file = BufWriter::new(File::create(path)?);
+    for number in 0..count {
+        let volume = volume(number)?;
+        let key = keys::volume(volume.id);
+        let value = encode(&key, &volume);
+        writeln!(file, "{}", to_json(&Entry { key, value, revision: 1 })?)?;
+    }
+    Ok(file.flush()?)
+}
+
+/// Finds the name in each line.
+fn read_lines(path: &Path, count: u32) -> Fallible {
+    let mut names = Vec::new();
+    for line in BufReader::new(File::open(path)?).lines() {
+        let line: Value = serde_json::from_str(&line?)?;
+        let name = line.pointer("/record/name").and_then(Value::as_str).ok_or("a volume has no name")?;
+        names.push(name.to_owned());
+    }
+    if names.len() == usize::try_from(count)? { Ok(()) } else { Err("lines are missing".into()) }
 }
 
 fn name(number: u32) -> String {

@@ -1,5 +1,5 @@
 //! What the same work costs when nobody but the kernel is asked: the fewest system calls that make a
-//! directory, show it at a second place, take that away and remove it, each durable where the daemon's answer
+//! directory or an image, show it at a second place, take that away and remove it, each durable where the daemon's answer
 //! promises durability; and the flushes of a journal that N writers share.
 
 use std::{
@@ -10,8 +10,8 @@ use std::{
 };
 
 use rustix::{
-    fs::CWD,
-    mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
+    fs::{CWD, FallocateFlags, fallocate},
+    mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount},
 };
 
 use crate::{
@@ -30,6 +30,38 @@ pub(crate) fn directory_cycle(volumes: &Path, mounts: &Path, name: &str) -> Fall
     fs::remove_dir(&target)?;
     fs::remove_dir(&volume)?;
     File::open(volumes)?.sync_all()?;
+    Ok(())
+}
+
+/// One cycle of an ext4 image: allocate, make the filesystem as the node makes it, mount it, show its data
+/// directory, and all of it undone; durable where the daemon's answer promises it. Attaching has no safe system
+/// call here, so it costs the start of a small program twice.
+pub(crate) fn image_cycle(images: &Path, mounts: &Path, name: &str, bytes: u64) -> Fallible {
+    let image = images.join(format!("{name}.img"));
+    let (stage, target) = (mounts.join(format!("{name}.stage")), mounts.join(name));
+    let file = OpenOptions::new().create_new(true).read(true).write(true).open(&image)?;
+    fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+    file.sync_all()?;
+    File::open(images)?.sync_all()?;
+    let device = run(program("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&image))?;
+    let device = device.trim();
+    run(program("mkfs.ext4")
+        .args(["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"])
+        .arg(device))?;
+    file.sync_all()?;
+    fs::create_dir(&stage)?;
+    fs::create_dir(&target)?;
+    mount(device, &stage, "ext4", MountFlags::NOSUID | MountFlags::NODEV, None)?;
+    fs::create_dir(stage.join("data"))?;
+    File::open(&stage)?.sync_all()?;
+    show(&stage.join("data"), &target)?;
+    unmount(&target, UnmountFlags::NOFOLLOW)?;
+    unmount(&stage, UnmountFlags::NOFOLLOW)?;
+    run(program("losetup").args(["-d", device]))?;
+    fs::remove_dir(&target)?;
+    fs::remove_dir(&stage)?;
+    fs::remove_file(&image)?;
+    File::open(images)?.sync_all()?;
     Ok(())
 }
 

@@ -1,12 +1,14 @@
 //! The binary as people and scripts meet it: its configuration (`configuration`), the contract of its commands
 //! (`commands`), the folder and the sockets that it refuses or takes (`folders`), records that were lost
-//! (`recovery`), and what systemd is to it (`service`). The program is the shipped one; what touches mounts runs in a machine of the test's own.
+//! (`recovery`), what systemd is to it (`service`), and what is told when something is wrong (`trouble`). The program is
+//! the shipped one; what touches mounts runs in a machine of the test's own.
 
 mod commands;
 mod configuration;
 mod folders;
 mod recovery;
 mod service;
+mod trouble;
 
 use std::{
     path::Path,

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: builds the daemon and the measuring program (`tests/bench`) and runs it. Every row is
-//! printed beside a yardstick that was taken in the same run, because figures of another hour or another
+//! `cargo xtask bench`: builds the daemon as people run it, and the measuring program (`tests/bench`), and runs
+//! it. Every row is printed beside a yardstick that was taken in the same run, because figures of another hour or another
 //! machine say nothing.
 
 use clap::Args;
@@ -12,9 +12,9 @@ use crate::{
 /// The arguments of `bench`.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// Build with the release profile instead of the one that is shared with the tests
+    /// Measure the profile that is shared with the tests: built sooner, but not what people run
     #[arg(long)]
-    release: bool,
+    dev: bool,
     /// Rows to measure: raw, docker, plugin, scale, data; all of them when none is named
     #[arg(value_name = "ROWS")]
     rows: Vec<String>,
@@ -24,8 +24,9 @@ impl Bench {
     pub(crate) fn run(&self, shell: &Shell) -> Fallible {
         shell.ensure_guest_target()?;
         peers::ensure_for(shell, &["bench"])?;
-        let profile = if self.release { "release" } else { "dev" };
+        let profile = if self.dev { "dev" } else { "release" };
         let rows: Vec<&str> = self.rows.iter().map(String::as_str).collect();
+        println!("measuring the {profile} profile");
         measure(shell, profile, &rows)
     }
 }

@@ -16,6 +16,7 @@ mod managed_plugin;
 mod nextest;
 mod parts;
 mod peers;
+mod plain;
 mod shell;
 mod soak;
 mod test;

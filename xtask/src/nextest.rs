@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    parts::{Kind, Part},
+    parts::{Kind, PARTS, Part},
     shell::{Failure, Fallible, Shell, spelled},
     test::Took,
 };
@@ -71,12 +71,30 @@ pub(crate) fn run(shell: &Shell, parts: &[&Part], took: &mut Vec<Took>, table: i
     if status.success() && empty.is_empty() { Ok(()) } else { Err(Failure::Told) }
 }
 
-/// Nextest's expression for a part.
+/// Nextest's expression for a part. Every test is of one part and no other.
 pub(crate) fn filter_of(part: &Part) -> String {
+    let suite = format!("binary_id(kato-tests::suite) & test(/^{}::/)", part.name);
     match part.kind {
-        Kind::Suite => format!("(binary_id(kato-tests::suite) & test(/^{}::/))", part.name),
-        Kind::Unit | Kind::Stage(_) => "(not binary_id(kato-tests::suite))".to_owned(),
+        Kind::Suite => format!("({suite})"),
+        Kind::SuiteAnd(package) => format!("(({suite}) | binary_id(/^{package}::/))"),
+        Kind::Unit | Kind::Stage(_) => {
+            let others: Vec<_> =
+                others().map(|package| format!(" & not binary_id(/^{package}::/)")).collect();
+            format!("(not binary_id(kato-tests::suite){})", others.concat())
+        }
     }
+}
+
+/// Packages whose folder `tests` belongs to a part of its own.
+fn others() -> impl Iterator<Item = &'static str> {
+    PARTS.iter().filter_map(|part| match part.kind {
+        Kind::SuiteAnd(package) => Some(package),
+        _ => None,
+    })
+}
+
+fn lies_in(binary: &str, package: &str) -> bool {
+    binary.strip_prefix(package).is_some_and(|rest| rest.starts_with("::"))
 }
 
 /// What the tests of a part took together, from the report; nothing when it had none.
@@ -84,11 +102,14 @@ fn took_of(part: &Part, report: &str) -> Option<Took> {
     let mut tests = 0;
     let mut seconds = 0.0;
     for case in report.split("<testcase ").skip(1) {
-        let of_suite = attribute(case, "classname") == Some("kato-tests::suite");
+        let binary = attribute(case, "classname").unwrap_or_default();
         let name = attribute(case, "name").unwrap_or_default();
+        let of_suite = binary == "kato-tests::suite";
+        let of_module = of_suite && name.split("::").next() == Some(part.name);
         let ours = match part.kind {
-            Kind::Suite => of_suite && name.split("::").next() == Some(part.name),
-            Kind::Unit | Kind::Stage(_) => !of_suite,
+            Kind::Suite => of_module,
+            Kind::SuiteAnd(package) => of_module || lies_in(binary, package),
+            Kind::Unit | Kind::Stage(_) => !of_suite && !others().any(|package| lies_in(binary, package)),
         };
         if ours {
             tests += 1;
@@ -107,12 +128,14 @@ fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parts::PARTS;
 
     const REPORT: &str = r#"<testsuites><testsuite name="kato-tests::suite">
         <testcase name="hall::a" classname="kato-tests::suite" time="0.250"></testcase>
         <testcase name="hall::b" classname="kato-tests::suite" time="0.500"/>
         <testcase name="hallway::c" classname="kato-tests::suite" time="9"/></testsuite>
+        <testcase name="store::e" classname="kato-tests::suite" time="0.5"/>
+        <testcase name="frame::f" classname="kato-store" time="0.125"/>
+        <testcase name="a_cut" classname="kato-store::power_cut" time="2"/>
         <testcase name="model::d" classname="kato-orchestrator" time="0.125"/></testsuites>"#;
 
     #[test]
@@ -122,7 +145,8 @@ mod tests {
             took_of(part, REPORT).map(|took| (took.tests, took.time.as_secs_f64()))
         };
         assert_eq!(of("hall"), Some((Some(2), 0.75)));
-        assert_eq!(of("unit"), Some((Some(1), 0.125)));
+        assert_eq!(of("unit"), Some((Some(2), 0.25)));
+        assert_eq!(of("store"), Some((Some(2), 2.5)), "the power cuts are of the store");
         assert_eq!(of("docker"), None);
     }
 }

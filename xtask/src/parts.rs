@@ -30,7 +30,12 @@ pub(crate) enum Kind {
     Unit,
     /// The suite's module of this name, in the runner's one run.
     Suite,
+    /// The same, and what lies in this package's folder `tests`.
+    SuiteAnd(&'static str),
 }
+
+/// Modules of the suite of which no two tests run side by side; `.config/nextest.toml` says why, and has them too.
+pub(crate) const ONE_BY_ONE: &[&str] = &["docker::", "host::", "cli::", "backend::", "crash::kills"];
 
 /// All parts.
 pub(crate) const PARTS: &[Part] = &[
@@ -56,7 +61,12 @@ pub(crate) const PARTS: &[Part] = &[
     },
     Part { name: "unit", budget: 0.5, tells: "tests beside the code", kind: Kind::Unit },
     Part { name: "hall", budget: 0.5, tells: "the operations over fakes", kind: Kind::Suite },
-    Part { name: "store", budget: 1.0, tells: "one suite for every store, power cuts", kind: Kind::Suite },
+    Part {
+        name: "store",
+        budget: 1.5,
+        tells: "one suite for every store, power cuts",
+        kind: Kind::SuiteAnd("kato-store"),
+    },
     Part { name: "host", budget: 1.0, tells: "real devices, filesystems and mounts", kind: Kind::Suite },
     Part { name: "backend", budget: 1.0, tells: "one suite for every backend", kind: Kind::Suite },
     Part { name: "sandbox", budget: 1.0, tells: "hostile guests", kind: Kind::Suite },

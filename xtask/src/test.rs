@@ -1,15 +1,15 @@
 //! `cargo xtask test [PART…]`: everything, or the parts that are named. The stages run first, each beside its
 //! budget; the unit tests and suites run last, in one run of one runner, whose summary ends the output.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
 
 use crate::{
     nextest,
     parts::{self, Kind, PARTS, Part},
-    peers,
-    shell::{Failure, Fallible, Shell, find_program, run, timed},
+    peers, plain,
+    shell::{Fallible, Shell, find_program, timed},
 };
 
 /// The arguments of `test`.
@@ -58,7 +58,7 @@ impl Test {
             nextest::run(shell, &suites, &mut took, |took| print_table(&parts, took))
         } else {
             print_table(&parts, &took);
-            plain_cargo_test(shell, &suites)
+            plain::run_all(shell, &suites)
         }
     }
 }
@@ -67,27 +67,6 @@ impl Test {
 pub(crate) fn check(shell: &Shell) -> Fallible {
     shell.ensure_guest_target()?;
     parts::check(shell)
-}
-
-/// Without nextest: the suites last, with few threads, because some of them start dockerd or mount.
-fn plain_cargo_test(shell: &Shell, suites: &[&Part]) -> Fallible {
-    if suites.iter().any(|part| matches!(part.kind, Kind::Unit)) {
-        run(&mut shell.cargo(&["test", "--locked", "--workspace", "--lib", "--bins"]))?;
-    }
-    let modules: Vec<_> = suites
-        .iter()
-        .filter(|part| matches!(part.kind, Kind::Suite))
-        .map(|part| format!("{}::", part.name))
-        .collect();
-    if modules.is_empty() {
-        return Ok(());
-    }
-    let mut command: Command =
-        shell.cargo(&["test", "--locked", "--workspace", "--test", "suite", "--", "--test-threads=2"]);
-    match run(command.args(&modules)) {
-        Err(Failure::Because(_)) => Err(Failure::Told),
-        other => other,
-    }
 }
 
 /// Every chosen part beside its budget.

@@ -26,7 +26,10 @@ use super::{convert, error::Problem, server::Door};
 use crate::plugins::with_uses;
 
 /// The largest component that is taken.
-const COMPONENT_LIMIT: usize = 64 << 20;
+pub(crate) const COMPONENT_LIMIT: usize = 64 << 20;
+
+/// Where components are sent.
+pub(crate) const COMPONENTS: &str = "/v1/plugins";
 
 /// The largest dump that is taken: well above what a hundred thousand volumes come to.
 const DUMP_LIMIT: usize = 512 << 20;
@@ -66,7 +69,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/backends", get(backends))
         .route("/v1/backends/{name}", get(backend))
         .route("/v1/backends/{name}/rebind", post(rebind))
-        .route("/v1/plugins", get(plugins).post(install).layer(DefaultBodyLimit::max(COMPONENT_LIMIT)))
+        .route(COMPONENTS, get(plugins).post(install).layer(DefaultBodyLimit::max(COMPONENT_LIMIT)))
         .route("/v1/plugins/{name}", get(plugin))
         .route("/v1/plugins/{name}", delete(remove_plugin))
         .route("/v1/node", get(node))

@@ -1,4 +1,5 @@
-//! The way in: who may ask, how many at once, and a span for each request. The unix socket trusts whoever its
+//! The way in: who may ask, by when all of a request has to be there, how many are worked on at once (who sends
+//! slowly keeps nobody out), and a span for each. The unix socket trusts whoever its
 //! mode lets in. TCP trusts nobody: every request carries the token, names us by a name that is ours, and comes
 //! from no web page of somebody else's (a browser on this host reaches loopback addresses too).
 
@@ -16,11 +17,13 @@ use std::{
 
 use axum::{
     Router,
+    body::{Body, HttpBody as _},
     extract::{MatchedPath, Request},
-    http::{HeaderMap, header},
+    http::{HeaderMap, Method, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -32,7 +35,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     sync::Semaphore,
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -51,6 +54,18 @@ use crate::{
 
 /// How long a client may take to send a head.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a client may take to send the rest.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same for a component, which is large.
+const COMPONENT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The largest body but a component; usual ones are a few hundred bytes.
+const BODY_LIMIT: usize = 1 << 20;
+
+/// How many components may arrive at once: each is kept in memory until it is whole.
+const COMPONENTS: usize = 2;
 
 /// What every request may need.
 pub(crate) struct Door {
@@ -204,7 +219,8 @@ impl Guard {
 /// Serves until the door's shutdown, then answers what was begun and returns.
 pub(crate) async fn serve(doorway: Doorway, door: Arc<Door>) {
     let tasks = TaskTracker::new();
-    let slots = Arc::new(Semaphore::new(door.requests));
+    let slots =
+        Arc::new(Slots { work: Semaphore::new(door.requests), components: Semaphore::new(COMPONENTS) });
     let counter = Arc::new(AtomicU64::new(1));
     let unix = layered(&door, &slots, &counter, None);
     let tcp = doorway.tcp.map(|(listener, guard)| (listener, layered(&door, &slots, &counter, Some(guard))));
@@ -264,32 +280,71 @@ async fn connection(
     }
 }
 
-/// The routes behind a guard, a limit and a span.
+/// Places for requests.
+struct Slots {
+    /// That are worked on.
+    work: Semaphore,
+    /// For components that arrive.
+    components: Semaphore,
+}
+
+/// The routes behind a guard, limits and a span.
 fn layered(
     door: &Arc<Door>,
-    slots: &Arc<Semaphore>,
+    slots: &Arc<Slots>,
     counter: &Arc<AtomicU64>,
     guard: Option<Arc<Guard>>,
 ) -> Router {
-    let (slots, counter) = (Arc::clone(slots), Arc::clone(counter));
+    let (slots, counter, shutdown) = (Arc::clone(slots), Arc::clone(counter), door.shutdown.clone());
     routes::router(Arc::clone(door)).layer(middleware::from_fn(move |request: Request, next: Next| {
         let (slots, counter, guard) = (Arc::clone(&slots), Arc::clone(&counter), guard.clone());
-        async move { one(request, next, &slots, &counter, guard.as_deref()).await }
+        let shutdown = shutdown.clone();
+        async move {
+            if let Some(Err(error)) = guard.as_deref().map(|guard| guard.admits(request.headers())) {
+                tracing::warn!(%error, "a request over TCP was refused");
+                return Problem(error).into_response();
+            }
+            let whole = tokio::select! {
+                whole = arrived(request, &slots) => whole,
+                () = shutdown.cancelled() => Err(Error::unavailable("the daemon is stopping: try again when it is back")),
+            };
+            match whole {
+                Ok(request) => one(request, next, &slots, &counter).await,
+                Err(error) => ([(header::CONNECTION, "close")], Problem(error)).into_response(),
+            }
+        }
     }))
 }
 
-async fn one(
-    mut request: Request,
-    next: Next,
-    slots: &Semaphore,
-    counter: &AtomicU64,
-    guard: Option<&Guard>,
-) -> Response {
-    if let Some(Err(error)) = guard.map(|guard| guard.admits(request.headers())) {
-        tracing::warn!(%error, "a request over TCP was refused");
-        return Problem(error).into_response();
+/// The request when all of it is there, or why it is not.
+async fn arrived(request: Request, slots: &Slots) -> Result<Request, Error> {
+    let (head, body) = request.into_parts();
+    let path = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    let component = head.method == Method::POST && path == Some(routes::COMPONENTS);
+    let (limit, patience) = match component {
+        true => (routes::COMPONENT_LIMIT, COMPONENT_PATIENCE),
+        false => (BODY_LIMIT, BODY_PATIENCE),
+    };
+    let too_large = || Error::out_of_range(format!("the request is larger than {limit} bytes"));
+    if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
+        return Err(too_large());
     }
-    let Ok(_slot) = slots.try_acquire() else {
+    let _place = match component.then(|| slots.components.try_acquire()) {
+        Some(Err(_)) => {
+            return Err(Error::unavailable("other components are being sent: try again in a moment"));
+        }
+        place => place,
+    };
+    match timeout(patience, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(Request::from_parts(head, Body::from(collected.to_bytes()))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Error::invalid(format!("the request could not be read: {error}"))),
+        Err(_) => Err(Error::invalid(format!("the request did not arrive within {} s", patience.as_secs()))),
+    }
+}
+
+async fn one(mut request: Request, next: Next, slots: &Slots, counter: &AtomicU64) -> Response {
+    let Ok(_slot) = slots.work.try_acquire() else {
         return Problem(Error::unavailable("too many requests are being worked on: try again in a moment"))
             .into_response();
     };

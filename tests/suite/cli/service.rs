@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::net::{UnixDatagram, UnixStream},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::{UnixDatagram, UnixStream},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +16,11 @@ use kato_tests::{
     machine::{Machine, until},
 };
 
+use rustix::fs::XattrFlags;
+use serde_json::json;
+
 use super::{done, err, out, text};
+use crate::docker::wire::Wire;
 
 fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/units")
@@ -65,6 +72,66 @@ fn the_units_hide_no_mount_and_tie_no_knot_with_docker() {
     assert_eq!(all("StateDirectoryMode"), ["0700"]);
     assert!(all("CapabilityBoundingSet")[0].contains("CAP_SYS_ADMIN"));
     assert!(all("CapabilityBoundingSet")[0].contains("CAP_SYS_RESOURCE"));
+}
+
+#[test]
+fn the_capabilities_of_the_unit_are_enough_for_everything_that_is_copied() {
+    let unit = fs::read_to_string(units().join("kato.service")).unwrap();
+    let set = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let kept: Vec<String> =
+        set.split_whitespace().map(|name| name.replace("CAP_", "+").to_lowercase()).collect();
+    let machine = Machine::start();
+    let config = machine.folder().join("kato.toml");
+    let folder = machine.folder().display().to_string();
+    fs::write(&config, format!("[folders]\ndata = \"{folder}/kato\"\n")).unwrap();
+    let bounds = format!("-all,{}", kept.join(","));
+    let mut process = machine.spawn("setpriv", "kato.log", |command| {
+        command.args(["--bounding-set", &bounds, text(&binary()), "serve", "--config", text(&config)]);
+    });
+    let kato = |words: &str| done(&machine.shell(&format!("{} {words}", text(&binary()))));
+    until("kato to serve", || machine.path("/run/docker/plugins/kato.sock").exists().then_some(()));
+    let wire = Wire(machine.path("/run/docker/plugins/kato.sock"));
+    let mount = |name: &str| {
+        let answer = wire.done("Mount", json!({ "Name": name, "ID": "one" }));
+        machine.path(answer["Mountpoint"].as_str().unwrap())
+    };
+    kato("volume create db --uid 70 --gid 70 --mode 0750");
+    let path = mount("db");
+    // A program that may bind low ports, as `setcap cap_net_bind_service+ep` makes one.
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let noted = |path: &Path, name: &str| {
+        let mut value = [0; 64];
+        rustix::fs::getxattr(path, name, &mut value).map(|length| value[..length].to_vec())
+    };
+    let program = path.join("program");
+    fs::write(&program, "bytes").unwrap();
+    rustix::fs::setxattr(&program, "security.capability", &capability, XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(&program, "trusted.note", b"kept", XattrFlags::empty()).unwrap();
+    std::os::unix::fs::chown(&path, Some(70), Some(70)).unwrap();
+    done(&machine.shell(&format!(
+        "cd {0} && mknod null c 1 3 && mkfifo fifo && install -m 4755 -o 70 -g 71 /dev/null setuid",
+        path.strip_prefix(machine.path("/")).map(|inside| format!("/{}", inside.display())).unwrap()
+    )));
+    wire.done("Unmount", json!({ "Name": "db", "ID": "one" }));
+    kato("volume create copy --from-volume db");
+    let copy = mount("copy");
+    assert_eq!(noted(&copy.join("program"), "security.capability").unwrap(), capability);
+    assert_eq!(noted(&copy.join("program"), "trusted.note").unwrap(), b"kept");
+    let found = |name: &str| fs::symlink_metadata(copy.join(name)).unwrap();
+    assert_eq!(
+        (found("setuid").uid(), found("setuid").gid(), found("setuid").mode() & 0o7777),
+        (70, 71, 0o4755)
+    );
+    assert!(found("null").file_type().is_char_device() && found("fifo").file_type().is_fifo());
+    wire.done("Unmount", json!({ "Name": "copy", "ID": "one" }));
+    for class in ["ext4", "xfs"] {
+        kato(&format!("volume create {class} --class {class} --size 320MiB --uid 70 --mode 0700"));
+        let path = mount(class);
+        fs::write(path.join("file"), "bytes").unwrap();
+        wire.done("Unmount", json!({ "Name": class, "ID": "one" }));
+    }
+    kato("doctor");
+    assert!(process.stop().success(), "{}", process.log());
 }
 
 #[test]
