@@ -1,5 +1,5 @@
 //! The other direction, and the only question that we ever ask dockerd: which volumes it has under other drivers.
-//! Docker's names are unique across drivers, so one of ours that another driver has too is never reached by a
+//! Docker's names are unique across drivers, so one of ours that another driver has too is refused to every
 //! container. Nothing here is needed to serve; a dockerd that is not there is an answer like any other.
 
 use std::{path::Path, time::Duration};
@@ -33,7 +33,9 @@ pub async fn neighbours(socket: &Path, driver: &str) -> Result<Vec<Neighbour>, E
         .into_iter()
         .filter(|volume| !is_ours(&volume.driver, driver))
         // What we could not have under that name is no neighbour of ours.
-        .filter_map(|volume| Some(Neighbour { name: VolumeName::parse(&volume.name).ok()?, driver: volume.driver }))
+        .filter_map(|volume| {
+            Some(Neighbour { name: VolumeName::parse(&volume.name).ok()?, driver: volume.driver })
+        })
         .collect())
 }
 
@@ -43,9 +45,9 @@ fn is_ours(named: &str, driver: &str) -> bool {
 }
 
 async fn ask(socket: &Path) -> Result<Bytes, Error> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| {
-        Error::unavailable(format!("it cannot be reached ({error})")).caused_by(error)
-    })?;
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|error| Error::unavailable(format!("it cannot be reached ({error})")).caused_by(error))?;
     let cut = |error: hyper::Error| Error::unavailable("it did not answer").caused_by(error);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(cut)?;
@@ -103,12 +105,8 @@ mod tests {
              \"local\"},{\"Name\":\"ours\",\"Driver\":\"kato\"},{\"Name\":\"managed\",\"Driver\":\"kato:1\"},{\"Name\":\
              \"near\",\"Driver\":\"katonic\"}],\"Warnings\":null}\n",
         );
-        let found: Vec<(String, String)> = found
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|one| (one.name.as_str().to_owned(), one.driver))
-            .collect();
+        let found: Vec<(String, String)> =
+            found.await.unwrap().into_iter().map(|one| (one.name.as_str().to_owned(), one.driver)).collect();
         assert_eq!(found, [("db".into(), "local".into()), ("near".into(), "katonic".into())]);
         let none = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"Volumes\":null}";
         assert_eq!(told(none).await.unwrap(), Vec::new());

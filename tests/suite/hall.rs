@@ -367,7 +367,15 @@ fn a_volume_that_its_backend_lost_is_reported_and_never_made_anew() {
         assert_eq!(house.see("db").await.volume.state, VolumeState::Lost);
         house.make("db").await;
         assert!(house.backend.lock().unwrap().tokens().is_empty(), "it was made anew");
-        assert!(house.hall.doctor(&ExamineHouse::default()).await.unwrap().iter().any(|finding| finding.code == "lost"));
+        assert!(
+            house
+                .hall
+                .doctor(&ExamineHouse::default())
+                .await
+                .unwrap()
+                .iter()
+                .any(|finding| finding.code == "lost")
+        );
         house.remove("db").await.unwrap();
     });
 }

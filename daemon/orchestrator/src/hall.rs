@@ -232,7 +232,8 @@ impl Orchestrator {
         let mut oldest = Duration::ZERO;
         for id in unfinished.iter().filter_map(|segment| VolumeId::parse(segment)) {
             let family = journal.family(id).await?.value;
-            oldest = drive::intents(&family).map(|intent| now.since(intent.since)).fold(oldest, Duration::max);
+            oldest =
+                drive::intents(&family).map(|intent| now.since(intent.since)).fold(oldest, Duration::max);
         }
         let unfinished_snapshots = journal.segments(keys::WORK_SNAPSHOTS).await?;
         for id in unfinished_snapshots.iter().filter_map(|segment| SnapshotId::parse(segment)) {

@@ -250,7 +250,8 @@ fn open<'a, const WORDS: usize>(text: &'a str, version: &str) -> Result<[&'a str
     if u32::from_str_radix(crc, 16).ok() != Some(crc32fast::hash(body.as_bytes())) {
         return Err(wrong(text));
     }
-    let words = body.strip_prefix(version).and_then(|body| body.strip_prefix(':')).ok_or_else(|| wrong(text))?;
+    let words =
+        body.strip_prefix(version).and_then(|body| body.strip_prefix(':')).ok_or_else(|| wrong(text))?;
     let words: Vec<&str> = words.split(':').collect();
     words.try_into().map_err(|_| wrong(text))
 }

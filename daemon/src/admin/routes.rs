@@ -402,7 +402,9 @@ async fn examine(door: &Door, fix: bool) -> Answer {
     let neighbours = match kato_docker_plugin::neighbours(&door.engine, &door.driver).await {
         Ok(neighbours) => neighbours,
         Err(error) => {
-            notes.push(format!("{error}: volumes of the same name under another Docker driver were not looked for"));
+            notes.push(format!(
+                "{error}: volumes of the same name under another Docker driver were not looked for"
+            ));
             Vec::new()
         }
     };
@@ -425,7 +427,9 @@ async fn recover(State(door): State<Arc<Door>>, body: Bytes) -> Answer {
     let work: Work = Box::pin(async move {
         match door.hall.recover(&wish, &progress).await {
             Ok(found) => {
-                let found = found.iter().map(|one| json!({ "event": "finding", "finding": convert::finding_to_wire(one) }));
+                let found = found
+                    .iter()
+                    .map(|one| json!({ "event": "finding", "finding": convert::finding_to_wire(one) }));
                 found.chain([json!({ "event": "end" })]).collect()
             }
             Err(error) => vec![json!({ "event": "failed", "problem": super::error::to_wire(&error) })],

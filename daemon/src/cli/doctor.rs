@@ -16,9 +16,11 @@ use super::{
 };
 
 #[derive(Args, Debug)]
-#[command(after_help = "Mended are only records: a mount that is missing is wished again, what stands here and nobody \
+#[command(
+    after_help = "Mended are only records: a mount that is missing is wished again, what stands here and nobody \
                         holds is taken down as after a last holder, and a volume that came back is used again. \
-                        Nothing that could hold data is removed. Ends with 6 while something is left to mend.")]
+                        Nothing that could hold data is removed. Ends with 6 while something is left to mend."
+)]
 pub(super) struct Doctor {
     /// Mend what can be mended without risk
     #[arg(long)]
@@ -26,10 +28,12 @@ pub(super) struct Doctor {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Volumes and snapshots come back by the marks that they carry at their backends, with all that the \
+#[command(
+    after_help = "Volumes and snapshots come back by the marks that they carry at their backends, with all that the \
                         newest dump knows of them; what stands mounted here keeps its mount and counts as held until \
                         no container has had it for a while. Nothing is removed, what belongs to another cluster is \
-                        left alone, and repeating it is harmless.")]
+                        left alone, and repeating it is harmless."
+)]
 pub(super) struct Recover {
     /// Look through all backends, dumps and mounts for what is ours and no record knows
     #[arg(long, required = true)]
@@ -140,9 +144,9 @@ fn summary(findings: &[Json], dry_run: bool) -> Result<Exit, Failure> {
     };
     let (volumes, snapshots) = (recovered("volume "), recovered("snapshot "));
     // What may have been deleted, or is somebody else's, is for information.
-    let left = findings.iter().filter(|one| {
-        !["recovered", "missing", "foreign"].contains(&word(one, "code").as_str())
-    });
+    let left = findings
+        .iter()
+        .filter(|one| !["recovered", "missing", "foreign"].contains(&word(one, "code").as_str()));
     let left = left.count();
     let verb = if dry_run { "would be taken back" } else { "were taken back" };
     tell(&match (volumes + snapshots, left) {

@@ -490,8 +490,7 @@ fn unwritable(path: &Path, error: &sled::Error) -> Error {
 
 /// sled's errors of reading, and of opening.
 pub(crate) fn unreadable(path: &Path, error: sled::Error) -> Error {
-    let remedy =
-        "move `sled` and `mark` in it away (not `dumps`), start kato again, and run `kato recover --scan`: it rebuilds \
+    let remedy = "move `sled` and `mark` in it away (not `dumps`), start kato again, and run `kato recover --scan`: it rebuilds \
          the records from the dumps and the backends";
     match error {
         sled::Error::Io(error) => Error::unavailable(format!(

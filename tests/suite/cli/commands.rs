@@ -224,7 +224,14 @@ fn lists_are_filtered_and_a_wait_is_watched_to_its_end() {
     let daemon = Daemon::start(&machine);
     for name in ["db", "web"] {
         done(&daemon.kato(&["volume", "create", name]));
-        done(&daemon.kato(&["snapshot", "create", name, &format!("{name}-1"), "--label", &format!("of={name}")]));
+        done(&daemon.kato(&[
+            "snapshot",
+            "create",
+            name,
+            &format!("{name}-1"),
+            "--label",
+            &format!("of={name}"),
+        ]));
     }
     let snapshots = |filters: &[&str]| done(&daemon.kato(&[&["snapshot", "ls", "-q"], filters].concat()));
     assert_eq!(snapshots(&[]), "db-1\nweb-1\n");

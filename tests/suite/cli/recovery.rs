@@ -26,7 +26,11 @@ struct Scene<'m> {
 impl<'m> Scene<'m> {
     fn set(machine: &'m Machine) -> Self {
         let daemon = Daemon::start_with(machine, IMPATIENT);
-        done(&daemon.kato(&["volume", "create", "db", "--class", "ext4", "--size", "64MiB", "--label", "team=web"]));
+        done(
+            &daemon.kato(&[
+                "volume", "create", "db", "--class", "ext4", "--size", "64MiB", "--label", "team=web",
+            ]),
+        );
         done(&daemon.kato(&["volume", "create", "files"]));
         done(&daemon.kato(&["snapshot", "create", "db", "empty"]));
         let wire = Wire(daemon.docker_socket());
@@ -83,7 +87,11 @@ impl<'m> Scene<'m> {
         let found: Vec<Value> = serde_json::from_str(&out(&answer)).unwrap();
         let left = found.iter().any(|finding| finding["fixed"] != true);
         assert_eq!(answer.status.code(), Some(if left { 6 } else { 0 }), "{}", err(&answer));
-        assert!(err(&answer).contains("dockerd") && err(&answer).contains("cannot be reached"), "{}", err(&answer));
+        assert!(
+            err(&answer).contains("dockerd") && err(&answer).contains("cannot be reached"),
+            "{}",
+            err(&answer)
+        );
         let word = |finding: &Value, word: &str| finding[word].as_str().unwrap().to_owned();
         let mut found: Vec<_> = found
             .iter()
@@ -115,14 +123,20 @@ fn lost_records_come_back_while_a_container_goes_on_writing() {
     let recovered = scene.daemon.kato(&["recover", "--scan", "-o", "json"]);
     let found: Vec<Value> = serde_json::from_str(&done(&recovered)).unwrap();
     assert_eq!(found.len(), 3);
-    assert!(found.iter().all(|finding| finding["code"] == "recovered" && finding["fixed"] == true), "{found:?}");
+    assert!(
+        found.iter().all(|finding| finding["code"] == "recovered" && finding["fixed"] == true),
+        "{found:?}"
+    );
     assert!(err(&recovered).contains("backend local lists 2 volumes"), "{}", err(&recovered));
     assert!(err(&recovered).contains("2 volumes and 1 snapshot were taken back"), "{}", err(&recovered));
     assert_eq!(done(&scene.daemon.kato(&["recover", "--scan"])), "", "repeating it does nothing");
 
     let volume = done(&scene.daemon.kato(&["volume", "inspect", "db", "-o", "json"]));
     let volume: Value = serde_json::from_str(&volume).unwrap();
-    assert_eq!((&volume["class"], &volume["size_bytes"], &volume["state"]), (&json!("ext4"), &json!(64 << 20), &json!("ready")));
+    assert_eq!(
+        (&volume["class"], &volume["size_bytes"], &volume["state"]),
+        (&json!("ext4"), &json!(64 << 20), &json!("ready"))
+    );
     assert_eq!(done(&scene.daemon.kato(&["snapshot", "ls", "-q"])), "empty\n");
     until("the mounts to be found", || {
         let volumes = done(&scene.daemon.kato(&["volume", "ls", "-o", "json"]));
@@ -188,7 +202,11 @@ fn a_dump_gives_labels_back_whether_it_was_kept_or_is_named() {
     scene.lose_the_records();
     let recovered = scene.daemon.kato(&["recover", "--scan"]);
     assert_eq!(done(&recovered).lines().count(), 4, "{}", err(&recovered));
-    assert!(err(&recovered).contains("2026-01-02T00-00-00.000Z.jsonl was passed over"), "{}", err(&recovered));
+    assert!(
+        err(&recovered).contains("2026-01-02T00-00-00.000Z.jsonl was passed over"),
+        "{}",
+        err(&recovered)
+    );
     assert_eq!(label(&scene), "web");
     scene.written_more();
 

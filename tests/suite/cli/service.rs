@@ -187,7 +187,12 @@ fn the_metrics_have_the_names_and_buckets_that_dashboards_know() {
     let daemon = Daemon::start(&machine);
     done(&daemon.kato(&["volume", "create", "db"]));
     let page = done(&machine.shell("curl -sf --unix-socket /run/kato/admin.sock http://kato/metrics"));
-    for line in ["kato_volumes{state=\"ready\"} 1", "kato_volumes{state=\"lost\"} 0", "kato_intents_open 0", "kato_info{version="] {
+    for line in [
+        "kato_volumes{state=\"ready\"} 1",
+        "kato_volumes{state=\"lost\"} 0",
+        "kato_intents_open 0",
+        "kato_info{version=",
+    ] {
         assert!(page.contains(line), "{line} is not in {page}");
     }
     let series: Vec<&str> =

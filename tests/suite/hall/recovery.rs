@@ -1,11 +1,12 @@
 //! Records that were lost and are rebuilt, and what the doctor finds: against the fakes, one fact a test.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kato_orchestrator::{
     Finding, Kind, Mark,
     model::{
-        BackendName, CapacityRange, ClusterId, FsState, MountState, SnapshotName, Token, VolumeId, VolumeName, VolumeState,
+        BackendName, CapacityRange, Class, ClusterId, FsState, MountState, SnapshotName, Token, VolumeId,
+        VolumeName, VolumeState,
     },
     ops::{CreateVolume, DeleteSnapshot, Dump, ExamineHouse, Neighbour, RecoverRecords, SourceName},
     ports::{
@@ -216,7 +217,11 @@ fn an_older_dump_is_asked_only_for_what_the_newest_does_not_know() {
     let mut town = Town::new(false);
     town.live(|house| async move {
         let labels = [("age".to_owned(), "old".to_owned())].into();
-        house.hall.create(&house.context(), CreateVolume { labels, ..CreateVolume::named(name("old")) }).await.unwrap();
+        house
+            .hall
+            .create(&house.context(), CreateVolume { labels, ..CreateVolume::named(name("old")) })
+            .await
+            .unwrap();
         house.make("removed").await;
     });
     let older = town.dump();
@@ -479,10 +484,27 @@ fn a_lost_snapshot_is_told_and_a_volume_that_came_back_is_used_again() {
 }
 
 #[test]
+fn what_a_class_retains_is_told_apart_from_what_was_lost_and_can_be_taken_back() {
+    hall(|house| async move {
+        let mut catalog = (*house.hall.catalog()).clone();
+        for class in catalog.classes.values_mut() {
+            *class = Arc::new(Class { retain: true, ..(**class).clone() });
+        }
+        house.hall.set_catalog(catalog);
+        house.make("db").await;
+        house.remove("db").await.unwrap();
+        let found = house.examine(true).await;
+        assert_eq!((found.len(), found[0].code), (1, "retained"), "{found:#?}");
+        assert_eq!(told(&house.recover_all().await), [("recovered", "volume db")]);
+    });
+}
+
+#[test]
 fn a_volume_of_the_same_name_under_another_driver_is_told() {
     hall(|house| async move {
         house.make("db").await;
-        let neighbour = |name: &str| Neighbour { name: VolumeName::parse(name).unwrap(), driver: "local".into() };
+        let neighbour =
+            |name: &str| Neighbour { name: VolumeName::parse(name).unwrap(), driver: "local".into() };
         let neighbours = vec![neighbour("db"), neighbour("other")];
         let found = house.hall.doctor(&ExamineHouse { fix: true, neighbours }).await.unwrap();
         assert_eq!(told(&found), [("same-name", "volume db")]);

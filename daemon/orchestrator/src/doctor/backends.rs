@@ -109,7 +109,8 @@ async fn one(
                 let known = ours.contains(&made.handle)
                     || house.journal.family(mark.id).await?.value.volume.is_some();
                 if !known {
-                    let called = mark.name.map(|name| format!(", once the volume {name}")).unwrap_or_default();
+                    let called =
+                        mark.name.map(|name| format!(", once the volume {name}")).unwrap_or_default();
                     let what = format!("{}{called}", made.size);
                     findings.push(match is_retained(house, &mark.class) {
                         true => retained(name, &made.handle, &what),
@@ -230,19 +231,22 @@ async fn snapshots(
 ) -> Result<(), Unheard> {
     let before = records_of(house, backend).await?;
     let listed = shots_of(ability).await.map_err(Unheard::Backend)?;
-    let handles: BTreeSet<&Handle> =
-        before.iter().filter_map(|snapshot| snapshot.handle.as_ref()).collect();
+    let handles: BTreeSet<&Handle> = before.iter().filter_map(|snapshot| snapshot.handle.as_ref()).collect();
     let mut there = BTreeSet::new();
     for shot in &listed {
         there.insert(&shot.handle);
         match SnapshotMark::decode(&shot.mark) {
             Ok(mark) if mark.cluster != house.cluster => {}
             Ok(mark) => {
-                let known = handles.contains(&shot.handle)
-                    || house.journal.snapshot(mark.id).await?.value.is_some();
+                let known =
+                    handles.contains(&shot.handle) || house.journal.snapshot(mark.id).await?.value.is_some();
                 if !known {
                     let called = mark.name.map(|name| format!(", once the snapshot {name}"));
-                    findings.push(orphan(backend, &shot.handle, &format!("{}{}", shot.size, called.unwrap_or_default())));
+                    findings.push(orphan(
+                        backend,
+                        &shot.handle,
+                        &format!("{}{}", shot.size, called.unwrap_or_default()),
+                    ));
                 }
             }
             Err(_) => findings.push(unmarked(backend, &shot.handle)),

@@ -259,13 +259,7 @@ fn publication(family: &Family, wish: &MountVolume, node: &NodeId, now: Timestam
 }
 
 /// Wishes for what a publication stands on, as far as it is not there, and turns around what is on its way down.
-pub(crate) fn stand_on(
-    family: &mut Family,
-    node: &NodeId,
-    read_only: bool,
-    boot_id: &str,
-    now: Timestamp,
-) {
+pub(crate) fn stand_on(family: &mut Family, node: &NodeId, read_only: bool, boot_id: &str, now: Timestamp) {
     let Some(volume) = family.volume.as_mut() else { return };
     volume.dependants.insert(Dependant::Attachment(node.clone()));
     let connection = volume.connection.clone();

@@ -109,7 +109,11 @@ impl Recovery<'_> {
             match self.remembered.take(dump, self.house) {
                 Ok(()) => {
                     let more = self.remembered.volumes.len() - before;
-                    tell(format!("the dump {} knows {} that no newer one knows", dump.name, many(more, "volume")));
+                    tell(format!(
+                        "the dump {} knows {} that no newer one knows",
+                        dump.name,
+                        many(more, "volume")
+                    ));
                 }
                 Err(error) => {
                     let message = format!("it was not used: {}", error.message);
@@ -356,7 +360,8 @@ impl Recovery<'_> {
     async fn keep_mounts(&mut self) -> Result<(), Error> {
         for id in self.standing.not_kept(&self.known.volumes) {
             let family = self.house.journal.family(id).await?.value;
-            let Some(volume) = family.volume.filter(|_| !family.mounts.contains_key(self.house.node())) else {
+            let Some(volume) = family.volume.filter(|_| !family.mounts.contains_key(self.house.node()))
+            else {
                 continue;
             };
             if !self.wish.dry_run {
@@ -426,7 +431,8 @@ impl Recovery<'_> {
         self.findings.push(finding(
             "unmarked",
             format!("{backend}/{handle}"),
-            "it carries no mark of ours, or a damaged one: nobody can say what it was, so it was left alone".into(),
+            "it carries no mark of ours, or a damaged one: nobody can say what it was, so it was left alone"
+                .into(),
             false,
         ));
     }
