@@ -1,8 +1,8 @@
 //! The other direction, and the only question that we ever ask dockerd: which volumes it has under other drivers.
-//! Docker's names are unique across drivers, so one of ours that another driver has too is never reached by a
+//! Docker's names are unique across drivers, so one of ours that another driver has too is refused to every
 //! container. Nothing here is needed to serve; a dockerd that is not there is an answer like any other.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -65,13 +65,11 @@ async fn ask(socket: &Path) -> Result<Bytes, Error> {
         }
         Ok(body.to_bytes())
     };
+    let mut answer = pin!(answer);
     tokio::select! {
-        answer = answer => answer,
-        // The connection only moves bytes; it ends before the answer only when dockerd does.
-        ended = connection => {
-            ended.map_err(cut)?;
-            Err(Error::unavailable("it closed the connection without an answer"))
-        }
+        answer = &mut answer => answer,
+        // It only moves bytes. When it ends first, the answer is here already, or knows that none comes.
+        _ = connection => answer.await,
     }
 }
 

@@ -92,6 +92,7 @@ impl Orchestrator {
             started,
             catalog: RwLock::new(Arc::new(catalog)),
             trusted: Mutex::default(),
+            seen_elsewhere: Mutex::default(),
             stalls: Default::default(),
             census: tokio::sync::Mutex::default(),
             polls: Default::default(),

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind, Retry},
     hall::{Config, Ports},
     journal::Journal,
-    model::{BackendName, ClusterId, NodeId, Timestamp},
+    model::{BackendName, ClusterId, NodeId, Timestamp, VolumeId},
     ops::Context,
     polls::Polls,
     watch::Stalls,
@@ -43,6 +43,8 @@ pub(crate) struct House {
     /// What was counted when somebody asked last.
     pub(crate) census: tokio::sync::Mutex<Census>,
     pub(crate) polls: Polls,
+    /// When other mount namespaces were last seen to have a volume that a doubtful holder has.
+    pub(crate) seen_elsewhere: Mutex<HashMap<VolumeId, Timestamp>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }

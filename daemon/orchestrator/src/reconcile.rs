@@ -12,7 +12,10 @@
 //! recovery found by what stood mounted, and knows nothing of. Tombstones look for
 //! their token until their backend has settled.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+};
 
 use tracing::{info, warn};
 
@@ -118,9 +121,10 @@ async fn take_up(house: &Arc<House>, id: VolumeId, mounted: Option<&BTreeSet<Str
                 mount.state = MountState::Mounting;
                 mount.intent = Some(Intent::new(now));
             }
-            // Nobody knows whose answer arrived. Those who were told have the path, and are seen to have it.
+            // Nobody knows whose answer arrived. Those who were told have the path, and are seen to have it. The
+            // time of doubt begins anew, because nobody has looked meanwhile.
             for publication in family.publications.values_mut().filter(|one| one.node == node) {
-                if publication.caller.is_some() && publication.doubtful_since.is_none() {
+                if publication.caller.is_some() || publication.doubtful_since.is_some() {
                     publication.doubtful_since = Some(now);
                 }
             }
@@ -136,7 +140,9 @@ async fn take_up(house: &Arc<House>, id: VolumeId, mounted: Option<&BTreeSet<Str
 
 /// Takes down what is over.
 pub(crate) async fn tidy(house: &Arc<House>) -> Result<(), Error> {
-    for id in mounts_here(house).await? {
+    let here = mounts_here(house).await?;
+    house.seen_elsewhere.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| here.contains(id));
+    for id in here {
         if let Err(error) = tidy_mount(house, id).await {
             warn!(volume.id = %id, error = %error, "could not tidy a mount, trying again later");
         }
@@ -219,6 +225,13 @@ async fn doubt(
     let elsewhere = house.ports.host.holders(id, &path).await?;
     let limit = house.config.reap_after;
     let alone = family.holders(&node).count() == 1;
+    let seen = {
+        let mut seen = house.seen_elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if !elsewhere.is_empty() {
+            seen.insert(id, now);
+        }
+        seen.get(&id).copied()
+    };
     let (_, reaped) = house
         .journal
         .edit_family(id, Durability::Durable, |family, change| {
@@ -229,16 +242,15 @@ async fn doubt(
                     continue;
                 };
                 if !elsewhere.is_empty() {
-                    // Somebody has it. The only holder is who that is; of several nobody can tell, and the doubt
-                    // begins anew (written now and then) until all are gone.
-                    publication.doubtful_since = publication
-                        .doubtful_since
-                        .filter(|_| !alone)
-                        .map(|since| if now.since(since) < limit / 2 { since } else { now });
+                    // Somebody has it. The only holder whose process we know is who that is; of others nobody can
+                    // tell, and the time of doubt counts from when they all are gone.
+                    if alone && publication.caller.is_some() {
+                        publication.doubtful_since = None;
+                    }
                     continue;
                 }
                 let since = *publication.doubtful_since.get_or_insert(now);
-                if now.since(since) >= limit {
+                if now.since(seen.map_or(since, |seen| seen.max(since))) >= limit {
                     reaped.push(holder.clone());
                 }
             }

@@ -410,6 +410,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_dump_is_read_back_without_a_store_and_the_newest_comes_first() {
+        let store = Arc::new(filled(300).await);
+        let read = read_dump(dumped(&*store).await.as_bytes()).unwrap();
+        assert_eq!(read.into_iter().collect::<Vec<_>>(), content(&*store).await);
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(kept_dumps(folder.path()).unwrap(), Vec::<PathBuf>::new());
+        let mut made = Vec::new();
+        for day in 1..4 {
+            let kept = keep_dump(
+                Arc::clone(&store) as Arc<dyn Store>,
+                folder.path(),
+                Timestamp(day * 86_400_000),
+                9,
+            );
+            made.push(kept.await.unwrap());
+        }
+        made.reverse();
+        assert_eq!(kept_dumps(folder.path()).unwrap(), made);
+    }
+
+    #[tokio::test]
     async fn an_empty_store_is_dumped_and_loaded() {
         let folder = tempfile::tempdir().unwrap();
         let dump = dumped(&MemoryStore::new()).await;

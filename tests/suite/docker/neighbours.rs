@@ -1,6 +1,7 @@
-//! What else the same dockerd has: a volume of one of our names under another driver, which containers get instead.
+//! What else the same dockerd has: a volume of one of our names under another driver, which makes
+//! it refuse ours.
 
-use kato_tests::machine::Machine;
+use kato_tests::{dockerd::Dockerd, machine::Machine};
 use serde_json::Value;
 
 use super::Host;
@@ -25,8 +26,10 @@ fn the_doctor_tells_of_a_volume_that_docker_has_under_another_driver() {
     assert_eq!((&found[0]["code"], &found[0]["subject"]), (&"same-name".into(), &"volume db".into()));
     assert!(found[0]["message"].as_str().unwrap().contains("\"local\""), "{found:?}");
 
-    // It is as the message says: the container gets the other one.
-    host.run("-v db:/data", "touch /data/mine").unwrap();
+    // It is as the message says.
+    let refused = host.run("-v db:/data", "true").unwrap_err();
+    assert!(refused.contains("must be unique"), "{refused}");
+    host.docker(&format!("run --rm --network none -v db:/data {} touch /data/mine", Dockerd::IMAGE)).unwrap();
     assert!(host.docker("volume inspect db --format {{.Driver}}").unwrap().contains("local"));
     host.docker("volume rm db").unwrap();
     assert_eq!(doctor(), (Some(0), Vec::new()));

@@ -1,11 +1,11 @@
 //! Records that were lost and are rebuilt, and what the doctor finds: against the fakes, one fact a test.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kato_orchestrator::{
     Finding, Kind, Mark,
     model::{
-        BackendName, CapacityRange, ClusterId, FsState, MountState, SnapshotName, Token, VolumeId,
+        BackendName, CapacityRange, Class, ClusterId, FsState, MountState, SnapshotName, Token, VolumeId,
         VolumeName, VolumeState,
     },
     ops::{CreateVolume, DeleteSnapshot, Dump, ExamineHouse, Neighbour, RecoverRecords, SourceName},
@@ -480,6 +480,22 @@ fn a_lost_snapshot_is_told_and_a_volume_that_came_back_is_used_again() {
         let found = house.examine(true).await;
         assert!(found.iter().any(|one| one.code == "found-again" && one.fixed), "{found:#?}");
         house.take("db", "one").await.unwrap();
+    });
+}
+
+#[test]
+fn what_a_class_retains_is_told_apart_from_what_was_lost_and_can_be_taken_back() {
+    hall(|house| async move {
+        let mut catalog = (*house.hall.catalog()).clone();
+        for class in catalog.classes.values_mut() {
+            *class = Arc::new(Class { retain: true, ..(**class).clone() });
+        }
+        house.hall.set_catalog(catalog);
+        house.make("db").await;
+        house.remove("db").await.unwrap();
+        let found = house.examine(true).await;
+        assert_eq!((found.len(), found[0].code), (1, "retained"), "{found:#?}");
+        assert_eq!(told(&house.recover_all().await), [("recovered", "volume db")]);
     });
 }
 

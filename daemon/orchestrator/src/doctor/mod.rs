@@ -55,7 +55,7 @@ async fn volumes(house: &House) -> Result<Vec<Volume>, Error> {
     Ok(all)
 }
 
-/// Volumes that another driver has under the same name: a container gets the other one.
+/// Volumes that another driver has under the same name: Docker's names are unique across drivers, so it refuses ours.
 fn neighbours_against_records(volumes: &[Volume], neighbours: &[Neighbour], findings: &mut Vec<Finding>) {
     let ours: BTreeSet<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
     for Neighbour { name, driver } in neighbours.iter().filter(|one| ours.contains(one.name.as_str())) {
@@ -63,9 +63,9 @@ fn neighbours_against_records(volumes: &[Volume], neighbours: &[Neighbour], find
             "same-name",
             format!("volume {name}"),
             format!(
-                "Docker has a volume of this name under its driver {driver:?} too, and gives containers that one whatever \
-                 driver they name. See what is in it; then remove it with `docker volume rm`, or make this one anew under \
-                 another name (`kato volume create --from-volume`)"
+                "Docker has a volume of this name under its driver {driver:?}: it refuses this one, and gives the other to \
+                 containers that name no driver. See what is in it; then remove it with `docker volume rm`, or copy this \
+                 one to another name (`kato volume create --from-volume`)"
             ),
             false,
         ));

@@ -123,6 +123,11 @@ impl HostWorld {
         }
     }
 
+    /// Ends all containers.
+    pub fn end_containers(&mut self) {
+        self.elsewhere.clear();
+    }
+
     /// Unmounts behind everybody's back.
     pub fn yank(&mut self, volume: VolumeId) {
         self.mounts.remove(&volume);
