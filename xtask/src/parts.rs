@@ -113,7 +113,7 @@ pub(crate) fn check(shell: &Shell) -> Fallible {
         ]))?;
     }
     if crate::shell::find_program("cargo-deny").is_some() {
-        run(&mut shell.cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+        run(&mut shell.cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
     }
     Ok(())
 }
