@@ -55,7 +55,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "doc", budget: 2.0, tells: "examples of the published faces", kind: Kind::Stage(doc) },
     Part {
         name: "bench-smoke",
-        budget: 0.5,
+        budget: 1.0,
         tells: "every row of the bench once",
         kind: Kind::Stage(bench::smoke),
     },
@@ -113,7 +113,7 @@ pub(crate) fn check(shell: &Shell) -> Fallible {
         ]))?;
     }
     if crate::shell::find_program("cargo-deny").is_some() {
-        run(&mut shell.cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+        run(&mut shell.cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
     }
     Ok(())
 }

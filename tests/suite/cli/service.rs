@@ -241,6 +241,7 @@ fn a_stop_ends_well_and_the_next_start_knows_everything() {
     done(&daemon.kato(&["volume", "create", "db", "--label", "a=b"]));
     let before = done(&daemon.kato(&["volume", "inspect", "db", "-o", "json"]));
     daemon.stop();
+    assert!(machine.folder().join("kato/store/seal").exists(), "a planned stop closes the records");
     daemon.start_again();
     assert_eq!(done(&daemon.kato(&["volume", "inspect", "db", "-o", "json"])), before);
     daemon.kill();

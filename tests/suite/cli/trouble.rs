@@ -280,14 +280,11 @@ fn a_stop_tells_whoever_waits_and_does_not_wait_with_them() {
     // The backend's folder is away: what needs it is tried again until its caller gives up, in two minutes.
     let volumes = machine.folder().join("kato/volumes");
     fs::rename(&volumes, machine.folder().join("away")).unwrap();
-    let asked = {
-        let wire = wire.clone();
-        thread::spawn(move || {
-            let begun = Instant::now();
-            let request = wire::request("/VolumeDriver.Mount", "{\"Name\":\"db\",\"ID\":\"one\"}");
-            (wire.say(request.as_bytes()), begun.elapsed())
-        })
-    };
+    let asked = thread::spawn(move || {
+        let begun = Instant::now();
+        let request = wire::request("/VolumeDriver.Mount", "{\"Name\":\"db\",\"ID\":\"one\"}");
+        (wire.say(request.as_bytes()), begun.elapsed())
+    });
     until("the wish to be recorded", || {
         done(&daemon.kato(&["volume", "ls", "-q"])).contains("db").then_some(())
     });
