@@ -126,6 +126,7 @@ impl Client<'_> {
             (true, false, 0) => self.remove(volume),
             (true, false, _) => self.mount(volume),
             (true, true, 0) => self.unmount(volume),
+            (true, true, 1) if self.options["class"] == "ext4" => self.copy(volume),
             (true, true, _) => write(volume, self.chance.below(u64::MAX)),
         }
     }
@@ -162,6 +163,17 @@ impl Client<'_> {
         let path = self.root.join(inside.trim_start_matches('/'));
         check(volume, &path);
         volume.path = Some(path);
+    }
+
+    /// Copies a volume while it is mounted, and finds in the copy what was synced before.
+    fn copy(&self, volume: &Volume) {
+        let mut copy = Volume::new(format!("{}-copy", volume.name));
+        copy.lines.clone_from(&volume.lines);
+        let options = json!({"from": format!("volume:{}", volume.name), "class": "ext4"});
+        self.ask("Create", &json!({"Name": copy.name, "Opts": options}));
+        self.mount(&mut copy);
+        self.unmount(&mut copy);
+        self.remove(&mut copy);
     }
 
     fn unmount(&self, volume: &mut Volume) {

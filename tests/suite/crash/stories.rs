@@ -73,6 +73,7 @@ stories! {
 
     late_cut => |teller| {
         teller.create("db").await;
+        teller.use_once("db").await;
         teller.fault(Verb::Cut, Fault::Late(Duration::from_secs(20)));
         teller.fault(Verb::Cut, Fault::Refuse(Error::exhausted("the backend is full")));
         teller.snapshot("monday", "db").await;
@@ -236,12 +237,14 @@ stories! {
 
     delete_against_snapshot => |teller| {
         teller.create("db").await;
+        teller.use_once("db").await;
         tokio::join!(teller.snapshot("monday", "db"), teller.delete("db"));
         tokio::join!(teller.delete_snapshot("monday"), teller.delete("db"));
     }
 
     delete_against_clone => |teller| {
         teller.create("db").await;
+        teller.use_once("db").await;
         tokio::join!(teller.create_from("copy", SourceName::Volume(name("db"))), teller.delete("db"));
         tokio::join!(teller.delete("copy"), teller.delete("db"));
     }
@@ -391,6 +394,12 @@ impl Teller {
         if self.hall.create(&self.context(), wish).await.is_ok() {
             self.created(volume);
         }
+    }
+
+    /// Mounts a volume for the first time, which makes its filesystem.
+    async fn use_once(&self, volume: &str) {
+        self.mount(volume, "first").await;
+        self.unmount(volume, "first").await;
     }
 
     /// Fails a story that did not do what it is to tell of.

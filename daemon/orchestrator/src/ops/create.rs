@@ -89,8 +89,10 @@ impl House {
                             .family(*source)
                             .volume
                             .as_mut()
-                            .filter(|one| one.state == VolumeState::Ready);
-                        source.ok_or_else(gone)?.dependants.insert(Dependant::Clone(id));
+                            .filter(|one| one.state == VolumeState::Ready)
+                            .ok_or_else(gone)?;
+                        holds_something(source)?;
+                        source.dependants.insert(Dependant::Clone(id));
                     }
                     Some(Source::Snapshot(source)) => {
                         let source =
@@ -277,6 +279,17 @@ struct Origin {
     filesystem: Filesystem,
     backend: crate::model::BackendName,
     able: bool,
+}
+
+/// Refuses to copy what has no filesystem yet: the copy could never be told from one that lost it.
+pub(super) fn holds_something(volume: &Volume) -> Result<(), Error> {
+    match volume.filesystem.state {
+        FsState::Formatted => Ok(()),
+        FsState::Formatting => Err(Error::busy("its filesystem is being made: try again in a moment")),
+        FsState::Blank => Err(Error::precondition(
+            "it was never mounted, so there is nothing in it yet: make an empty volume instead",
+        )),
+    }
 }
 
 fn gone() -> Error {

@@ -8,10 +8,10 @@ use crate::{
     house::{House, Verdict},
     journal::contended,
     model::{
-        Dependant, Filesystem, FsState, Intent, Snapshot, SnapshotId, SnapshotName, SnapshotState, Volume,
+        Dependant, Filesystem, Intent, Snapshot, SnapshotId, SnapshotName, SnapshotState, Volume,
         VolumeState,
     },
-    ops::{Context, CreateSnapshot, DeleteSnapshot, mount::unknown},
+    ops::{Context, CreateSnapshot, DeleteSnapshot, create::holds_something, mount::unknown},
     ports::store::Durability,
     records::keys,
 };
@@ -78,9 +78,7 @@ impl House {
                         volume.backend
                     )));
                 }
-                if volume.filesystem.state == FsState::Formatting {
-                    return Err(Error::busy("its filesystem is being made: try again in a moment"));
-                }
+                holds_something(volume)?;
                 volume.dependants.insert(Dependant::Snapshot(id));
                 let name = keys::snapshot_name(&wish.name);
                 change.guard_absent(name.clone());
