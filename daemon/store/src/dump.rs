@@ -126,6 +126,7 @@ pub fn load(config: &Config, lines: impl BufRead) -> Result<u64, Error> {
             )));
         }
         drop(opened);
+        place::wait_for_engine(&engine)?;
         fs::remove_dir_all(&engine).map_err(|error| place::unusable(&engine, error))?;
     }
     place::write_format(store)?;

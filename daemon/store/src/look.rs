@@ -26,6 +26,8 @@ use crate::{
 /// Refuses an engine whose records do not add up. Whatever it says, the store stays as it was.
 pub(crate) fn look(config: &Config) -> Result<(), Error> {
     let (store, engine) = (&config.path, place::engine(&config.path));
+    // Nobody writes while it is read and copied.
+    place::wait_for_engine(&engine)?;
     if fits(store, &engine) {
         return Ok(());
     }
