@@ -11,7 +11,7 @@ use kato_plugin_sdk::{
 
 use crate::{
     error,
-    layout::{Kind, MARKER, Meta, NEW_MARKER, Place, Shelf},
+    layout::{COMING, Kind, MARKER, Meta, NEW_MARKER, Place, Shelf},
 };
 
 /// How many are asked for, or listed, at once.
@@ -63,8 +63,8 @@ impl<F: Files> Folder<F> {
                 return Err(error::marker_lost());
             }
         }
-        for shelf in [Shelf::Volumes, Shelf::Snapshots] {
-            self.0.make_directory(shelf.path()).map_err(error::at("preparing the data folder"))?;
+        for folder in [Shelf::Volumes.path(), Shelf::Snapshots.path(), COMING] {
+            self.0.make_directory(folder).map_err(error::at("preparing the data folder"))?;
         }
         // A name of its own and a rename that replaces nothing: of two who do this at once, one wins, and both
         // read what the winner wrote.
