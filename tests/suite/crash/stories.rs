@@ -358,6 +358,7 @@ impl Teller {
                 let held = said.holders.iter().filter(|(of, _)| of == volume).cloned().collect::<Vec<_>>();
                 said.released.extend(held);
             });
+            self.show_containers(volume).await;
         }
         drop(self.hall.repair(&self.context(), RepairVolume { name: name(volume), force }).await);
     }

@@ -8,8 +8,7 @@ use crate::{
     house::{House, Verdict},
     journal::contended,
     model::{
-        Dependant, Filesystem, Intent, Snapshot, SnapshotId, SnapshotName, SnapshotState, Volume,
-        VolumeState,
+        Dependant, Filesystem, Intent, Snapshot, SnapshotId, SnapshotName, SnapshotState, Volume, VolumeState,
     },
     ops::{Context, CreateSnapshot, DeleteSnapshot, create::holds_something, mount::unknown},
     ports::store::Durability,

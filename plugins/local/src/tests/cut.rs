@@ -263,7 +263,12 @@ fn a_first_check_that_is_cut_off_still_makes_one_marker() {
             let fingerprint = backend.check().unwrap();
             assert!(heard.is_none_or(|heard| heard == fingerprint));
             assert_eq!(backend.check().unwrap(), fingerprint);
-            assert_eq!(backend.files().paths(), ["coming", "kato-local", "snapshots", "volumes"], "{:?}", cut(call));
+            assert_eq!(
+                backend.files().paths(),
+                ["coming", "kato-local", "snapshots", "volumes"],
+                "{:?}",
+                cut(call)
+            );
         }
     }
 }
