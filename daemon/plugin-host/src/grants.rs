@@ -16,10 +16,12 @@
 //! - *http* (`grants/http.rs`): scheme, host, port, methods and paths, and which addresses the name may
 //!   resolve to. The address that was checked is the one that is connected to, so a name that resolves to
 //!   something else the second time gains nothing. Link-local addresses (metadata services) are refused
-//!   unless a CIDR among them is granted on purpose. Redirects are requests of their own.
+//!   unless a CIDR among them is granted on purpose. Redirects are requests of their own. Proxies and
+//!   authorities of the operator's: `grants/way.rs`.
 //! - *credentials* (`grants/credentials.rs`): put on requests on their way out, never given to the guest.
 //! - *commands* (`grants/commands.rs`): whole command lines with typed holes. No hole is a path or begins
-//!   with a dash, because options such as `--log-file` make "a program and its first arguments" no grant.
+//!   with a dash, because options such as `--log-file` make "a program and its first arguments" no grant. What
+//!   runs sees a read-only file system without volumes (`confine.rs`).
 //! - *connections* (`grants/connections.rs`): what a plugin answers is checked before the node sees it.
 //!
 //! **Both must agree.** A plugin asks in its manifest, the operator grants in the configuration, and the
@@ -31,6 +33,7 @@ pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod directories;
 pub(crate) mod http;
+pub(crate) mod way;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -42,6 +45,7 @@ pub use self::{
     connections::{ConnectionGrants, IscsiGrant, RbdGrant},
     credentials::{Authoriser, Secret, SecretSource},
     http::{Addresses, HttpGrant},
+    way::ProxyGrant,
 };
 use crate::manifest::Asks;
 

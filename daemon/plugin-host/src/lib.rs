@@ -14,6 +14,7 @@ pub mod embedded;
 mod breaker;
 mod bucket;
 mod cache;
+mod confine;
 mod engine;
 mod files;
 mod grants;
@@ -33,7 +34,7 @@ use kato_orchestrator::{Error, model::BackendName, ports::Backend};
 pub use self::{
     grants::{
         Addresses, Authoriser, CommandGrant, ConnectionGrants, Environment, Grants, HttpGrant, IscsiGrant,
-        Power, RbdGrant, Secret, SecretSource,
+        Power, ProxyGrant, RbdGrant, Secret, SecretSource,
     },
     limits::Limits,
     manifest::{Asks, Inspection, Manifest, SECTION, inspect},

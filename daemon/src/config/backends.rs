@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use kato_plugin_host::{
-    Addresses, Authoriser, CommandGrant, ConnectionGrants, Grants, HttpGrant, IscsiGrant, Limits, RbdGrant,
-    SecretSource, embedded,
+    Addresses, Authoriser, CommandGrant, ConnectionGrants, Grants, HttpGrant, IscsiGrant, Limits, ProxyGrant,
+    RbdGrant, SecretSource, embedded,
 };
 
 use super::{
@@ -67,7 +67,20 @@ fn http(entry: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<HttpGrant> {
         paths: entry.texts("paths"),
         addresses: Addresses::Many(entry.texts("addresses")),
         authoriser,
+        proxy: match entry.node("proxy") {
+            Some(_) => Some(proxy(&entry.section("proxy"), mistakes)?),
+            None => None,
+        },
+        ca: entry.path("ca"),
     })
+}
+
+fn proxy(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<ProxyGrant> {
+    let secret = match scope.node("secret") {
+        Some(_) => Some(secret(&scope.section("secret"), mistakes)?),
+        None => None,
+    };
+    Some(ProxyGrant { url: scope.required("url", mistakes)?, user: scope.text("user"), secret })
 }
 
 fn authoriser(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Authoriser> {
@@ -111,6 +124,7 @@ fn commands(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, 
             uid: id("uid"),
             gid: id("gid"),
             timeout_ms: u64::try_from(entry.span("timeout").as_millis()).unwrap_or(u64::MAX),
+            writable: entry.flag("writable"),
         })
     };
     names.filter_map(|name| Some((name.clone(), command(name, mistakes)?))).collect()

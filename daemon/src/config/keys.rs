@@ -320,6 +320,26 @@ pub(crate) const KEYS: &[Key] = &[
         "The same, from a variable of the daemon's environment.",
     ),
     key(
+        "backend.*.grants.http.[].ca",
+        Path,
+        "",
+        "A PEM file with the authorities whose certificates are believed, instead of the public ones.",
+    ),
+    key(
+        "backend.*.grants.http.[].proxy.url",
+        Text,
+        "",
+        "The proxy that these requests go through, as `http://host:port`. It resolves the names, and so decides which addresses they have.",
+    ),
+    key("backend.*.grants.http.[].proxy.user", Text, "", "Who the proxy is told that we are."),
+    key("backend.*.grants.http.[].proxy.secret.file", Path, "", "The file that holds the password."),
+    key(
+        "backend.*.grants.http.[].proxy.secret.env",
+        Text,
+        "",
+        "The same, from a variable of the daemon's environment.",
+    ),
+    key(
         "backend.*.grants.commands.*.line",
         Text,
         "",
@@ -328,6 +348,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("backend.*.grants.commands.*.uid", Count(1, 4_294_967_294), "65534", "Who runs it; never root."),
     key("backend.*.grants.commands.*.gid", Count(1, 4_294_967_294), "65534", "Its group."),
     key("backend.*.grants.commands.*.timeout", Span, "\"30s\"", "How long it may take."),
+    key(
+        "backend.*.grants.commands.*.writable",
+        Flag,
+        "false",
+        "Whether it may write to this host's file systems. Without it the command sees the system's directories only, read-only, for which the daemon needs CAP_SYS_ADMIN.",
+    ),
     key(
         "backend.*.grants.connections.directory",
         Flag,

@@ -34,6 +34,10 @@ pub struct CommandGrant {
     /// How long it may take, in milliseconds.
     #[serde(default = "half_a_minute")]
     pub timeout_ms: u64,
+    /// Whether it may write to the file systems of this host, as far as its user may. It sees all that is mounted
+    /// then, too.
+    #[serde(default)]
+    pub writable: bool,
 }
 
 fn nobody() -> u32 {
@@ -219,7 +223,13 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> Result<Line, Error> {
-        Line::parse(&CommandGrant { line: text.into(), uid: 65534, gid: 65534, timeout_ms: 1 })
+        Line::parse(&CommandGrant {
+            line: text.into(),
+            uid: 65534,
+            gid: 65534,
+            timeout_ms: 1,
+            writable: false,
+        })
     }
 
     fn fill(line: &Line, holes: &[(&str, &str)]) -> Result<Vec<String>, Error> {
@@ -282,7 +292,7 @@ mod tests {
         ] {
             assert!(line(bad).is_err(), "{bad:?}");
         }
-        let root = CommandGrant { line: "/bin/echo".into(), uid: 0, gid: 0, timeout_ms: 1 };
+        let root = CommandGrant { line: "/bin/echo".into(), uid: 0, gid: 0, timeout_ms: 1, writable: false };
         assert!(Line::parse(&root).is_err());
     }
 }

@@ -99,6 +99,12 @@ impl Authoriser {
 
     /// Puts the credential on.
     pub(crate) async fn sign(&self, headers: &mut HeaderMap, secrets: &Secrets) -> Result<(), Error> {
+        headers.insert(self.header()?, self.value(secrets).await?);
+        Ok(())
+    }
+
+    /// The credential as a header carries it.
+    pub(crate) async fn value(&self, secrets: &Secrets) -> Result<HeaderValue, Error> {
         let secret = secrets.get(self.secret()).await?;
         let text = match self {
             Self::Bearer { .. } => format!("Bearer {}", secret.expose()),
@@ -113,8 +119,7 @@ impl Authoriser {
             Error::invalid("the credential holds characters that no header can carry: check its source")
         })?;
         value.set_sensitive(true);
-        headers.insert(self.header()?, value);
-        Ok(())
+        Ok(value)
     }
 }
 

@@ -4,7 +4,10 @@
 //! that the network would read in another way: names are compared as hosts, addresses as numbers after
 //! every IPv4 address that hides in an IPv6 one was taken out.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use http::{HeaderName, Method, Uri};
 use kato_orchestrator::Error;
@@ -13,6 +16,7 @@ use serde::Deserialize;
 use super::{
     credentials::{Authoriser, Secrets},
     denied,
+    way::{ProxyGrant, Way},
 };
 
 /// Where requests may go.
@@ -34,6 +38,12 @@ pub struct HttpGrant {
     /// Who vouches for these requests.
     #[serde(default)]
     pub authoriser: Option<Authoriser>,
+    /// The proxy that they go through.
+    #[serde(default)]
+    pub proxy: Option<ProxyGrant>,
+    /// A PEM file of the authorities whose certificates are believed, instead of those that browsers trust.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
 }
 
 /// Which addresses a host may resolve to.
@@ -57,6 +67,8 @@ impl Default for Addresses {
 pub(crate) struct Rules {
     rules: Vec<Rule>,
     asks: Vec<Origin>,
+    /// The ways that they take, each once.
+    pub(crate) ways: Vec<Way>,
     pub(crate) secrets: Secrets,
 }
 
@@ -68,6 +80,8 @@ pub(crate) struct Rule {
     paths: Vec<String>,
     networks: Vec<Network>,
     pub(crate) authoriser: Option<Authoriser>,
+    /// Which of the ways it takes.
+    pub(crate) way: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +154,7 @@ impl Rules {
             }
         }
         for grant in grants {
-            match Rule::new(grant) {
+            match Rule::new(grant, &mut rules.ways) {
                 Ok(rule) => rules.rules.push(rule),
                 Err(error) => mistake(error),
             }
@@ -228,7 +242,7 @@ pub(crate) fn target(uri: &Uri) -> Result<(bool, String, u16), Error> {
 }
 
 impl Rule {
-    fn new(grant: &HttpGrant) -> Result<Self, Error> {
+    fn new(grant: &HttpGrant, ways: &mut Vec<Way>) -> Result<Self, Error> {
         let origin = Origin::parse(&grant.url)?;
         if origin.host == Host::Any {
             return Err(Error::invalid(format!("the grant {:?} is for any host: name the hosts", grant.url)));
@@ -262,12 +276,18 @@ impl Rule {
         if let Some(authoriser) = &grant.authoriser {
             authoriser.header()?;
         }
+        let way = Way::new(grant.proxy.as_ref(), grant.ca.as_ref())?;
+        let way = ways.iter().position(|known| *known == way).unwrap_or_else(|| {
+            ways.push(way);
+            ways.len() - 1
+        });
         Ok(Self {
             origin,
             methods,
             paths: grant.paths.clone(),
             networks,
             authoriser: grant.authoriser.clone(),
+            way,
         })
     }
 
@@ -552,6 +572,6 @@ mod tests {
     #[test]
     fn a_grant_for_any_host_is_refused() {
         let grant: HttpGrant = toml::from_str("url = \"https://*\"").unwrap();
-        assert!(Rule::new(&grant).is_err());
+        assert!(Rule::new(&grant, &mut Vec::new()).is_err());
     }
 }

@@ -1,12 +1,14 @@
 //! Runs a granted command line for a guest: without a shell, as a user without powers, with `no_new_privs`,
-//! an empty environment, no standard input, the root directory for its own, and in a process group that dies
-//! with the deadline or with the call. What may be run at all is `grants/commands.rs`.
+//! an empty environment, no standard input, the root directory for its own, a read-only file system without
+//! volumes (`confine.rs`), and in a process group that dies with the deadline or with the call. What may be run at all is `grants/commands.rs`.
 //!
 //! A command that was killed, or ended by a signal, may have done its work: the call is noted as uncertain,
 //! so that no refusal of the guest's is final.
 
 use std::{
+    io,
     os::unix::process::ExitStatusExt as _,
+    path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -20,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    confine,
     grants::commands::Line,
     guest::{Guest, Reach},
     v1::abi::kato::storage::{
@@ -45,15 +48,14 @@ impl Reach {
 
     async fn execute(&self, name: &str, line: &Line, arguments: Vec<String>) -> Result<Output, Error> {
         let program = line.program.clone();
-        let (uid, gid) = (line.grant.uid, line.grant.gid);
-        let started = self.ground.engine.thread(move || start(&program, &arguments, uid, gid)).await?;
-        let child = started.map_err(|error| {
-            Error::unavailable(format!(
-                "the command {name:?} ({}) could not be started: {error}",
-                line.program.display()
-            ))
-            .caused_by(error)
-        })?;
+        let (uid, gid, writable) = (line.grant.uid, line.grant.gid, line.grant.writable);
+        let started = self.ground.engine.thread(move || {
+            if !writable {
+                confine::this_thread(&program).map_err(Unstarted::Unconfined)?;
+            }
+            start(&program, &arguments, uid, gid).map_err(Unstarted::Failed)
+        });
+        let child = started.await?.map_err(|unstarted| unstarted.told(name, &line.program))?;
         let mut group = Group::of(child);
         let limit = Duration::from_millis(line.grant.timeout_ms.max(1));
         let ended = timeout(limit, group.end()).await;
@@ -85,13 +87,41 @@ impl Reach {
     }
 }
 
+/// Why a command was not started.
+enum Unstarted {
+    Unconfined(io::Error),
+    Failed(io::Error),
+}
+
+impl Unstarted {
+    fn told(self, name: &str, program: &Path) -> Error {
+        let program = program.display();
+        match self {
+            Self::Unconfined(error) if error.kind() == io::ErrorKind::NotFound => {
+                Error::unavailable(format!("the command {name:?} ({program}) could not be started: {error}"))
+                    .caused_by(error)
+            }
+            Self::Unconfined(error) => Error::permission_denied(format!(
+                "the command {name:?} ({program}) was not run, because it could not be given a read-only file system \
+                 ({error}): run the daemon with CAP_SYS_ADMIN, or grant the command `writable = true` if it may \
+                 write to this host"
+            ))
+            .caused_by(error),
+            Self::Failed(error) => {
+                Error::unavailable(format!("the command {name:?} ({program}) could not be started: {error}"))
+                    .caused_by(error)
+            }
+        }
+    }
+}
+
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// Starts the command from a thread that has given up new privileges: the child inherits that, and the rest
 /// of the daemon does not.
-fn start(program: &std::path::Path, arguments: &[String], uid: u32, gid: u32) -> std::io::Result<Child> {
+fn start(program: &Path, arguments: &[String], uid: u32, gid: u32) -> io::Result<Child> {
     rustix::thread::set_no_new_privs(true)?;
     #[expect(clippy::disallowed_methods, reason = "the operator's grant names the program, nobody else does")]
     let mut command = tokio::process::Command::new(program);

@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Request, Response, Uri, header};
+use http::{HeaderName, Method, Request, Response, Uri, header, uri::Scheme};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -31,7 +31,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use kato_orchestrator::Error;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error as WasiError, ForbiddenHeaderFilter, RequestOptions, WasiBody,
     WasiHttpHooks,
@@ -41,34 +45,42 @@ use crate::{
     grants::{
         denied,
         http::{Rules, target},
+        way::{Proxy, Way},
     },
     guest::{Ground, Notes},
+    text,
 };
 
 /// How long a name may take to resolve, and a connection to be made.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long the first byte of an answer may take.
 const FIRST_BYTE: Duration = Duration::from_secs(60);
+/// The longest answer of a proxy that is asked for a tunnel.
+const ANSWER: usize = 16 << 10;
 /// The largest body of a request.
 const BODY: usize = 32 << 20;
 
 type Pool = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
 
-/// The pooled connections of one backend.
+/// The pooled connections of one backend, one pool for each way that its requests take.
 #[derive(Clone)]
-pub(crate) struct Client(Option<Pool>);
+pub(crate) struct Client(Vec<Pool>);
 
 impl Client {
-    /// A client behind these grants; nothing where there are none.
+    /// A client behind these grants.
     pub(crate) fn new(rules: &Arc<Rules>) -> Result<Self, Error> {
         if rules.is_empty() {
-            return Ok(Self(None));
+            return Ok(Self(Vec::new()));
         }
+        rules.ways.iter().map(|way| Self::pool(rules, way)).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn pool(rules: &Arc<Rules>, way: &Way) -> Result<Pool, Error> {
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls()?)
+            .with_tls_config(tls(way)?)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Connector { rules: Arc::clone(rules) });
+            .wrap_connector(Connector { rules: Arc::clone(rules), proxy: way.proxy.clone() });
         let pool = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(16)
@@ -76,13 +88,13 @@ impl Client {
             .retry_canceled_requests(false)
             .http1_max_buf_size(64 << 10)
             .build(connector);
-        Ok(Self(Some(pool)))
+        Ok(pool)
     }
 }
 
-/// TLS with the roots that browsers trust, and ring for arithmetic whatever else is linked.
-fn tls() -> Result<rustls::ClientConfig, Error> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
+/// TLS with the roots of a way, and ring for arithmetic whatever else is linked.
+fn tls(way: &Way) -> Result<rustls::ClientConfig, Error> {
+    let roots = way.roots()?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| Error::internal("TLS could not be set up").caused_by(error))?;
@@ -152,13 +164,27 @@ async fn send(
     };
     let rule = rules.check(&parts.method, &parts.uri).map_err(refuse)?;
     let body = body.map_err(|_too_large| WasiError::HttpRequestBodySize(None))?.to_bytes();
-    let Some(pool) = &ground.client.0 else { return Err(WasiError::HttpRequestDenied) };
+    let Some(pool) = ground.client.0.get(rule.way) else { return Err(WasiError::HttpRequestDenied) };
     if let Some(authoriser) = &rule.authoriser {
         authoriser.sign(&mut parts.headers, &rules.secrets).await.map_err(|error| {
             tracing::error!(backend = %ground.backend, error = %error, "a credential could not be used");
             notes.denied(&error);
             WasiError::InternalError(Some(error.message))
         })?;
+    }
+    let proxy = rules.ways.get(rule.way).and_then(|way| way.proxy.as_ref());
+    if let Some(proxy) = proxy.filter(|_| parts.uri.scheme() == Some(&Scheme::HTTP)) {
+        // A tunnel is asked for with the credential; a request that the proxy reads carries it itself.
+        match proxy.credential(&rules.secrets).await {
+            Ok(None) => {}
+            Ok(Some(credential)) => {
+                parts.headers.insert(header::PROXY_AUTHORIZATION, credential);
+            }
+            Err(error) => {
+                notes.denied(&error);
+                return Err(WasiError::InternalError(Some(error.message)));
+            }
+        }
     }
     let reads = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     parts.headers.remove(header::CONTENT_LENGTH);
@@ -248,10 +274,11 @@ impl fmt::Display for Refused {
 
 impl StdError for Refused {}
 
-/// Makes connections to addresses that were checked.
+/// Makes connections to addresses that were checked, or to the proxy that stands for them.
 #[derive(Clone)]
 struct Connector {
     rules: Arc<Rules>,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl tower::Service<Uri> for Connector {
@@ -264,8 +291,16 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let rules = Arc::clone(&self.rules);
-        Box::pin(async move { timeout(CONNECT, connect(&rules, &uri)).await.unwrap_or(Err(Refused::Late)) })
+        let (rules, proxy) = (Arc::clone(&self.rules), self.proxy.clone());
+        Box::pin(async move {
+            let connected = async {
+                match proxy {
+                    Some(proxy) => through(&rules, &proxy, &uri).await,
+                    None => connect(&rules, &uri).await,
+                }
+            };
+            timeout(CONNECT, connected).await.unwrap_or(Err(Refused::Late))
+        })
     }
 }
 
@@ -287,7 +322,7 @@ async fn connect(rules: &Rules, uri: &Uri) -> Result<Stream, Refused> {
             Ok(stream) => {
                 // Small requests should not wait for their predecessors' acknowledgement.
                 let _unsupported = stream.set_nodelay(true);
-                return Ok(Stream(TokioIo::new(stream)));
+                return Ok(Stream { io: TokioIo::new(stream), proxied: false });
             }
             Err(error) => last = Refused::Failed(error),
         }
@@ -295,12 +330,73 @@ async fn connect(rules: &Rules, uri: &Uri) -> Result<Stream, Refused> {
     Err(last)
 }
 
-/// A connection to an address that was checked.
-struct Stream(TokioIo<TcpStream>);
+/// A connection to a proxy: for a plain request itself, for an encrypted one a tunnel in it.
+async fn through(rules: &Rules, proxy: &Proxy, uri: &Uri) -> Result<Stream, Refused> {
+    let (tls, host, port) = target(uri).map_err(Refused::Denied)?;
+    if is_number(&host) {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        for address in tokio::net::lookup_host((literal, port)).await.map_err(Refused::Unknown)? {
+            let allowed = rules.address(tls, &host, port, address.ip());
+            allowed.map_err(|denial| Refused::Denied(denied(denial.message)))?;
+        }
+    }
+    let mut stream = TcpStream::connect((proxy.host.as_str(), proxy.port)).await.map_err(Refused::Failed)?;
+    let _unsupported = stream.set_nodelay(true);
+    if tls {
+        tunnel(&mut stream, rules, proxy, &format!("{host}:{port}")).await?;
+    }
+    Ok(Stream { io: TokioIo::new(stream), proxied: !tls })
+}
+
+/// Whether a host is an address, in any of the forms that resolvers read as one.
+fn is_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or(host);
+    host.starts_with('[') || last.starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// Asks a proxy to connect us to a server.
+async fn tunnel(stream: &mut TcpStream, rules: &Rules, proxy: &Proxy, to: &str) -> Result<(), Refused> {
+    let mut ask = format!("CONNECT {to} HTTP/1.1\r\nhost: {to}\r\n").into_bytes();
+    if let Some(credential) = proxy.credential(&rules.secrets).await.map_err(Refused::Denied)? {
+        ask.extend(b"proxy-authorization: ");
+        ask.extend(credential.as_bytes());
+        ask.extend(b"\r\n");
+    }
+    ask.extend(b"\r\n");
+    stream.write_all(&ask).await.map_err(Refused::Failed)?;
+    let mut heard = Vec::new();
+    // Byte by byte: what follows the answer belongs to the server.
+    while !heard.ends_with(b"\r\n\r\n") {
+        if heard.len() > ANSWER {
+            return Err(Refused::Failed(std::io::Error::other("the proxy's answer does not end")));
+        }
+        heard.push(stream.read_u8().await.map_err(Refused::Failed)?);
+    }
+    let line = String::from_utf8_lossy(heard.split(|byte| *byte == b'\r').next().unwrap_or_default());
+    let mut words = line.split(' ');
+    let spoken = words.next().is_some_and(|version| version.starts_with("HTTP/1."));
+    if spoken && words.next().is_some_and(|status| status.len() == 3 && status.starts_with('2')) {
+        return Ok(());
+    }
+    let why = format!(
+        "the proxy {}:{} refused a tunnel to {to}: {}",
+        proxy.host,
+        proxy.port,
+        text::line(&line, 100)
+    );
+    Err(Refused::Denied(denied(why)))
+}
+
+/// A connection to an address that was checked, or to a proxy.
+struct Stream {
+    io: TokioIo<TcpStream>,
+    /// Whether whole requests are written to it.
+    proxied: bool,
+}
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().proxy(self.proxied)
     }
 }
 
@@ -310,7 +406,7 @@ impl Read for Stream {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }
 
@@ -320,14 +416,14 @@ impl Write for Stream {
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buffer)
+        Pin::new(&mut self.io).poll_write(cx, buffer)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
