@@ -2,13 +2,14 @@
 //! neighbours anything. The guests are in `tests/guests`; what they do is chosen by the key `behave` of their
 //! configuration. `limits.rs` is about what a guest takes, `lies.rs` about what it answers, `polling.rs` about
 //! asking it about much at once, `grants.rs` about
-//! what it reaches for, `requests.rs` about the network.
+//! what it reaches for, `requests.rs` about the network, `ways.rs` about what the operator gives to both.
 
 mod grants;
 mod lies;
 mod limits;
 mod polling;
 mod requests;
+mod ways;
 
 use std::{
     collections::BTreeMap,

@@ -32,11 +32,11 @@ impl<'m> Scene<'m> {
             ]),
         );
         done(&daemon.kato(&["volume", "create", "files"]));
-        done(&daemon.kato(&["snapshot", "create", "db", "empty"]));
         let wire = Wire(daemon.docker_socket());
         // Mounted once, so that there is a filesystem; then the records know of no mount.
         wire.done("Mount", json!({"Name": "db", "ID": "first"}));
         wire.done("Unmount", json!({"Name": "db", "ID": "first"}));
+        done(&daemon.kato(&["snapshot", "create", "db", "empty"]));
         done(&daemon.kato(&["store", "dump", "--file", text(&machine.folder().join("before.jsonl"))]));
         let mut paths = ["db", "files"].map(|name| {
             let answer = wire.done("Mount", json!({"Name": name, "ID": "c0ffee"}));

@@ -456,6 +456,8 @@ fn a_mount_that_the_machine_lost_is_made_again_by_the_doctor() {
 fn a_lost_snapshot_is_told_and_a_volume_that_came_back_is_used_again() {
     hall(|house| async move {
         let volume = house.make("db").await.volume;
+        house.take("db", "first").await.unwrap();
+        house.give("db", "first").await;
         house.cut("snap", "db").await.unwrap();
         let snapshot = house.hall.inspect_snapshot(&SnapshotName::parse("snap").unwrap()).await.unwrap();
         house.backend.lock().unwrap().lose(&snapshot.token(house.hall.cluster()));

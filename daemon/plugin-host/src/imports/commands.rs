@@ -1,6 +1,7 @@
 //! Runs a granted command line for a guest: without a shell, as a user without powers, with `no_new_privs`,
 //! an empty environment, no standard input, the root directory for its own, a read-only file system without
-//! volumes (`confine.rs`), and in a process group that dies with the deadline or with the call. What may be run at all is `grants/commands.rs`.
+//! volumes (`confine.rs`), and in a process group that dies with the deadline or with the call. What may be run
+//! at all is `grants/commands.rs`.
 //!
 //! A command that was killed, or ended by a signal, may have done its work: the call is noted as uncertain,
 //! so that no refusal of the guest's is final.
