@@ -10,7 +10,7 @@ use kato_orchestrator::{
     },
     ops::{CreateVolume, DeleteSnapshot, Dump, ExamineHouse, Neighbour, RecoverRecords, SourceName},
     ports::{
-        backend::{Create, Which},
+        backend::{Create, Effect, Which},
         host::{Filesystems, MountWish},
     },
 };
@@ -478,7 +478,10 @@ fn a_lost_snapshot_is_told_and_a_volume_that_came_back_is_used_again() {
             topology: Vec::new(),
             resume: None,
         };
-        backend.create(create).await.unwrap();
+        let made = backend.create(create).await.unwrap();
+        let Effect::Done(made) = made else { panic!("{made:?}") };
+        // With the filesystem that it had.
+        house.backend.lock().unwrap().bytes(made.handle.as_str()).unwrap().extend_from_slice(b"FS:");
         let found = house.examine(true).await;
         assert!(found.iter().any(|one| one.code == "found-again" && one.fixed), "{found:#?}");
         house.take("db", "one").await.unwrap();
