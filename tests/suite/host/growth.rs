@@ -103,7 +103,8 @@ async fn what_is_trimmed_in_a_volume_is_given_back_by_its_file() {
         let before = taken();
         fs::write(&file, vec![7; 32 << 20]).unwrap();
         fs::File::open(&file).unwrap().sync_all().unwrap();
-        assert!(taken() >= before + (32 << 20), "{fs_type}: {before}, {}", taken());
+        // A filesystem may give back a little of its own meanwhile.
+        assert!(taken() >= before + (31 << 20), "{fs_type}: {before}, {}", taken());
         fs::remove_file(&file).unwrap();
         // Xfs frees the blocks of a removed file in its own time.
         let given_back = retry(|| {
