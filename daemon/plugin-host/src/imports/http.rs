@@ -242,6 +242,11 @@ fn denial(error: &legacy::Error) -> Option<Error> {
 fn connect_error(error: &legacy::Error) -> WasiError {
     let mut source: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = source {
+        match error.downcast_ref().and_then(of_tls) {
+            Some(rustls::Error::InvalidCertificate(_)) => return WasiError::TlsCertificateError,
+            Some(_) => return WasiError::TlsProtocolError,
+            None => {}
+        }
         match error.downcast_ref() {
             Some(Refused::Late) => return WasiError::ConnectionTimeout,
             Some(Refused::Unknown(_)) => return WasiError::DnsError { rcode: None, info_code: None },
@@ -250,6 +255,12 @@ fn connect_error(error: &legacy::Error) -> WasiError {
         source = error.source();
     }
     WasiError::ConnectionRefused
+}
+
+/// What TLS said, which clients wrap more than once.
+fn of_tls(error: &std::io::Error) -> Option<&rustls::Error> {
+    let inner = error.get_ref()?;
+    inner.downcast_ref().or_else(|| of_tls(inner.downcast_ref()?))
 }
 
 /// Why no connection was made.
