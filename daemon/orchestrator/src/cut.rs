@@ -301,7 +301,10 @@ async fn later(
 ) -> Result<(), Error> {
     let now = house.now();
     edit(house, snapshot, durability, |record| {
-        record.intent = Some(asked_later(record.intent.as_ref(), pending, now));
+        // Another wish that came meanwhile is not asked with this one's words.
+        if record.state == snapshot.state {
+            record.intent = Some(asked_later(record.intent.as_ref(), pending, now));
+        }
     })
     .await
 }

@@ -178,8 +178,11 @@ async fn later(
     durability: Durability,
 ) -> Result<(), Error> {
     let now = house.now();
-    edit_volume(house, volume, durability, |volume| {
-        volume.intent = Some(asked_later(volume.intent.as_ref(), pending, now));
+    edit_volume(house, volume, durability, |record| {
+        // Another wish that came meanwhile is not asked with this one's words.
+        if record.state == volume.state {
+            record.intent = Some(asked_later(record.intent.as_ref(), pending, now));
+        }
     })
     .await
 }
@@ -371,7 +374,10 @@ pub(super) async fn modify(house: &Arc<House>, volume: &Volume) -> Result<(), Er
             volume.actual_parameters = wanted.clone();
             volume.intent = None;
         }
-        Effect::Pending(pending) => volume.intent = Some(asked_later(volume.intent.as_ref(), pending, now)),
+        Effect::Pending(pending) if volume.state == VolumeState::Ready => {
+            volume.intent = Some(asked_later(volume.intent.as_ref(), pending, now));
+        }
+        Effect::Pending(_) => {}
     })
     .await
 }
@@ -419,7 +425,10 @@ pub(super) async fn attach(
                 one.intent = None;
             }
         }
-        Effect::Pending(pending) => one.intent = Some(asked_later(one.intent.as_ref(), pending, now)),
+        Effect::Pending(pending) if one.state == AttachmentState::Attaching => {
+            one.intent = Some(asked_later(one.intent.as_ref(), pending, now));
+        }
+        Effect::Pending(_) => {}
     })
     .await
 }
@@ -439,7 +448,9 @@ pub(super) async fn detach(
             Ok(Effect::Done(())) => {}
             Ok(Effect::Pending(pending)) => {
                 return edit_attachment(house, volume, node, Durability::Durable, |one| {
-                    one.intent = Some(asked_later(one.intent.as_ref(), &pending, now));
+                    if one.state == AttachmentState::Detaching {
+                        one.intent = Some(asked_later(one.intent.as_ref(), &pending, now));
+                    }
                 })
                 .await;
             }
