@@ -1,16 +1,19 @@
 //! What the same work costs when nobody but the kernel is asked: the fewest system calls that make a
-//! directory or an image, show it at a second place, take that away and remove it, each durable where the daemon's answer
-//! promises durability; and the flushes of a journal that N writers share.
+//! directory or an image, show it at a second place, take that away and remove it, each durable where the
+//! daemon's answer promises durability; and the flushes of a journal that N writers share.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::Write as _,
     path::{Path, PathBuf},
     sync::{Condvar, Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use rustix::{
     fs::{CWD, FallocateFlags, fallocate},
+    io::Errno,
     mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount},
 };
 
@@ -55,14 +58,25 @@ pub(crate) fn image_cycle(images: &Path, mounts: &Path, name: &str, bytes: u64) 
     fs::create_dir(stage.join("data"))?;
     File::open(&stage)?.sync_all()?;
     show(&stage.join("data"), &target)?;
-    unmount(&target, UnmountFlags::NOFOLLOW)?;
-    unmount(&stage, UnmountFlags::NOFOLLOW)?;
+    take_away(&target)?;
+    take_away(&stage)?;
     run(program("losetup").args(["-d", device]))?;
     fs::remove_dir(&target)?;
     fs::remove_dir(&stage)?;
     fs::remove_file(&image)?;
     File::open(images)?.sync_all()?;
     Ok(())
+}
+
+/// Unmounts. A program that another thread is starting has a copy of every descriptor until it begins.
+fn take_away(place: &Path) -> Fallible {
+    for _ in 0..200 {
+        match unmount(place, UnmountFlags::NOFOLLOW) {
+            Err(Errno::BUSY) => thread::sleep(Duration::from_millis(1)),
+            ended => return Ok(ended?),
+        }
+    }
+    Err(format!("{} stays busy", place.display()).into())
 }
 
 fn show(from: &Path, to: &Path) -> Fallible {
