@@ -33,7 +33,7 @@ impl Up {
         let mut serve = shell.command(&shell.path("target/release/kato").to_string_lossy());
         serve.arg("serve").arg("--set").arg(format!("folders.data={}", data.display())).args(&self.serve);
         println!(
-            "\nKáto keeps everything in {}. When it says that it is ready, type in another terminal:\n",
+            "\nKáto keeps everything in {}. When it says that it serves, type in another terminal:\n",
             data.display()
         );
         println!("  docker volume create --driver kato db");
