@@ -7,10 +7,11 @@ use serde_json::json;
 
 use super::{Host, holders};
 
-/// Writes lines, each of them flushed to the disk before the next, and ends when one could not be.
+/// Writes lines, each of them flushed to the disk before the next, and ends when one could not be. What it says last is
+/// moved into place: whoever stops it at any moment finds a whole number there.
 const WRITER: &str = "n=0; while :; do n=$((n+1)); \
                       echo $n | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null || exit 9; \
-                      echo $n > /data/last || exit 8; done";
+                      echo $n > /data/next && mv /data/next /data/last || exit 8; done";
 
 /// A daemon that believes soon that a holder is gone.
 const IMPATIENT: &str = "[node]\nreap-after = \"1s\"\n[limits]\ntidy-every = \"1s\"\n";
