@@ -10,16 +10,23 @@
 //! this one is taken before any socket is touched.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use kato_orchestrator::{Error, ports::Ids};
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 
 use crate::{clock, config::Folders};
+
+/// How long the lock of a daemon that ended is waited for, and how often it is tried meanwhile.
+const LAST_BREATHS: u32 = 250;
+const BREATH: Duration = Duration::from_millis(20);
 
 /// The data folder, ours until this is dropped.
 #[derive(Debug)]
@@ -194,15 +201,22 @@ fn lock(path: &Path) -> Result<File, Error> {
     let opened =
         OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&place);
     let mut file = opened.map_err(|error| unusable(path, error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            return Err(Error::busy(format!(
-                "it is in use by {}: stop that daemon first, or give this one a folder of its own",
-                holder(&mut file)
-            )));
+    let mut patience = LAST_BREATHS;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let holder = Holder::of(&mut file);
+                if !holder.is_gone() || patience == 0 {
+                    return Err(Error::busy(format!(
+                        "it is in use by {holder}: stop that daemon first, or give this one a folder of its own"
+                    )));
+                }
+            }
+            Err(error) => return Err(unusable(path, error.into())),
         }
-        Err(error) => return Err(unusable(path, error.into())),
+        patience -= 1;
+        thread::sleep(BREATH);
     }
     // Only for people; a full disk is no reason not to start.
     let written =
@@ -213,17 +227,34 @@ fn lock(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Who holds the lock: its process, and what that runs.
-fn holder(file: &mut File) -> String {
-    let mut text = String::new();
-    let pid = match file.read_to_string(&mut text) {
-        Ok(_) => text.trim().parse::<u32>().ok(),
-        Err(_) => None,
-    };
-    let Some(pid) = pid else { return "another process".to_owned() };
-    match fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => format!("process {pid} ({})", name.trim()),
-        Err(_) => format!("process {pid}"),
+/// Who holds the lock, as the lock itself says.
+struct Holder(Option<u32>);
+
+impl Holder {
+    fn of(file: &mut File) -> Self {
+        let mut text = String::new();
+        let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+        Self(read.ok().and_then(|_| text.trim().parse().ok()))
+    }
+
+    fn name(&self) -> Option<String> {
+        fs::read_to_string(format!("/proc/{}/comm", self.0?)).ok()
+    }
+
+    /// Whether it has ended. A process that it was just starting has its files, and so the lock, for another
+    /// moment: until it becomes the program that it was meant to be.
+    fn is_gone(&self) -> bool {
+        self.0.is_some() && self.name().is_none()
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0, self.name()) {
+            (Some(pid), Some(name)) => write!(f, "process {pid} ({})", name.trim()),
+            (Some(pid), None) => write!(f, "process {pid}"),
+            (None, _) => f.write_str("another process"),
+        }
     }
 }
 
@@ -286,6 +317,22 @@ mod tests {
         let id = first.id;
         drop(first);
         assert_eq!(take(&folders).unwrap().id, id);
+    }
+
+    #[test]
+    fn the_lock_of_a_daemon_that_ended_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let folders = folders(place.path().join("kato"));
+        let first = take(&folders).unwrap();
+        // No process has this number: it is larger than any may have.
+        fs::write(folders.data.join("lock"), "4194305\n").unwrap();
+        thread::scope(|scope| {
+            let second = scope.spawn(|| take(&folders));
+            thread::sleep(BREATH * 5);
+            assert!(!second.is_finished());
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
     }
 
     #[test]
