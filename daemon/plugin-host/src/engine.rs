@@ -1,15 +1,22 @@
-//! The machine that guests run on: wasmtime with a pooling allocator, a clock that makes guests yield, and a
-//! runtime of their own, so that a looping guest delays no door of the daemon.
+//! The machine that guests run on: wasmtime with a pooling allocator, a clock that makes guests yield, and
+//! threads of their own, so that a looping guest delays no door of the daemon.
+//!
+//! Each call has a thread for as long as it takes ([`Engine::run`]). What the host does for a guest on a disk is
+//! done there and then ([`Engine::for_guest`]): on a disk in order it is over in microseconds, and handing it to
+//! another thread and back would cost more than the work; on a disk that stalls nobody waits but the call itself.
 //!
 //! Two limits are told apart. The *CPU budget* is what a guest may compute: [`Budget`] adds up the thread's
-//! CPU time of every poll, so waiting for an answer costs nothing and looping costs everything. The *wall
-//! deadline* ([`wall`]) is how long the whole call may take, waiting included. Epochs only make a guest yield
-//! (every [`TICK`]), they never kill: counting them would charge a guest for its neighbours' slices.
+//! CPU time of every poll without the greater work that the host did in it, so waiting for an answer costs nothing and looping
+//! costs everything. The *wall deadline* is how long the whole call may take, waiting included. Epochs only make a
+//! guest yield (every [`TICK`]), they never kill: counting them would charge a guest for its neighbours' slices.
+//! Whoever computes for longer than a slice needs one of a few [`Shift`]s, so that many looping guests together
+//! compute no more than two.
 //!
 //! The ticker thread sleeps while no guest runs, so an idle daemon does not tick. Which limits apply is
 //! `limits.rs`; what runs is `v1/call.rs`.
 
 use std::{
+    cell::Cell,
     future::Future,
     path::PathBuf,
     pin::Pin,
@@ -23,7 +30,11 @@ use std::{
 
 use kato_orchestrator::Error;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::{runtime, task::JoinHandle};
+use tokio::{
+    runtime,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
 use tokio_util::task::TaskTracker;
 use wasmtime::PoolingAllocationConfig;
 
@@ -35,6 +46,12 @@ pub(crate) const TICK: Duration = Duration::from_millis(5);
 /// How many instances may live at once in the whole daemon.
 pub(crate) const INSTANCES: u32 = 64;
 
+/// How many guests may go on computing at once after their first slice.
+const SHIFTS: usize = 2;
+
+/// Threads for other things than calls: compiling, for one.
+const OTHERS: usize = 8;
+
 /// The most memory that any backend may be given.
 pub(crate) const MEMORY_LIMIT: usize = 256 << 20;
 
@@ -45,8 +62,14 @@ pub(crate) struct Engine {
     handle: runtime::Handle,
     guests: Option<runtime::Runtime>,
     tracker: TaskTracker,
+    shifts: Arc<Semaphore>,
     /// What all guests together have computed, in nanoseconds.
     computed: Arc<AtomicU64>,
+}
+
+thread_local! {
+    /// What the host has computed for the guest of this thread in this poll.
+    static EXCUSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 impl Engine {
@@ -69,8 +92,9 @@ impl Engine {
         let wasm = wasmtime::Engine::new(&config)
             .map_err(failed("wasmtime refused its configuration (is the address space limited?)"))?;
         let guests = runtime::Builder::new_multi_thread()
+            // They see to timers and connections; calls have threads of their own.
             .worker_threads(2)
-            .max_blocking_threads(32)
+            .max_blocking_threads(usize::try_from(INSTANCES).unwrap_or(usize::MAX).saturating_add(OTHERS))
             .thread_keep_alive(Duration::from_secs(10))
             .thread_name("kato-guest")
             .enable_all()
@@ -85,23 +109,38 @@ impl Engine {
             handle: guests.handle().clone(),
             guests: Some(guests),
             tracker: TaskTracker::new(),
+            shifts: Arc::new(Semaphore::new(SHIFTS)),
             computed: Arc::default(),
         })
     }
 
-    /// Runs a future among the guests. It goes on when nobody waits for it any more: an effect that has begun
-    /// ends by its own limits and not by the patience of whoever asked.
-    pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    /// Runs a call of a guest on a thread that is its own until it ends. It goes on when nobody waits for it any
+    /// more: an effect that has begun ends by its own limits and not by the patience of whoever asked.
+    pub(crate) fn run<F>(&self, call: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.handle.spawn(self.tracker.track_future(future))
+        let (handle, tracked) = (self.handle.clone(), self.tracker.token());
+        self.handle.spawn_blocking(move || {
+            let _tracked = tracked;
+            handle.block_on(call)
+        })
     }
 
     /// Lets a guest's work compute for so long and no longer.
-    pub(crate) fn budget<F: Future>(&self, budget: Duration, work: F) -> Budget<F> {
-        Budget { inner: Box::pin(work), left: budget, computed: Arc::clone(&self.computed) }
+    pub(crate) fn budget<F: Future>(&self, budget: Duration, shift: &Arc<Shift>, work: F) -> Budget<F> {
+        Budget {
+            inner: Box::pin(work),
+            left: budget,
+            shift: Arc::clone(shift),
+            computed: Arc::clone(&self.computed),
+        }
+    }
+
+    /// A guest's place among those that go on computing.
+    pub(crate) fn shift(&self) -> Arc<Shift> {
+        Arc::new(Shift { shifts: Arc::clone(&self.shifts), held: Mutex::default() })
     }
 
     /// What all guests together have computed.
@@ -117,10 +156,13 @@ impl Engine {
         self.handle.spawn_blocking(work)
     }
 
-    /// Does something that is over in microseconds unless a disk stalls, on a guest's own thread: cheaper than
-    /// another thread's, and if it stalls the runtime has already found another worker for the other guests.
-    pub(crate) fn in_place<T>(work: impl FnOnce() -> T) -> T {
-        tokio::task::block_in_place(work)
+    /// Does something that the host owes a guest, on the guest's thread and not on its budget.
+    pub(crate) fn for_guest<T>(work: impl FnOnce() -> T) -> T {
+        let before = thread_cpu();
+        let done = work();
+        let spent = thread_cpu().saturating_sub(before);
+        EXCUSED.set(EXCUSED.get().saturating_add(spent));
+        done
     }
 
     /// Runs something on a thread of its own, for what changes the thread itself.
@@ -251,6 +293,27 @@ impl Drop for Running {
     }
 }
 
+/// The right to go on computing after a slice, given back whenever a guest waits for something.
+pub(crate) struct Shift {
+    shifts: Arc<Semaphore>,
+    held: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Shift {
+    /// Ends a slice and waits for the next.
+    pub(crate) async fn next(self: Arc<Self>) {
+        // The budget looks at what was spent, and takes the last one back.
+        tokio::task::yield_now().await;
+        if let Ok(permit) = Arc::clone(&self.shifts).acquire_owned().await {
+            *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+        }
+    }
+
+    fn give_back(&self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
 /// The CPU budget of a call was spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spent;
@@ -259,6 +322,7 @@ pub(crate) struct Spent;
 pub(crate) struct Budget<F> {
     inner: Pin<Box<F>>,
     left: Duration,
+    shift: Arc<Shift>,
     computed: Arc<AtomicU64>,
 }
 
@@ -266,9 +330,11 @@ impl<F: Future> Future for Budget<F> {
     type Output = Result<F::Output, Spent>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        EXCUSED.set(Duration::ZERO);
         let before = thread_cpu();
         let result = self.inner.as_mut().poll(cx);
-        let spent = thread_cpu().saturating_sub(before);
+        let spent = thread_cpu().saturating_sub(before).saturating_sub(EXCUSED.take());
+        self.shift.give_back();
         self.computed.fetch_add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.left = self.left.saturating_sub(spent);
         match result {
@@ -292,16 +358,52 @@ mod tests {
     #[test]
     fn waiting_costs_no_budget_and_computing_does() {
         let engine = Engine::new(None).unwrap();
+        let shift = engine.shift();
         engine.handle.block_on(async {
             let waiting = tokio::time::sleep(Duration::from_millis(30));
-            assert_eq!(engine.budget(Duration::from_millis(20), waiting).await, Ok(()));
+            assert_eq!(engine.budget(Duration::from_millis(20), &shift, waiting).await, Ok(()));
             let looping = async {
                 loop {
+                    Arc::clone(&shift).next().await;
+                }
+            };
+            assert_eq!(engine.budget(Duration::from_millis(20), &shift, looping).await, Err(Spent));
+            assert!(engine.computed() >= Duration::from_millis(20));
+        });
+    }
+
+    #[test]
+    fn what_the_host_does_for_a_guest_costs_no_budget() {
+        let engine = Engine::new(None).unwrap();
+        engine.handle.block_on(async {
+            let work = async {
+                for _ in 0..3 {
+                    Engine::for_guest(|| {
+                        let before = thread_cpu();
+                        while thread_cpu() < before + Duration::from_millis(20) {}
+                    });
                     tokio::task::yield_now().await;
                 }
             };
-            assert_eq!(engine.budget(Duration::from_millis(20), looping).await, Err(Spent));
-            assert!(engine.computed() >= Duration::from_millis(20));
+            assert_eq!(engine.budget(Duration::from_millis(20), &engine.shift(), work).await, Ok(()));
+            assert!(engine.computed() < Duration::from_millis(20));
+        });
+    }
+
+    #[test]
+    fn no_more_than_two_guests_go_on_computing_and_whoever_waits_is_none_of_them() {
+        let engine = Engine::new(None).unwrap();
+        engine.handle.block_on(async {
+            let shifts: Vec<_> = (0..3).map(|_| engine.shift()).collect();
+            let [one, other, third] = shifts.as_slice() else { unreachable!() };
+            Arc::clone(one).next().await;
+            Arc::clone(other).next().await;
+            let waits = tokio::time::timeout(Duration::from_millis(10), Arc::clone(third).next());
+            assert!(waits.await.is_err());
+            // Its guest waits for an answer now.
+            let waiting = tokio::time::sleep(Duration::from_millis(10));
+            engine.budget(Duration::from_secs(1), one, waiting).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(10), Arc::clone(third).next()).await.unwrap();
         });
     }
 

@@ -35,7 +35,7 @@ use crate::{
     v1::{
         Plugin, abi,
         abilities::Abilities,
-        call::{Caller, Loaded},
+        call::{Caller, Loaded, slice},
     },
 };
 
@@ -202,21 +202,19 @@ impl Loader {
     async fn try_out(&self, loaded: &Arc<Loaded>, ground: &Arc<Ground>) -> Result<(), Error> {
         let (loaded, ground, engine) = (Arc::clone(loaded), Arc::clone(ground), Arc::clone(&self.engine));
         let wall = ground.limits.wall();
-        let trial = self.engine.spawn(async move {
+        let trial = self.engine.run(async move {
             let _running = engine.running();
             let mut store = Store::new(&engine.wasm, Guest::new(&ground, &Arc::new(Notes::default())));
             store.limiter(|guest| &mut guest.ceiling);
-            store.set_epoch_deadline(1);
-            store.epoch_deadline_callback(|_| {
-                Ok(wasmtime::UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-            });
+            let shift = engine.shift();
+            slice(&mut store, &shift);
             let failed = |error: wasmtime::Error| {
                 Error::invalid(format!("the component cannot be started: {}", error.root_cause()))
                     .caused_by(Fault(error))
             };
             let instance = tokio::time::timeout(
                 wall,
-                engine.budget(ground.limits.cpu(), loaded.pre.instantiate_async(&mut store)),
+                engine.budget(ground.limits.cpu(), &shift, loaded.pre.instantiate_async(&mut store)),
             )
             .await
             .map_err(|_late| Error::invalid("the component cannot be started: it takes too long"))?

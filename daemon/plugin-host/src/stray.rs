@@ -1,7 +1,7 @@
-//! File work that outlives its call. A guest that is stopped at its deadline leaves behind whatever a thread is
-//! doing for it on a disk that stalls, and a thread cannot be stopped. When such work ends, long after, it must
-//! not meet what a later call made under the same name: a late removal would remove a new volume. So a
-//! backend's next effect waits until no stray work is left.
+//! Calls that outlive whoever waits for them. A guest can be stopped at its deadline, but not while a thread does
+//! something for it on a disk that stalls. When such work ends, long after, it must not meet what a later call made
+//! under the same name: a late removal would remove a new volume. So a backend's next effect waits until no stray
+//! is left.
 
 use std::sync::{
     Arc,
@@ -14,18 +14,18 @@ const RUNNING: u8 = 0;
 const ABANDONED: u8 = 1;
 const DONE: u8 = 2;
 
-/// The stray work of one backend.
+/// The stray calls of one backend.
 #[derive(Debug, Default)]
 pub(crate) struct Strays {
     count: AtomicUsize,
     gone: Notify,
 }
 
-/// The side of the call: dropped before the work is done, it leaves a stray.
+/// The side that waits: dropped before the work is done, it leaves a stray.
 #[derive(Debug)]
 pub(crate) struct Waiting(Shared);
 
-/// The side of the work: dropped when it is done.
+/// The side that works: dropped when it is done.
 #[derive(Debug)]
 pub(crate) struct Working(Shared);
 
@@ -36,7 +36,7 @@ struct Shared {
 }
 
 impl Strays {
-    /// Begins a piece of work.
+    /// Begins a call.
     pub(crate) fn begin(self: &Arc<Self>) -> (Waiting, Working) {
         let shared = Shared { strays: Arc::clone(self), state: Arc::new(AtomicU8::new(RUNNING)) };
         (Waiting(shared.clone()), Working(shared))

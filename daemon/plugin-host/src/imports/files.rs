@@ -1,11 +1,8 @@
-//! The contract's `files` for guests: finds the granted directory, and has the work done beside the guests'
-//! threads by the room `files/`, which knows how. The directory is opened anew each time, so that a
+//! The contract's `files` for guests: finds the granted directory, and has the work done by the room `files/`,
+//! which knows how. The directory is opened anew each time, so that a
 //! filesystem that was mounted there since is the one that is used.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::Path;
 
 use kato_orchestrator::Error;
 use rustix::fd::OwnedFd;
@@ -29,87 +26,62 @@ pub(crate) use crate::files::copies::Copies;
 
 impl Reach {
     /// Does something beneath a granted directory.
-    async fn beneath<T: Send + 'static>(
+    fn beneath<T>(
         &self,
         grant: &str,
-        work: impl FnOnce(OwnedFd) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(OwnedFd) -> Result<T, Error>,
     ) -> Result<T, types::Error> {
-        self.at(grant, move |path| work(beneath::root(&path)?)).await
+        self.at(grant, |path| work(beneath::root(path)?))
     }
 
     /// Changes something beneath a granted directory, as one stroke to everybody else at these paths.
-    async fn change<T: Send + 'static>(
+    fn change<T>(
         &self,
         grant: &str,
-        paths: [String; 2],
-        work: impl FnOnce(&Path, OwnedFd, &[String; 2]) -> Result<T, Error> + Send + 'static,
+        paths: [&str; 2],
+        work: impl FnOnce(&Path, OwnedFd) -> Result<T, Error>,
     ) -> Result<T, types::Error> {
-        let turns = Arc::clone(&self.ground.turns);
-        self.at(grant, move |path| {
-            let [one, other] = &paths;
-            let _turn = turns.take(&path, &[one, other]);
-            work(&path, beneath::root(&path)?, &paths)
+        self.at(grant, |path| {
+            let _turn = self.ground.turns.take(path, &paths);
+            work(path, beneath::root(path)?)
         })
-        .await
     }
 
-    /// Looks at something small beneath a granted directory.
+    /// Looks at something small beneath a granted directory; whoever looks often pays for it.
     fn glance<T>(
         &self,
         grant: &str,
         work: impl FnOnce(OwnedFd) -> Result<T, Error>,
     ) -> Result<T, types::Error> {
         let path = self.ground.powers.directories.path(grant);
-        let outcome = path.and_then(|path| Engine::in_place(|| work(beneath::root(path)?)));
-        outcome.map_err(|error| self.answer_error(&error))
+        path.and_then(|path| work(beneath::root(path)?)).map_err(|error| self.answer_error(&error))
     }
 
     /// Does something with a granted directory's path.
-    async fn at<T: Send + 'static>(
-        &self,
-        grant: &str,
-        work: impl FnOnce(PathBuf) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, types::Error> {
-        let outcome = match self.ground.powers.directories.path(grant) {
-            Ok(path) => {
-                let path = path.to_owned();
-                let (_waiting, working) = self.ground.strays.begin();
-                let work = move || {
-                    let _working = working;
-                    work(path)
-                };
-                let ended = self.ground.engine.block(work).await;
-                ended.unwrap_or_else(|error| Err(Error::internal("the file work failed").caused_by(error)))
-            }
-            Err(refusal) => Err(refusal),
-        };
-        outcome.map_err(|error| self.answer_error(&error))
+    fn at<T>(&self, grant: &str, work: impl FnOnce(&Path) -> Result<T, Error>) -> Result<T, types::Error> {
+        let path = self.ground.powers.directories.path(grant);
+        path.and_then(|path| Engine::for_guest(|| work(path))).map_err(|error| self.answer_error(&error))
     }
 
     /// Copies for a while.
-    async fn copy(&self, grant: &str, source: String, to: String, what: What) -> Result<bool, types::Error> {
-        let copies = Arc::clone(&self.ground.copies);
-        self.at(grant, move |path| copies.copy(&path, &source, &to, what)).await
+    fn copy(&self, grant: &str, source: &str, to: &str, what: What) -> Result<bool, types::Error> {
+        self.at(grant, |path| self.ground.copies.copy(path, source, to, what))
     }
 }
 
 impl Host for Guest {
     async fn traits(&mut self, grant: String) -> Result<wire::Filesystem, types::Error> {
-        self.reach
-            .beneath(&grant, |root| {
-                let space::Filesystem { kind, reflink, quota } = space::filesystem(&root)?;
-                Ok(wire::Filesystem { kind, reflink, quota })
-            })
-            .await
+        self.reach.beneath(&grant, |root| {
+            let space::Filesystem { kind, reflink, quota } = space::filesystem(&root)?;
+            Ok(wire::Filesystem { kind, reflink, quota })
+        })
     }
 
     async fn capacity(&mut self, grant: String) -> Result<wire::Room, types::Error> {
-        self.reach
-            .beneath(&grant, |root| {
-                let space::Room { total, available } = space::room(&root)?;
-                Ok(wire::Room { total_bytes: total, available_bytes: available })
-            })
-            .await
+        self.reach.beneath(&grant, |root| {
+            let space::Room { total, available } = space::room(&root)?;
+            Ok(wire::Room { total_bytes: total, available_bytes: available })
+        })
     }
 
     async fn allocate(
@@ -119,14 +91,11 @@ impl Host for Guest {
         length: u64,
         thin: bool,
     ) -> Result<(), types::Error> {
-        let paths = [path.clone(), path];
-        self.reach
-            .change(&grant, paths, move |_, root, [path, _]| space::allocate(root, path, length, thin))
-            .await
+        self.reach.change(&grant, [&path, &path], |_, root| space::allocate(root, &path, length, thin))
     }
 
     async fn space(&mut self, grant: String, path: String) -> Result<wire::Taken, types::Error> {
-        self.reach.glance(&grant, move |root| {
+        self.reach.glance(&grant, |root| {
             let space::Taken { length, allocated } = space::taken(root, &path)?;
             Ok(wire::Taken { length_bytes: length, allocated_bytes: allocated })
         })
@@ -139,11 +108,11 @@ impl Host for Guest {
         to: String,
         may_copy: bool,
     ) -> Result<bool, types::Error> {
-        self.reach.copy(&grant, source, to, What::File { may_copy }).await
+        self.reach.copy(&grant, &source, &to, What::File { may_copy })
     }
 
     async fn copy_tree(&mut self, grant: String, source: String, to: String) -> Result<bool, types::Error> {
-        self.reach.copy(&grant, source, to, What::Tree).await
+        self.reach.copy(&grant, &source, &to, What::Tree)
     }
 
     async fn assemble(
@@ -160,48 +129,37 @@ impl Host for Guest {
                 wire::Piece::Content(content) => (name, Piece::Content(content)),
             })
             .collect();
-        self.reach
-            .change(&grant, [to, by], move |_, root, [to, by]| content::assemble(root, to, by, &pieces))
-            .await
+        self.reach.change(&grant, [&to, &by], |_, root| content::assemble(root, &to, &by, &pieces))
     }
 
     async fn discard(&mut self, grant: String, path: String, by: String) -> Result<bool, types::Error> {
-        let copies = Arc::clone(&self.reach.ground.copies);
-        self.reach
-            .change(&grant, [path, by], move |place, root, [path, by]| {
-                copies.give_up(place, path);
-                remove::discard(root, path, by)
-            })
-            .await
+        self.reach.change(&grant, [&path, &by], |place, root| {
+            self.reach.ground.copies.give_up(place, &path);
+            remove::discard(root, &path, &by)
+        })
     }
 
     async fn remove_tree(&mut self, grant: String, path: String) -> Result<bool, types::Error> {
-        let copies = Arc::clone(&self.reach.ground.copies);
-        self.reach
-            .change(&grant, [path.clone(), path], move |place, root, [path, _]| {
-                copies.give_up(place, path);
-                remove::tree(root, path)
-            })
-            .await
+        self.reach.change(&grant, [&path, &path], |place, root| {
+            self.reach.ground.copies.give_up(place, &path);
+            remove::tree(root, &path)
+        })
     }
 
     async fn make_directory(&mut self, grant: String, path: String) -> Result<(), types::Error> {
-        self.reach.beneath(&grant, move |root| content::make_directory(root, &path)).await
+        self.reach.beneath(&grant, |root| content::make_directory(root, &path))
     }
 
     async fn rename(&mut self, grant: String, source: String, to: String) -> Result<(), types::Error> {
-        self.reach
-            .change(&grant, [source, to], |_, root, [source, to]| content::rename(root, source, to))
-            .await
+        self.reach.change(&grant, [&source, &to], |_, root| content::rename(root, &source, &to))
     }
 
     async fn write(&mut self, grant: String, path: String, content: Vec<u8>) -> Result<(), types::Error> {
-        let paths = [path.clone(), path];
-        self.reach.change(&grant, paths, move |_, root, [path, _]| content::write(root, path, &content)).await
+        self.reach.change(&grant, [&path, &path], |_, root| content::write(root, &path, &content))
     }
 
     async fn read(&mut self, grant: String, path: String) -> Result<Option<Vec<u8>>, types::Error> {
-        self.reach.glance(&grant, move |root| content::read(root, &path))
+        self.reach.glance(&grant, |root| content::read(root, &path))
     }
 
     async fn names(
@@ -211,10 +169,10 @@ impl Host for Guest {
         after: Option<String>,
         limit: u32,
     ) -> Result<Vec<String>, types::Error> {
-        self.reach.glance(&grant, move |root| content::names(root, &path, after.as_deref(), limit))
+        self.reach.glance(&grant, |root| content::names(root, &path, after.as_deref(), limit))
     }
 
     async fn set_quota(&mut self, grant: String, path: String, limit_bytes: u64) -> Result<(), types::Error> {
-        self.reach.beneath(&grant, move |root| quota::set(root, &path, limit_bytes)).await
+        self.reach.beneath(&grant, |root| quota::set(root, &path, limit_bytes))
     }
 }

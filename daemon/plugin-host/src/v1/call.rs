@@ -2,7 +2,7 @@
 //! called and what its answer means is the caller's; that a fault leaves the outcome open is decided here
 //! and nowhere else.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use kato_orchestrator::{Error, Kind};
@@ -20,11 +20,14 @@ use super::{abi::kato::storage::types, abilities::Abilities, error};
 use crate::{
     breaker::Breaker,
     bucket::Bucket,
-    engine::{Fault, Spent},
+    engine::{Fault, Shift, Spent},
     guest::{Ground, Guest, Notes},
     limits::Exceeded,
     text,
 };
+
+/// How long after its deadline a call is waited for that cannot be stopped.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Whether a call changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,15 @@ pub(crate) struct Entered<'a> {
 
 /// What a guest's function answers.
 pub(crate) type Answer<T> = wasmtime::Result<Result<T, types::Error>>;
+
+/// Makes a guest end its slice now and then, the first one after a whole tick.
+pub(crate) fn slice(store: &mut Store<Guest>, shift: &Arc<Shift>) {
+    let shift = Arc::clone(shift);
+    store.set_epoch_deadline(2);
+    store.epoch_deadline_callback(move |_| {
+        Ok(UpdateDeadline::YieldCustom(1, Box::pin(Arc::clone(&shift).next())))
+    });
+}
 
 /// How a call failed.
 pub(crate) enum Failure {
@@ -106,16 +118,20 @@ impl Caller {
     {
         let permits = self.admit(function, class).await.map_err(Failure::Broke)?;
         let caller = Arc::clone(self);
-        let task = self.ground.engine.spawn(async move {
+        let (_waiting, working) = self.ground.strays.begin();
+        let task = self.ground.engine.run(async move {
             let outcome = caller.perform(function, run).await;
-            drop(permits);
+            drop((permits, working));
             outcome
         });
-        let outcome = task.await.unwrap_or_else(|panicked| {
-            Err(Failure::Broke(
+        let outcome = match timeout(self.ground.limits.wall().saturating_add(GRACE), task).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panicked)) => Err(Failure::Broke(
                 Error::internal("the plugin host failed during the call").caused_by(panicked).pending(),
-            ))
-        });
+            )),
+            // It is in the middle of something for the guest that does not end.
+            Err(_) => self.late(" because a disk does not answer; its work goes on"),
+        };
         let lane = self.lane(class);
         match &outcome {
             Ok(_) => {
@@ -192,23 +208,17 @@ impl Caller {
         let mut store = Store::new(&self.ground.engine.wasm, Guest::new(&self.ground, &notes));
         store.limiter(|guest| &mut guest.ceiling);
         store.set_hostcall_fuel(limits.answer());
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|_| {
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-        });
+        let shift = self.ground.engine.shift();
+        slice(&mut store, &shift);
         let work = async {
             let instance = self.loaded.pre.instantiate_async(&mut store).await?;
             let (abilities, configuration) = (&self.loaded.abilities, &self.configuration);
             run(Entered { store: &mut store, instance: &instance, abilities, configuration }).await
         };
-        let outcome = timeout(limits.wall(), self.ground.engine.budget(limits.cpu(), work)).await;
+        let outcome = timeout(limits.wall(), self.ground.engine.budget(limits.cpu(), &shift, work)).await;
         drop(store);
         metrics::histogram!("kato_plugin_call_seconds", "backend" => backend.clone(), "function" => function)
             .record(started.elapsed().as_secs_f64());
-        let fault = |counter: &'static str, kind, what: &str| {
-            metrics::counter!(counter, "backend" => backend.clone()).increment(1);
-            Err(Failure::Broke(self.fault(kind, what)))
-        };
         match outcome {
             Ok(Ok(Ok(Ok(answer)))) => Ok(answer),
             Ok(Ok(Ok(Err(error)))) => Err(Failure::Refused(error, notes)),
@@ -216,23 +226,24 @@ impl Caller {
                 metrics::counter!("kato_plugin_traps_total", "backend" => backend.clone()).increment(1);
                 Err(Failure::Broke(self.trapped(trap, &notes)))
             }
-            Ok(Err(Spent)) => fault(
-                "kato_plugin_timeouts_total",
-                Kind::Timeout,
-                &format!(
-                    "it computed for more than {} ms, its limit (`cpu_ms`), and was stopped",
-                    limits.cpu_ms
-                ),
-            ),
-            Err(_) => fault(
-                "kato_plugin_timeouts_total",
-                Kind::Timeout,
-                &format!(
-                    "it did not answer within {} ms, its limit (`wall_ms`), and was stopped",
-                    limits.wall_ms
-                ),
-            ),
+            Ok(Err(Spent)) => {
+                metrics::counter!("kato_plugin_timeouts_total", "backend" => backend.clone()).increment(1);
+                let limit = limits.cpu_ms;
+                let what =
+                    format!("it computed for more than {limit} ms, its limit (`cpu_ms`), and was stopped");
+                Err(Failure::Broke(self.fault(Kind::Timeout, &what)))
+            }
+            Err(_) => self.late(", and was stopped"),
         }
+    }
+
+    /// A call took too long.
+    fn late<T>(&self, and: &str) -> Result<T, Failure> {
+        metrics::counter!("kato_plugin_timeouts_total", "backend" => self.ground.backend.as_str().to_owned())
+            .increment(1);
+        let limit = self.ground.limits.wall_ms;
+        let what = format!("it did not answer within {limit} ms, its limit (`wall_ms`){and}");
+        Err(Failure::Broke(self.fault(Kind::Timeout, &what)))
     }
 
     /// What a trap means for a person. Its outcome is open: what the guest did before may stand.

@@ -36,7 +36,6 @@ use self::{
     verify::Handles,
 };
 use crate::{
-    engine::Engine,
     guest::{Ground, Notes},
     limits,
 };
@@ -59,11 +58,11 @@ fn connectable<'a>(
         .try_for_each(|connection| reachable(ground, connection))
 }
 
-/// Whether a connection is granted. It may be a path, so this looks at the disk; it is called on a guest's
-/// thread, at the end of the call.
+/// Whether a connection is granted. It may be a path, so this looks at the disk; it is called on the call's
+/// thread, at its end.
 fn reachable(ground: &Ground, wire: &types::Connection) -> Result<(), Error> {
     match convert::connection_from_wire(wire.clone(), &ground.powers) {
-        Ok(connection) => Engine::in_place(|| ground.powers.connections.check(&connection)),
+        Ok(connection) => ground.powers.connections.check(&connection),
         // What cannot even be converted is answered as nonsense when the volume is.
         Err(_) => Ok(()),
     }
