@@ -125,6 +125,14 @@ impl Loader {
                 forgotten.join(", ")
             )));
         }
+        let unusable = found.unusable();
+        if !unusable.is_empty() {
+            return Err(Error::invalid(format!(
+                "the plugin's manifest asks for {}, which the component has no way to use (it does not import \
+                 that): grant nothing to it before its author says what that is for",
+                unusable.join(" and ")
+            )));
+        }
         if found.manifest.is_none() {
             tracing::warn!(backend = %spec.name, "a plugin carries no manifest, so it asks for nothing and gets nothing");
         }

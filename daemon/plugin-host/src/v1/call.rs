@@ -21,9 +21,8 @@ use crate::{
     breaker::Breaker,
     bucket::Bucket,
     engine::{Fault, Spent},
-    guest::{Ground, Guest, Notes},
+    guest::{self, Ground, Guest, Notes},
     limits::Exceeded,
-    text,
 };
 
 /// Whether a call changes something.
@@ -249,8 +248,7 @@ impl Caller {
                         .to_owned()
                 }
                 Some(Trap::UnreachableCodeReached) => {
-                    let printed = self.ground.powers.secrets.redact(notes.printed());
-                    let printed = text::line(&printed, 300);
+                    let printed = self.ground.powers.secrets.line(&notes.printed(), 300);
                     if printed.is_empty() {
                         "it aborted".to_owned()
                     } else {
@@ -258,7 +256,7 @@ impl Caller {
                     }
                 }
                 Some(trap) => format!("it trapped: {trap}"),
-                None => format!("it was stopped: {}", text::line(&trap.root_cause().to_string(), 300)),
+                None => guest::stopped(&trap),
             }
         };
         self.fault(Kind::Internal, &why).caused_by(Fault(trap))

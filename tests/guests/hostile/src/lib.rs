@@ -3,6 +3,8 @@
 //! shows to be harmless. The attack happens in `create`; what `inspect` then says is `present`'s to choose.
 
 mod attack;
+mod leak;
+mod raw;
 mod request;
 
 use kato_plugin_sdk::{
@@ -60,8 +62,7 @@ impl identity::Guest for Hostile {
     }
 
     fn check(configuration: Configuration) -> Result<identity::Status, Error> {
-        attack::check(value(&configuration, "behave"));
-        Ok(identity::Status { fingerprint: "the hostile one".into(), note: String::new() })
+        leak::check(&configuration)
     }
 }
 
@@ -71,10 +72,11 @@ impl volumes::Guest for Hostile {
         wish: volumes::Wish,
         resume: Option<Vec<u8>>,
     ) -> Result<volumes::Created, Error> {
-        if value(&configuration, "behave") == "slow" && resume.as_deref() != Some(&[0]) {
-            return Ok(volumes::Created::Pending(attack::at_work(3)));
+        match value(&configuration, "behave") {
+            "slow" if resume.as_deref() != Some(&[0]) => Ok(volumes::Created::Pending(attack::at_work(3))),
+            "replay" => Ok(attack::replay(&configuration, wish, resume)),
+            _ => attack::create(&configuration, wish),
         }
-        attack::create(&configuration, wish)
     }
 
     fn delete(
@@ -108,6 +110,7 @@ impl volumes::Guest for Hostile {
     fn list(configuration: Configuration, page: Option<String>) -> Result<VolumePage, Error> {
         Ok(match value(&configuration, "behave") {
             "endless" => VolumePage { items: Vec::new(), next: page.or(Some("again".into())) },
+            "leak" => VolumePage { items: Vec::new(), next: Some(value(&configuration, "leak").into()) },
             "long-page" => {
                 let items = (0..10_001).map(|number| honest(&number.to_string(), 1)).collect();
                 VolumePage { items, next: None }
