@@ -111,7 +111,7 @@ impl Subject {
         let with = env::var_os("KATO_CONFORM_WITH").map(|path| fs::read_to_string(path).unwrap());
         let with: With = toml::from_str(&with.unwrap_or_default()).unwrap();
         let connections = ConnectionGrants { directory: true, file: true, ..ConnectionGrants::default() };
-        let mut grants = with.grants.unwrap_or(Grants { connections, ..Grants::default() });
+        let mut grants = with.grants.unwrap_or_else(|| Grants { connections, ..Grants::default() });
         let temp = tempfile::Builder::new().prefix("kato-backend-").tempdir().unwrap();
         for name in inspect(&component).unwrap().asks().directories {
             let folder = temp.path().join(&name);

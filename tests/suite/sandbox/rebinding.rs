@@ -49,7 +49,7 @@ fn in_a_network_of_its_own(work: impl FnOnce(IpAddr) + Send + 'static) {
 fn resolver() -> IpAddr {
     let file = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let servers = file.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok());
-    servers.into_iter().next().unwrap_or(PRIVATE.into())
+    servers.into_iter().next().unwrap_or_else(|| PRIVATE.into())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the suite arranges its own network")]
