@@ -2,11 +2,12 @@
 //! neighbours anything. The guests are in `tests/guests`; what they do is chosen by the key `behave` of their
 //! configuration. `limits.rs` is about what a guest takes, `bombs.rs` about what it takes before it is called,
 //! `raw.rs` about attacks below the language, `pace.rs` about how fast and how many at once, `lies.rs` about what
-//! it answers, `polling.rs` about asking it about much at once, `grants.rs` about what it reaches for,
+//! it answers, `attaching.rs` about the devices that it names, `polling.rs` about asking it about much at once, `grants.rs` about what it reaches for,
 //! `requests.rs` and `rebinding.rs` about the network, `answers.rs` about what comes from there, `leaks.rs` about
 //! credentials, `ways.rs` about what the operator gives to both.
 
 mod answers;
+mod attaching;
 mod bombs;
 mod grants;
 mod leaks;
@@ -203,7 +204,7 @@ async fn an_honest_backend_is_told_apart_from_a_hostile_one() {
     assert_eq!(description.plugin, "hostile");
     assert!(description.abilities.snapshots && description.abilities.grow.is_some());
     assert!(!description.abilities.clone, "it is described and not exported");
-    assert!(!description.abilities.attachments);
+    assert!(description.abilities.attachments && !description.abilities.health);
     assert_eq!(backend.check().await.unwrap().fingerprint.0, "the hostile one");
     assert_eq!(backend.list(None).await.unwrap().items.len(), 1);
 }
@@ -212,7 +213,7 @@ async fn an_honest_backend_is_told_apart_from_a_hostile_one() {
 async fn a_component_says_what_it_is_without_running() {
     let found = kato_plugin_host::inspect(&component()).unwrap();
     assert_eq!(found.manifest.as_ref().unwrap().name, "hostile");
-    assert_eq!(found.offers, ["grow", "polling", "snapshots"]);
+    assert_eq!(found.offers, ["attachments", "grow", "polling", "snapshots"]);
     assert!(found.forgotten().is_empty() && found.unknown.is_empty());
     assert!(found.imports.iter().any(|import| import.starts_with("kato:storage/files@1.")));
     assert!(!found.imports.iter().any(|import| import.starts_with("wasi:sockets/")));

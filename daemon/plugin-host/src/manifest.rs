@@ -10,7 +10,7 @@
 //! summary = "Directories and files on this host"
 //! offers = ["grow", "snapshots", "clone"]     # compared with what the component really exports
 //!
-//! [asks]
+//! [asks]                                      # compared with what it could use, by its imports
 //! directories = ["data"]                      # names of granted directories
 //! commands = ["image-create"]                 # names of granted command lines
 //! connections = ["file", "directory"]         # kinds of connection

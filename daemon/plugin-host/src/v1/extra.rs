@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use kato_orchestrator::{
     Error,
-    model::{Bytes, CapacityRange, Token},
+    model::{Bytes, CapacityRange, Connection, Token},
     ports::backend::{
         Asking, Attached, Attachments, Cut, Cutting, Effect, Extras, Grow, Health, NodeFacts, Page, Polling,
         Room, Shot, Snapshots, Standing, Which,
@@ -18,7 +18,8 @@ use super::{
     abi::exports::kato::storage::{attachments, fencing, grow, modify, polling, snapshots},
     abi::kato::storage::types,
     call::Entered,
-    convert, reachable, verify,
+    convert::{self, Lie},
+    reachable, verify,
 };
 use crate::limits;
 
@@ -91,6 +92,23 @@ impl Plugin {
         let attached = volume.attached.clone();
         verify::found(&self.volume(volume).map_err(&lied)?, which).map_err(&lied)?;
         Ok(attached)
+    }
+}
+
+impl Plugin {
+    /// Takes the way to the bytes of an attached volume for its token, unless it is another volume's that is still
+    /// attached: the node would mount one tenant's bytes for another. What was detached may pass its place on.
+    async fn settle_way(&self, connection: &Connection, token: &Token) -> Result<(), Lie> {
+        let way = verify::way(connection);
+        let other = self.given().other(&way, token);
+        if let Some(other) = other {
+            let before = Which { token: other.clone(), handle: None };
+            if matches!(self.attached_to(&before).await, Ok(Some(nodes)) if !nodes.is_empty()) {
+                return Err(format!("it gave {way} to two attached volumes, {other} and {token}"));
+            }
+        }
+        self.given().keep(way, token);
+        Ok(())
     }
 }
 
@@ -194,6 +212,7 @@ impl Attachments for Plugin {
                     convert::connection_from_wire(attached.connection, &self.caller.ground.powers);
                 let connection = connection.map_err(&lied)?;
                 reachable.map_err(|error| self.unconnectable(error))?;
+                self.settle_way(&connection, &which.token).await.map_err(&lied)?;
                 let client = attached.client;
                 let client =
                     client.map(|client| convert::word(&client, "the client's identity", self.secrets()));

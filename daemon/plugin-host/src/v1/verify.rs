@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use kato_orchestrator::{
-    model::{CapacityRange, Handle, Token},
+    model::{CapacityRange, Connection, Handle, Token},
     ports::backend::{Made, Shot, Which},
 };
 
@@ -87,8 +87,12 @@ pub(crate) fn counted(answered: usize, asked: usize) -> Result<(), Lie> {
 
 /// What a volume is told apart by: its handle, and the way to its bytes where it has one of its own.
 pub(crate) fn marks(made: &Made) -> impl Iterator<Item = String> {
-    let connection = made.connection.as_ref().map(|connection| format!("the connection {connection:?}"));
-    std::iter::once(format!("the handle {}", made.handle)).chain(connection)
+    std::iter::once(format!("the handle {}", made.handle)).chain(made.connection.as_ref().map(way))
+}
+
+/// A way to a volume's bytes, as a mark.
+pub(crate) fn way(connection: &Connection) -> String {
+    format!("the connection {connection:?}")
 }
 
 /// Which token each handle and connection was last answered for. It forgets the oldest: it is here to catch a

@@ -8,16 +8,17 @@ mod raw;
 mod request;
 
 use kato_plugin_sdk::{
-    grow, identity, polling, snapshots,
+    attachments, grow, identity, polling, snapshots,
     types::{
-        CapacityRange, Configuration, Cutting, Error, Pair, Pending, SnapshotPage, Volume, VolumePage, Which,
+        CapacityRange, Configuration, Connection, Cutting, Device, Error, Node, Pair, Pending, SnapshotPage,
+        Volume, VolumePage, Which,
     },
     volumes,
 };
 
 struct Hostile;
 
-kato_plugin_sdk::export!(Hostile with grow, polling, snapshots);
+kato_plugin_sdk::export!(Hostile with attachments, grow, polling, snapshots);
 
 /// A value of the configuration.
 fn value<'a>(configuration: &'a [Pair], name: &str) -> &'a str {
@@ -99,6 +100,10 @@ impl volumes::Guest for Hostile {
                 _ => None,
             })
             .collect();
+        if let Some((_, nodes)) = configuration.iter().find(|(key, _)| key == "attached") {
+            let nodes: Vec<_> = nodes.split_whitespace().map(str::to_owned).collect();
+            found.iter_mut().flatten().for_each(|volume| volume.attached = Some(nodes.clone()));
+        }
         match value(&configuration, "behave") {
             "blind" => return Err(Error::unavailable("the cloud is down")),
             "short" => drop(found.pop()),
@@ -147,6 +152,41 @@ impl polling::Guest for Hostile {
             _ => {}
         }
         Ok(standings)
+    }
+}
+
+impl attachments::Guest for Hostile {
+    fn attach(
+        configuration: Configuration,
+        which: Which,
+        _node: Node,
+        _read_only: bool,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<attachments::Attaching, Error> {
+        if value(&configuration, "behave") == "refuse" {
+            return Err(Error::exhausted("no slot is free"));
+        }
+        // `identity value`, or a device of its own for every volume.
+        let argument = match value(&configuration, "argument") {
+            "" => format!("wwid naa.{}", which.token),
+            argument => argument.to_owned(),
+        };
+        let (identity, value_of) = argument.split_once(' ').unwrap_or((&argument, ""));
+        let connection = Connection::Device(Device { identity: identity.into(), value: value_of.into() });
+        let client = Some(value(&configuration, "client").to_owned()).filter(|client| !client.is_empty());
+        Ok(attachments::Attaching::Done(attachments::Attached { connection, client }))
+    }
+
+    fn detach(
+        configuration: Configuration,
+        _which: Which,
+        _node: Node,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<attachments::Detaching, Error> {
+        match value(&configuration, "behave") {
+            "refuse" => Err(Error::in_use("the node holds on to it")),
+            _ => Ok(attachments::Detaching::Done),
+        }
     }
 }
 
