@@ -72,3 +72,30 @@ async fn calls_that_change_something_leave_the_slots_of_reading_free() {
     assert!(kinds == [Kind::Timeout, Kind::Busy] || kinds == [Kind::Timeout, Kind::Timeout], "{kinds:?}");
     sandbox.neighbour_is_well().await;
 }
+
+#[tokio::test]
+async fn a_backend_finds_room_however_many_others_wait() {
+    let sandbox = Sandbox::new();
+    let limits = Limits { wall_ms: 8_000, ..quick() };
+    let mut hostile = Vec::new();
+    for number in 0..6 {
+        let name = format!("hostile-{number}");
+        hostile.push(sandbox.load(&name, &[("behave", "wait")], "", limits.clone()).await.unwrap());
+    }
+    // Twelve at once of each are more than there is room for in the whole daemon.
+    let calls = hostile.iter().flat_map(|backend| (0..12).map(|_| create(&**backend)));
+    let waiting = futures_util::future::join_all(calls);
+    tokio::pin!(waiting);
+    let neighbour = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        sandbox.neighbour_is_well().await;
+    };
+    tokio::select! {
+        biased;
+        () = neighbour => {}
+        _ = &mut waiting => panic!("the neighbour had to wait for all of them"),
+    }
+    for ended in waiting.await {
+        assert!(ended.is_err());
+    }
+}

@@ -23,6 +23,7 @@ use crate::{
     engine::{Fault, Spent},
     guest::{self, Ground, Guest, Notes},
     limits::Exceeded,
+    seats::{Seat, Seats},
 };
 
 /// Whether a call changes something.
@@ -64,7 +65,7 @@ pub(crate) struct Caller {
     configuration: types::Configuration,
     effects: Lane,
     reads: Lane,
-    instances: Arc<Semaphore>,
+    seats: Seats,
     breaker: Breaker,
 }
 
@@ -86,10 +87,10 @@ impl Caller {
         ground: Arc<Ground>,
         loaded: Arc<Loaded>,
         configuration: types::Configuration,
-        instances: Arc<Semaphore>,
+        seats: Seats,
     ) -> Self {
         let (effects, reads) = (Lane::new(ground.limits.calls), Lane::new(ground.limits.reads));
-        Self { ground, loaded, configuration, effects, reads, instances, breaker: Breaker::default() }
+        Self { ground, loaded, configuration, effects, reads, seats, breaker: Breaker::default() }
     }
 
     /// Calls a function of a fresh instance.
@@ -154,7 +155,11 @@ impl Caller {
     }
 
     /// Waits for the backend's turn and for slots, within the time of a call.
-    async fn admit(&self, function: &'static str, class: Class) -> Result<[OwnedSemaphorePermit; 2], Error> {
+    async fn admit(
+        &self,
+        function: &'static str,
+        class: Class,
+    ) -> Result<(OwnedSemaphorePermit, Seat), Error> {
         self.breaker.admit().map_err(|error| error.about(self.subject()))?;
         let lane = self.lane(class);
         let waiting = async {
@@ -163,7 +168,7 @@ impl Caller {
             }
             lane.bucket.turn().await;
             let slot = Arc::clone(&lane.slots).acquire_owned().await?;
-            Ok::<_, tokio::sync::AcquireError>([slot, Arc::clone(&self.instances).acquire_owned().await?])
+            Ok::<_, tokio::sync::AcquireError>((slot, self.seats.take().await?))
         };
         match timeout(self.ground.limits.wall(), waiting).await {
             Ok(Ok(permits)) => Ok(permits),
