@@ -31,6 +31,8 @@ pub(crate) struct Loader {
 pub(crate) struct Made {
     /// The component, by the digest of its bytes.
     pub(crate) digest: String,
+    /// The version that it says it is.
+    pub(crate) version: String,
     /// What it asks for beside what it was granted.
     pub(crate) powers: Vec<Power>,
 }
@@ -79,6 +81,9 @@ impl Loader {
         while let Some(loaded) = loading.join_next().await {
             match loaded {
                 Ok((name, Ok((backend, parts)))) => {
+                    if let Some(before) = before_made.get(&name) {
+                        tell_replaced(&name, before, &parts);
+                    }
                     made.insert(name.clone(), parts);
                     catalog.backends.insert(name, backend);
                 }
@@ -92,7 +97,7 @@ impl Loader {
         // A plugin that could not be loaded is still the one that is configured.
         for (name, backend) in &config.backends {
             if let Plugin::Digest(digest) = &backend.plugin {
-                let unloaded = || Made { digest: digest.clone(), powers: Vec::new() };
+                let unloaded = || Made { digest: digest.clone(), version: String::new(), powers: Vec::new() };
                 made.entry(name.clone()).or_insert_with(unloaded);
             }
         }
@@ -110,9 +115,9 @@ async fn load(host: Arc<PluginHost>, plugins: Arc<Plugins>, name: BackendName, b
             .await
             .map_err(|error| Error::internal("reading the plugin was cut short").caused_by(error))??;
         let found = inspect(&component)?;
-        let asks = found.manifest.map(|manifest| manifest.asks);
-        let powers = asks.map(|asks| backend.grants.compare(&asks)).unwrap_or_default();
-        let made = Made { digest: found.digest, powers };
+        let manifest = found.manifest.unwrap_or_default();
+        let powers = backend.grants.compare(&manifest.asks);
+        let made = Made { digest: found.digest, version: manifest.version, powers };
         let spec = BackendSpec {
             name: name.clone(),
             component: component.into(),
@@ -124,6 +129,29 @@ async fn load(host: Arc<PluginHost>, plugins: Arc<Plugins>, name: BackendName, b
     };
     let loaded = work.await;
     (name, loaded)
+}
+
+/// Says that a backend is made of something else now. Which version it is to be is the operator's to say, by a
+/// digest or a file; an older one is taken like any other, and not in silence: it may have been put there by
+/// somebody who knows what was wrong with it.
+fn tell_replaced(name: &BackendName, before: &Made, now: &Made) {
+    let (was, is) = (before.version.as_str(), now.version.as_str());
+    if before.digest == now.digest || was.is_empty() {
+        return;
+    }
+    if is_older(is, was) {
+        tracing::warn!(backend = %name, was, is, digest = %now.digest, "an older version of a plugin took the place of a newer one");
+    } else {
+        tracing::info!(backend = %name, was, is, digest = %now.digest, "a plugin was replaced");
+    }
+}
+
+/// Whether the first version comes before the second, by their numbers.
+fn is_older(version: &str, than: &str) -> bool {
+    let numbers = |version: &str| -> Vec<u64> {
+        version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
+    };
+    numbers(version) < numbers(than)
 }
 
 /// Whether a backend need not be loaded again. A file may hold something else than it did.
@@ -154,4 +182,18 @@ pub(crate) fn granted(config: &Config) -> BTreeSet<PathBuf> {
         .flat_map(|backend| backend.grants.directories.values())
         .map(|path| Path::to_owned(path))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_older;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (older, newer) in [("0.9.0", "0.10.0"), ("1.0.0-rc.1", "1.0.1"), ("0.1", "0.1.1"), ("", "0.1.0")]
+        {
+            assert!(is_older(older, newer) && !is_older(newer, older), "{older} {newer}");
+        }
+        assert!(!is_older("1.2.3", "1.2.3"));
+    }
 }

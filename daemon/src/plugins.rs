@@ -52,7 +52,7 @@ impl Plugins {
         })?;
         if inspect(&bytes)?.digest != digest {
             return Err(Error::internal(format!(
-                "the installed plugin {} is not what it was: remove it and install it again",
+                "the installed plugin {} is not what it was: install it again",
                 path.display()
             )));
         }

@@ -1,5 +1,6 @@
 //! The backend suite: what the hall relies on, asked of every backend in the same words. A new backend adds a
-//! way to be made to `backend/ground.rs` and a line at the end. What holds for the `local` plugin beyond that
+//! way to be made to `backend/ground.rs` and a line at the end; one that is nobody's of ours is asked by
+//! `cargo xtask conform`. What holds for the `local` plugin beyond that
 //! is `backend/local.rs`; that every call of it can be cut off is proved beside the plugin, where its host can
 //! be made to fail.
 
@@ -420,6 +421,7 @@ macro_rules! asked_of_every_backend {
     ($($fact:ident),* $(,)?) => {
         asked_of_every_backend! { @ fake: Subject::fake(); $($fact),* }
         asked_of_every_backend! { @ fake_polled: Subject::fake_polled(); $($fact),* }
+        asked_of_every_backend! { @ theirs: Subject::theirs().await; $($fact),* }
         asked_of_every_backend! { @ local_directories: Subject::directories().await; $($fact),* }
         asked_of_every_backend! { @ local_images: Subject::images().await; $($fact),* }
         asked_of_every_backend! { @ local_thin_images: Subject::thin_images().await; $($fact),* }

@@ -1,11 +1,13 @@
 //! The binary as people and scripts meet it: its configuration (`configuration`), the contract of its commands
-//! (`commands`), the folder and the sockets that it refuses or takes (`folders`), records that were lost
-//! (`recovery`), what systemd is to it (`service`), and what is told when something is wrong (`trouble`). The program is
-//! the shipped one; what touches mounts runs in a machine of the test's own.
+//! (`commands`), the folder and the sockets that it refuses or takes (`folders`), whose plugins
+//! it loads (`plugins`), records that were lost (`recovery`), what systemd is to it (`service`), and what is told when
+//! something is wrong (`trouble`). The program is the shipped one; what touches mounts runs in a machine of the
+//! test's own.
 
 mod commands;
 mod configuration;
 mod folders;
+mod plugins;
 mod recovery;
 mod service;
 mod trouble;

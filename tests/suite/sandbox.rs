@@ -1,13 +1,22 @@
 //! Hostile, broken and lying plugins: each is refused with an error of its own, and none costs its
 //! neighbours anything. The guests are in `tests/guests`; what they do is chosen by the key `behave` of their
-//! configuration. `limits.rs` is about what a guest takes, `lies.rs` about what it answers, `polling.rs` about
-//! asking it about much at once, `grants.rs` about
-//! what it reaches for, `requests.rs` about the network, `ways.rs` about what the operator gives to both.
+//! configuration. `limits.rs` is about what a guest takes, `bombs.rs` about what it takes before it is called,
+//! `raw.rs` about attacks below the language, `pace.rs` about how fast and how many at once, `lies.rs` about what
+//! it answers, `attaching.rs` about the devices that it names, `polling.rs` about asking it about much at once, `grants.rs` about what it reaches for,
+//! `requests.rs` and `rebinding.rs` about the network, `answers.rs` about what comes from there, `leaks.rs` about
+//! credentials, `ways.rs` about what the operator gives to both.
 
+mod answers;
+mod attaching;
+mod bombs;
 mod grants;
+mod leaks;
 mod lies;
 mod limits;
+mod pace;
 mod polling;
+mod raw;
+mod rebinding;
 mod requests;
 mod ways;
 
@@ -90,12 +99,23 @@ impl Sandbox {
         grants: &str,
         limits: Limits,
     ) -> Result<Arc<dyn Backend>, Error> {
+        self.load_component(name, component(), behave, grants, limits).await
+    }
+
+    async fn load_component(
+        &self,
+        name: &str,
+        component: Arc<[u8]>,
+        behave: &[(&str, &str)],
+        grants: &str,
+        limits: Limits,
+    ) -> Result<Arc<dyn Backend>, Error> {
         let configuration: BTreeMap<_, _> =
             behave.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let mut grants: Grants = toml::from_str(grants).unwrap();
         grants.directories.insert("data".into(), self.data());
         let name = BackendName::parse(name).unwrap();
-        self.host.load(BackendSpec { name, component: component(), configuration, grants, limits }).await
+        self.host.load(BackendSpec { name, component, configuration, grants, limits }).await
     }
 
     /// A hostile backend without further grants.
@@ -184,7 +204,7 @@ async fn an_honest_backend_is_told_apart_from_a_hostile_one() {
     assert_eq!(description.plugin, "hostile");
     assert!(description.abilities.snapshots && description.abilities.grow.is_some());
     assert!(!description.abilities.clone, "it is described and not exported");
-    assert!(!description.abilities.attachments);
+    assert!(description.abilities.attachments && !description.abilities.health);
     assert_eq!(backend.check().await.unwrap().fingerprint.0, "the hostile one");
     assert_eq!(backend.list(None).await.unwrap().items.len(), 1);
 }
@@ -193,7 +213,7 @@ async fn an_honest_backend_is_told_apart_from_a_hostile_one() {
 async fn a_component_says_what_it_is_without_running() {
     let found = kato_plugin_host::inspect(&component()).unwrap();
     assert_eq!(found.manifest.as_ref().unwrap().name, "hostile");
-    assert_eq!(found.offers, ["grow", "polling", "snapshots"]);
+    assert_eq!(found.offers, ["attachments", "grow", "polling", "snapshots"]);
     assert!(found.forgotten().is_empty() && found.unknown.is_empty());
     assert!(found.imports.iter().any(|import| import.starts_with("kato:storage/files@1.")));
     assert!(!found.imports.iter().any(|import| import.starts_with("wasi:sockets/")));

@@ -12,6 +12,7 @@
 )]
 
 mod bench;
+mod conform;
 mod managed_plugin;
 mod nextest;
 mod parts;
@@ -46,6 +47,8 @@ enum Task {
     Check,
     /// The crash suite with its full number of kills
     Soak(soak::Soak),
+    /// Ask anybody's component what the backend suite asks of ours
+    Conform(conform::Conform),
     /// Measure against yardsticks taken in the same run
     Bench(bench::Bench),
     /// Build the managed Docker plugin (root file system and config.json) and create it in dockerd
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Test(task) => task.run(&shell),
         Task::Check => test::check(&shell),
         Task::Soak(task) => task.run(&shell),
+        Task::Conform(task) => task.run(&shell),
         Task::Bench(task) => task.run(&shell),
         Task::ManagedPlugin(task) => task.run(&shell),
     });

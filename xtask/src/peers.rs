@@ -43,8 +43,8 @@ const PEERS: &[Peer] = &[
     Peer {
         program: "openssl",
         package: "openssl",
-        why: "makes the certificates that it proves itself with",
-        parts: &["docker"],
+        why: "makes the certificates that servers prove themselves with",
+        parts: &["docker", "sandbox"],
     },
     Peer {
         program: "busybox",
@@ -56,7 +56,7 @@ const PEERS: &[Peer] = &[
         program: "ip",
         package: "iproute2",
         why: "each test has a network of its own",
-        parts: &["docker", "cli", "crash", "bench-smoke", "bench"],
+        parts: &["docker", "cli", "crash", "sandbox", "bench-smoke", "bench"],
     },
     Peer {
         program: "mkfs.ext4",

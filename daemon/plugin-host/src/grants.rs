@@ -18,7 +18,8 @@
 //!   something else the second time gains nothing. Link-local addresses (metadata services) are refused
 //!   unless a CIDR among them is granted on purpose. Redirects are requests of their own. Proxies and
 //!   authorities of the operator's: `grants/way.rs`.
-//! - *credentials* (`grants/credentials.rs`): put on requests on their way out, never given to the guest.
+//! - *credentials* (`grants/credentials.rs`): put on requests on their way out, never given to the guest, and
+//!   struck out of answers that repeat them (`grants/leaks.rs`).
 //! - *commands* (`grants/commands.rs`): whole command lines with typed holes. No hole is a path or begins
 //!   with a dash, because options such as `--log-file` make "a program and its first arguments" no grant. What
 //!   runs sees a read-only file system without volumes (`confine.rs`).
@@ -33,6 +34,7 @@ pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod directories;
 pub(crate) mod http;
+pub(crate) mod leaks;
 pub(crate) mod way;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};

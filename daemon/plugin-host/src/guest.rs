@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use kato_orchestrator::{Error, model::BackendName};
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{ResourceTable, ResourceTableError};
 use wasmtime_wasi::{
     WasiCtx, WasiCtxView, WasiView,
     cli::{IsTerminal, StdoutStream},
@@ -24,10 +24,24 @@ use crate::{
     },
     limits::{Ceiling, Limits},
     stray::Strays,
+    text,
 };
 
 /// How much of what a guest prints is kept for the log.
 const PRINTED: usize = 4 << 10;
+
+/// How many things of the host's (streams, timers, headers) a guest may hold at once.
+const HELD: usize = 1000;
+
+/// What a host function stopped a guest for.
+pub(crate) fn stopped(trap: &wasmtime::Error) -> String {
+    match trap.downcast_ref() {
+        Some(ResourceTableError::Full) => {
+            format!("it held more than {HELD} things of the host's at once (streams, timers, headers)")
+        }
+        _ => format!("it was stopped: {}", text::line(&trap.root_cause().to_string(), 300)),
+    }
+}
 
 /// What the host functions of a backend stand on.
 pub(crate) struct Ground {
@@ -60,7 +74,7 @@ pub(crate) struct Reach {
 impl Guest {
     pub(crate) fn new(ground: &Arc<Ground>, notes: &Arc<Notes>) -> Self {
         let mut table = ResourceTable::new();
-        table.set_max_capacity(1000);
+        table.set_max_capacity(HELD);
         let printed = Printed(Arc::clone(notes));
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(64 << 10);

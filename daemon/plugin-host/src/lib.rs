@@ -23,6 +23,7 @@ mod imports;
 mod limits;
 mod loader;
 mod manifest;
+mod seats;
 mod stray;
 mod text;
 mod v1;

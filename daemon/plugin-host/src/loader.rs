@@ -9,7 +9,6 @@ use std::{
 };
 
 use kato_orchestrator::{Error, model::BackendName, ports::Backend};
-use tokio::sync::Semaphore;
 use wasmtime::{
     Store,
     component::{Component, HasData, HasSelf, Linker, ResourceTable},
@@ -25,12 +24,13 @@ use wasmtime_wasi::{
 
 use crate::{
     BackendSpec, Config,
-    engine::{Engine, Fault, INSTANCES},
+    engine::{Engine, Fault},
     files::turns::Turns,
     grants::{Environment, Powers},
     guest::{Ground, Guest, Notes},
     imports::{files::Copies, http::Client},
     manifest::{self, Inspection},
+    seats::Seats,
     stray::Strays,
     v1::{
         Plugin, abi,
@@ -47,7 +47,7 @@ pub(crate) struct Loader {
     engine: Arc<Engine>,
     linker: Linker<Guest>,
     environment: Environment,
-    instances: Arc<Semaphore>,
+    seats: Seats,
     copies: Arc<Copies>,
     turns: Arc<Turns>,
     /// By backend, because a backend that is loaded again meets what its earlier self left behind.
@@ -62,12 +62,11 @@ impl Loader {
         let linker = link(&engine).map_err(|error| {
             Error::internal("the plugin host could not offer its functions").caused_by(Fault(error))
         })?;
-        let instances = usize::try_from(INSTANCES).unwrap_or(usize::MAX);
         Ok(Self {
             engine,
             linker,
             environment: config.environment,
-            instances: Arc::new(Semaphore::new(instances)),
+            seats: Seats::new(),
             copies: Arc::default(),
             turns: Arc::default(),
             strays: Mutex::default(),
@@ -110,7 +109,7 @@ impl Loader {
         });
         let loaded = self.code(&spec, &found, &ground).await?;
         let configuration = spec.configuration.into_iter().collect();
-        let caller = Caller::new(ground, loaded, configuration, Arc::clone(&self.instances));
+        let caller = Caller::new(ground, loaded, configuration, self.seats.for_backend());
         let plugin = Plugin::open(caller).await?;
         Ok(Arc::new(plugin))
     }
@@ -123,6 +122,14 @@ impl Loader {
                 "the plugin's manifest offers {} but the component does not export it: list it in the \
                  author's `export!`",
                 forgotten.join(", ")
+            )));
+        }
+        let unusable = found.unusable();
+        if !unusable.is_empty() {
+            return Err(Error::invalid(format!(
+                "the plugin's manifest asks for {}, which the component has no way to use (it does not import \
+                 that): grant nothing to it before its author says what that is for",
+                unusable.join(" and ")
             )));
         }
         if found.manifest.is_none() {

@@ -10,7 +10,7 @@
 //! summary = "Directories and files on this host"
 //! offers = ["grow", "snapshots", "clone"]     # compared with what the component really exports
 //!
-//! [asks]
+//! [asks]                                      # compared with what it could use, by its imports
 //! directories = ["data"]                      # names of granted directories
 //! commands = ["image-create"]                 # names of granted command lines
 //! connections = ["file", "directory"]         # kinds of connection
@@ -170,6 +170,27 @@ impl Inspection {
         let promised = self.manifest.iter().flat_map(|manifest| &manifest.offers);
         promised.filter(|name| !self.offers.contains(name)).map(String::as_str).collect()
     }
+
+    /// Powers that the manifest asks for and the component could not use, because it does not import what they
+    /// are used by: a manifest that asks for more than it needs is a mistake, or waits for a later version of
+    /// the component to use what an operator granted to this one.
+    #[must_use]
+    pub fn unusable(&self) -> Vec<&'static str> {
+        let imports = |interface: &str| {
+            self.imports.iter().any(|import| import.split('@').next().is_some_and(|name| name == interface))
+        };
+        let asks = self.asks();
+        // A directory is also what the path of a connection is beneath.
+        let connects = asks.connections.iter().any(|kind| kind == "directory" || kind == "file");
+        [
+            ("directories", asks.directories.is_empty() || connects || imports("kato:storage/files")),
+            ("commands", asks.commands.is_empty() || imports("kato:storage/commands")),
+            ("http", asks.http.is_empty() || imports("wasi:http/outgoing-handler")),
+        ]
+        .into_iter()
+        .filter_map(|(power, usable)| (!usable).then_some(power))
+        .collect()
+    }
 }
 
 fn parse(data: &[u8]) -> Result<Manifest, Error> {
@@ -212,6 +233,18 @@ mod tests {
         assert_eq!(found.asks().directories, ["data"]);
         assert_eq!(found.forgotten(), ["grow"]);
         assert_eq!(found.digest.len(), 64);
+        assert_eq!(found.unusable(), ["directories", "http"]);
+    }
+
+    #[test]
+    fn a_directory_is_asked_for_by_what_answers_paths_too() {
+        let text = "name = \"x\"\n[asks]\ndirectories = [\"data\"]\nconnections = [\"directory\"]";
+        let mut found = inspect(&component(&[(SECTION, text)])).unwrap();
+        assert_eq!(found.unusable(), Vec::<&str>::new());
+        found.manifest.as_mut().unwrap().asks.commands = vec!["x".into()];
+        assert_eq!(found.unusable(), ["commands"]);
+        found.imports = vec!["kato:storage/commands@1.0.0".into()];
+        assert_eq!(found.unusable(), Vec::<&str>::new());
     }
 
     #[test]

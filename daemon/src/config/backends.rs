@@ -100,15 +100,22 @@ fn authoriser(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Authoris
 }
 
 fn secret(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<SecretSource> {
-    match (scope.path("file"), scope.text("env")) {
-        (Some(file), None) => Some(SecretSource::File(file)),
-        (None, Some(name)) => Some(SecretSource::Env(name)),
-        (Some(_), Some(_)) => {
-            mistakes.push(scope.mistake("env", "the secret is in two places: write file or env"));
+    let mut sources = [
+        scope.path("file").map(|file| ("file", SecretSource::File(file))),
+        scope.text("env").map(|name| ("env", SecretSource::Env(name))),
+        scope.text("credential").map(|name| ("credential", SecretSource::Credential(name))),
+    ]
+    .into_iter()
+    .flatten();
+    match (sources.next(), sources.next()) {
+        (Some((_, source)), None) => Some(source),
+        (Some(_), Some((second, _))) => {
+            let reason = "the secret is in two places: write one of file, env and credential";
+            mistakes.push(scope.mistake(second, reason));
             None
         }
-        (None, None) => {
-            mistakes.push(scope.mistake("file", "the secret is nowhere: write file or env"));
+        (None, _) => {
+            mistakes.push(scope.mistake("file", "the secret is nowhere: write file, env or credential"));
             None
         }
     }

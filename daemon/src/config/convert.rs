@@ -423,5 +423,10 @@ mod tests {
         );
         assert!(told.iter().all(|mistake| !mistake.contains("hunter2")), "{told:?}");
         assert!(told.iter().any(|mistake| mistake.contains("the secret is nowhere")), "{told:?}");
+        let twice = self::told(
+            "[backend.x]\nplugin = \"local\"\n[[backend.x.grants.http]]\nurl = \"https://x\"\n\
+             authoriser = { bearer = { secret = { file = \"/x\", credential = \"x\" } } }\n",
+        );
+        assert!(twice.iter().any(|mistake| mistake.contains("in two places")), "{twice:?}");
     }
 }

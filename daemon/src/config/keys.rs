@@ -303,6 +303,12 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "The same, from a variable of the daemon's environment.",
     ),
+    key(
+        "backend.*.grants.http.[].authoriser.bearer.secret.credential",
+        Text,
+        "",
+        "The same, from a credential that systemd gives to the daemon (`LoadCredential=`), by its name.",
+    ),
     key("backend.*.grants.http.[].authoriser.header.name", Text, "", "Sign with a header of this name."),
     key("backend.*.grants.http.[].authoriser.header.secret.file", Path, "", "The file that holds its value."),
     key(
@@ -311,6 +317,12 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "The same, from a variable of the daemon's environment.",
     ),
+    key(
+        "backend.*.grants.http.[].authoriser.header.secret.credential",
+        Text,
+        "",
+        "The same, from a credential that systemd gives to the daemon (`LoadCredential=`), by its name.",
+    ),
     key("backend.*.grants.http.[].authoriser.basic.user", Text, "", "Sign with this user's password."),
     key("backend.*.grants.http.[].authoriser.basic.secret.file", Path, "", "The file that holds it."),
     key(
@@ -318,6 +330,12 @@ pub(crate) const KEYS: &[Key] = &[
         Text,
         "",
         "The same, from a variable of the daemon's environment.",
+    ),
+    key(
+        "backend.*.grants.http.[].authoriser.basic.secret.credential",
+        Text,
+        "",
+        "The same, from a credential that systemd gives to the daemon (`LoadCredential=`), by its name.",
     ),
     key(
         "backend.*.grants.http.[].ca",
@@ -338,6 +356,12 @@ pub(crate) const KEYS: &[Key] = &[
         Text,
         "",
         "The same, from a variable of the daemon's environment.",
+    ),
+    key(
+        "backend.*.grants.http.[].proxy.secret.credential",
+        Text,
+        "",
+        "The same, from a credential that systemd gives to the daemon (`LoadCredential=`), by its name.",
     ),
     key(
         "backend.*.grants.commands.*.line",

@@ -1,9 +1,11 @@
 //! What the backend suite stands on: each subject is a backend in a world of its own, and a way to write and
 //! read the bytes of its volumes as a node would. The `local` plugin runs as the component that the daemon
-//! carries, on this machine's disk and on a filesystem with reflinks and project quotas in a loop device.
+//! carries, on this machine's disk and on a filesystem with reflinks and project quotas in a loop device; anybody
+//! else's comes with `cargo xtask conform` (`xtask/src/conform.rs`).
 
 use std::{
     collections::BTreeMap,
+    env,
     fs::{self, File},
     io::Write as _,
     os::unix::fs::FileExt as _,
@@ -21,9 +23,13 @@ use kato_orchestrator::{
     },
     testing::{self, BackendWorld, FakeBackend, Fuse},
 };
-use kato_plugin_host::{BackendSpec, Config, ConnectionGrants, Grants, Limits, PluginHost, embedded};
+use kato_plugin_host::{
+    BackendSpec, Config, ConnectionGrants, Grants, Limits, PluginHost, embedded, inspect,
+};
 use kato_tests::apart::{Apart, mounting};
+use serde::Deserialize;
 use tempfile::TempDir;
+use tokio::{runtime::Handle, task::block_in_place};
 
 /// A backend to try.
 pub(super) struct Subject {
@@ -39,6 +45,28 @@ pub(super) struct Subject {
 enum World {
     Memory(Arc<Mutex<BackendWorld>>),
     Folder(Folder),
+    /// Somebody else's, of which nothing is known but what it answers.
+    Theirs {
+        _temp: TempDir,
+    },
+}
+
+/// What `cargo xtask conform` is told about a component.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct With {
+    /// How large its volumes are to be, in bytes.
+    size: u64,
+    parameters: BTreeMap<String, String>,
+    configuration: BTreeMap<String, String>,
+    grants: Option<Grants>,
+}
+
+impl Default for With {
+    fn default() -> Self {
+        let (parameters, configuration) = (BTreeMap::new(), BTreeMap::new());
+        Self { size: 8 << 20, parameters, configuration, grants: None }
+    }
 }
 
 /// A folder of one test's own.
@@ -72,6 +100,35 @@ impl Subject {
             panic!("nothing holds {verb:?} up here");
         };
         world.lock().unwrap().fault(testing::Verb::Create, testing::Fault::Pending(calls));
+    }
+
+    /// The component that `cargo xtask conform` was given; ours, where nobody was.
+    pub(super) async fn theirs() -> Self {
+        let component = match env::var_os("KATO_CONFORM_COMPONENT") {
+            Some(path) => fs::read(path).unwrap(),
+            None => embedded::component("local").unwrap().to_vec(),
+        };
+        let with = env::var_os("KATO_CONFORM_WITH").map(|path| fs::read_to_string(path).unwrap());
+        let with: With = toml::from_str(&with.unwrap_or_default()).unwrap();
+        let connections = ConnectionGrants { directory: true, file: true, ..ConnectionGrants::default() };
+        let mut grants = with.grants.unwrap_or_else(|| Grants { connections, ..Grants::default() });
+        let temp = tempfile::Builder::new().prefix("kato-backend-").tempdir().unwrap();
+        for name in inspect(&component).unwrap().asks().directories {
+            let folder = temp.path().join(&name);
+            fs::create_dir(&folder).unwrap();
+            grants.directories.entry(name).or_insert(folder);
+        }
+        let backend = start(BackendSpec {
+            name: BackendName::parse("theirs").unwrap(),
+            component: component.into(),
+            configuration: with.configuration,
+            grants,
+            limits: Limits::default(),
+        })
+        .await;
+        backend.check().await.unwrap();
+        let world = World::Theirs { _temp: temp };
+        Self { backend, size: Bytes(with.size), parameters: with.parameters, world }
     }
 
     pub(super) async fn directories() -> Self {
@@ -109,7 +166,7 @@ impl Subject {
     pub(super) fn folder(&self) -> &Folder {
         match &self.world {
             World::Folder(folder) => folder,
-            World::Memory(_) => panic!("this backend has no folder"),
+            World::Memory(_) | World::Theirs { .. } => panic!("this backend has no folder of ours"),
         }
     }
 
@@ -155,6 +212,7 @@ impl Subject {
     /// What is left when everything was deleted: nothing, of which also no hidden part may remain.
     pub(super) fn left(&self) -> Vec<String> {
         match &self.world {
+            World::Theirs { .. } => block_in_place(|| Handle::current().block_on(self.handles())),
             World::Memory(world) => {
                 world.lock().unwrap().tokens().into_iter().map(|token| token.to_string()).collect()
             }
@@ -166,6 +224,28 @@ impl Subject {
         }
     }
 
+    /// The handles of all that the backend says it has.
+    async fn handles(&self) -> Vec<String> {
+        let (mut handles, mut page) = (Vec::new(), None);
+        loop {
+            let found = self.backend.list(page).await.unwrap();
+            handles.extend(found.items.iter().map(|made| made.handle.to_string()));
+            page = found.next;
+            if page.is_none() {
+                break;
+            }
+        }
+        while let Some(snapshots) = self.backend.snapshots() {
+            let found = snapshots.list_snapshots(page).await.unwrap();
+            handles.extend(found.items.iter().map(|shot| shot.handle.to_string()));
+            page = found.next;
+            if page.is_none() {
+                break;
+            }
+        }
+        handles
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.left().is_empty()
     }
@@ -173,8 +253,6 @@ impl Subject {
 
 /// The `local` plugin over this folder.
 pub(super) async fn load(data: &Path, configuration: &[(&str, &str)]) -> Arc<dyn Backend> {
-    static HOST: OnceLock<Arc<PluginHost>> = OnceLock::new();
-    let host = HOST.get_or_init(|| PluginHost::new(Config::default()).unwrap());
     let connections = ConnectionGrants { directory: true, file: true, ..ConnectionGrants::default() };
     let directories = BTreeMap::from([("data".to_owned(), data.to_owned())]);
     let configuration = configuration.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
@@ -185,7 +263,12 @@ pub(super) async fn load(data: &Path, configuration: &[(&str, &str)]) -> Arc<dyn
         grants: Grants { directories, connections, ..Grants::default() },
         limits: Limits::default(),
     };
-    host.load(spec).await.unwrap()
+    start(spec).await
+}
+
+async fn start(spec: BackendSpec) -> Arc<dyn Backend> {
+    static HOST: OnceLock<Arc<PluginHost>> = OnceLock::new();
+    HOST.get_or_init(|| PluginHost::new(Config::default()).unwrap()).load(spec).await.unwrap()
 }
 
 impl Folder {

@@ -3,7 +3,7 @@
 use kato_orchestrator::{
     Kind,
     model::{Bytes, CapacityRange, Handle, Token},
-    ports::backend::{Cut, Which},
+    ports::backend::{Create, Cut, Effect, Which},
 };
 
 use super::{Sandbox, assert_open, create, quick, token, wish};
@@ -34,6 +34,45 @@ async fn one_handle_for_two_volumes_is_noticed() {
     create(&*backend).await.unwrap();
     let error = backend.create(wish(Token::parse("token-2").unwrap())).await.map(|_| ()).unwrap_err();
     assert_open(&error, &["the-one-volume", "token-1", "token-2"]);
+}
+
+#[tokio::test]
+async fn one_way_to_the_bytes_for_two_volumes_is_noticed() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.data().join("volume")).unwrap();
+    let behave = [("behave", "directory"), ("argument", "volume"), ("present", "yes")];
+    let grants = "connections = { directory = true }";
+    let backend = sandbox.load("hostile", &behave, grants, quick()).await.unwrap();
+    create(&*backend).await.unwrap();
+    create(&*backend).await.unwrap();
+    let error = backend.create(wish(Token::parse("token-2").unwrap())).await.map(|_| ()).unwrap_err();
+    assert_open(&error, &["the connection", "volume", "to two volumes", "token-1", "token-2"]);
+    sandbox.neighbour_is_well().await;
+}
+
+#[tokio::test]
+async fn the_resume_of_one_volume_makes_no_other() {
+    let sandbox = Sandbox::new();
+    for (argument, words) in [
+        ("", ["asked for the token token-2", "of the token token-1"]),
+        // One that does not say whose it is gives itself away by the handle.
+        ("silent", ["the handle vol-token-1 to two volumes", "token-1 and token-2"]),
+    ] {
+        let behave = [("behave", "replay"), ("argument", argument), ("present", "yes")];
+        let backend = sandbox.load("hostile", &behave, "", quick()).await.unwrap();
+        let Effect::Pending(pending) = backend.create(wish(token())).await.unwrap() else {
+            panic!("it was to take a while");
+        };
+        let replayed = Some(pending.resume);
+        let first = Create { resume: replayed.clone(), ..wish(token()) };
+        assert!(matches!(backend.create(first.clone()).await.unwrap(), Effect::Done(_)));
+        // Asked for the same again, it may answer the same again.
+        assert!(matches!(backend.create(first).await.unwrap(), Effect::Done(_)));
+        let second = Create { resume: replayed, ..wish(Token::parse("token-2").unwrap()) };
+        let error = backend.create(second).await.map(drop).unwrap_err();
+        assert_open(&error, &words);
+    }
+    sandbox.neighbour_is_well().await;
 }
 
 #[tokio::test]

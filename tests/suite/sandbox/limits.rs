@@ -64,6 +64,25 @@ async fn waiting_costs_no_computing_but_has_a_deadline() {
 }
 
 #[tokio::test]
+async fn a_guest_that_lives_by_the_clock_is_charged_for_looking_and_cut_off_from_waiting() {
+    let sandbox = Sandbox::new();
+    for (argument, kind, words) in [
+        ("spin", Kind::Timeout, ["computed for more than 300 ms", "cpu_ms"]),
+        ("beat", Kind::Timeout, ["stopped", "its limit"]),
+        ("far", Kind::Timeout, ["did not answer within 2000 ms", "wall_ms"]),
+        ("many", Kind::Internal, ["plugin failed", "at once"]),
+    ] {
+        let limits = Limits { cpu_ms: 300, wall_ms: 2_000, ..Limits::default() };
+        let behave = [("behave", "clock"), ("argument", argument)];
+        let backend = sandbox.load("hostile", &behave, "", limits).await.unwrap();
+        let error = create(&*backend).await.unwrap_err();
+        assert_open(&error, &words);
+        assert_eq!(error.kind, kind, "{argument}: {error}");
+        sandbox.neighbour_is_well().await;
+    }
+}
+
+#[tokio::test]
 async fn a_guest_that_breaks_is_told_apart_by_how() {
     let sandbox = Sandbox::new();
     for (behave, words) in [
@@ -122,19 +141,16 @@ async fn a_backend_that_keeps_breaking_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_throttled_backend_is_unavailable_and_says_when() {
-    let sandbox = Sandbox::new();
-    let backend = sandbox.hostile("throttle").await;
-    let error = create(&*backend).await.unwrap_err();
-    assert_open(&error, &["slow down"]);
-    assert_eq!((error.kind, error.retry_after), (Kind::Unavailable, Some(Duration::from_millis(50))));
-}
-
-#[tokio::test]
 async fn pending_work_is_bounded_and_its_note_is_clean() {
     let sandbox = Sandbox::new();
-    let error = create(&*sandbox.hostile("long-resume").await).await.unwrap_err();
-    assert_open(&error, &["`resume` is 4097 bytes long"]);
+    let error = sandbox.attack("resume", "4097", "").await.map(drop).unwrap_err();
+    assert_open(&error, &["`resume` is 4097 bytes long", "4096 are allowed"]);
+    let behave = [("behave", "resume"), ("argument", "4096")];
+    let longest = sandbox.load("hostile", &behave, "", quick()).await.unwrap();
+    match longest.create(wish(token())).await.unwrap() {
+        Effect::Pending(pending) => assert_eq!(pending.resume.len(), 4096),
+        Effect::Done(made) => panic!("{made:?}"),
+    }
     match sandbox.hostile("for-ever").await.create(wish(token())).await.unwrap() {
         Effect::Pending(pending) => {
             assert_eq!((pending.resume, pending.note.as_str()), (vec![7], "soon[5m"));

@@ -91,7 +91,15 @@ async fn plain_requests_are_handed_to_the_proxy_whole() {
 async fn a_proxy_is_no_way_to_addresses_that_are_not_granted() {
     let sandbox = Sandbox::with_environment(ENVIRONMENT);
     let proxy = Proxy::start().await;
-    for host in ["169.254.169.254", "2852039166", "0xa9.0xfe.0xa9.0xfe", "127.0.0.1", "[::ffff:10.0.0.1]"] {
+    for host in [
+        "169.254.169.254",
+        "2852039166",
+        "0xa9.0xfe.0xa9.0xfe",
+        "0251.0376.0251.0376",
+        "0177.1",
+        "127.0.0.1",
+        "[::ffff:10.0.0.1]",
+    ] {
         let grants = format!("[[http]]\nurl = \"http://{host}\"\naddresses = \"public\"\n{}", proxy.grant());
         let error = get(&sandbox, &format!("http://{host}/"), &grants).await;
         assert_eq!(error.kind, Kind::PermissionDenied, "{host}: {error}");

@@ -1,6 +1,7 @@
 //! Credentials stay with the host: an authoriser puts them on a request on its way out. They come by
-//! reference (a file, an environment variable that the daemon looked up), are read when they are used and
-//! again after a while, never print, and are struck from every text that a guest hands out.
+//! reference (a file, a credential of systemd's, an environment variable that the daemon looked up), are read
+//! when they are used and again after a while, and never print. How they are kept out of what a guest reads and
+//! says, although a server may repeat them, is `leaks.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,10 @@ use kato_orchestrator::Error;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::Environment;
+use super::{
+    Environment,
+    leaks::{Evident, Known},
+};
 
 /// How long a secret that was read from a file is used before it is read again.
 const FRESH: Duration = Duration::from_secs(30);
@@ -53,6 +57,8 @@ pub enum SecretSource {
     File(PathBuf),
     /// An environment variable of the daemon's.
     Env(String),
+    /// A credential that systemd gives to the daemon (`LoadCredential=` in its unit), by its name.
+    Credential(String),
 }
 
 /// Puts a credential on a request.
@@ -111,7 +117,7 @@ impl Authoriser {
             Self::Header { .. } => secret.expose().to_owned(),
             Self::Basic { user, .. } => {
                 let encoded = base64(format!("{user}:{}", secret.expose()).as_bytes());
-                secrets.remember(&encoded);
+                secrets.known.remember(&encoded);
                 format!("Basic {encoded}")
             }
         };
@@ -128,7 +134,7 @@ impl Authoriser {
 pub(crate) struct Secrets {
     environment: Environment,
     read: Arc<Mutex<BTreeMap<PathBuf, (Instant, Secret)>>>,
-    known: Arc<Mutex<Vec<Secret>>>,
+    known: Known,
 }
 
 impl Default for Secrets {
@@ -146,7 +152,7 @@ impl fmt::Debug for Secrets {
 
 impl Secrets {
     pub(crate) fn new(environment: &Environment) -> Self {
-        Self { environment: Arc::clone(environment), read: Arc::default(), known: Arc::default() }
+        Self { environment: Arc::clone(environment), read: Arc::default(), known: Known::default() }
     }
 
     async fn get(&self, source: &SecretSource) -> Result<Secret, Error> {
@@ -157,11 +163,12 @@ impl Secrets {
                 ))
             })?,
             SecretSource::File(path) => self.file(path).await?,
+            SecretSource::Credential(name) => self.file(&self.handed_over(name)?).await?,
         };
         if secret.expose().is_empty() {
             return Err(Error::unavailable("the credential cannot be used: its source is empty"));
         }
-        self.remember(secret.expose());
+        self.known.remember(secret.expose());
         Ok(secret)
     }
 
@@ -187,23 +194,41 @@ impl Secrets {
         Ok(secret)
     }
 
-    fn remember(&self, text: &str) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if text.len() >= 4 && !known.iter().any(|secret| secret.expose() == text) {
-            known.push(Secret::new(text));
+    /// Where systemd put a credential.
+    fn handed_over(&self, name: &str) -> Result<PathBuf, Error> {
+        let unusable = |why: &str| {
+            Error::unavailable(format!("the credential {name:?} of systemd's cannot be used: {why}"))
+        };
+        if name.is_empty() || name.starts_with('.') || name.contains('/') {
+            return Err(unusable("it is a name, without slashes"));
         }
+        let folder = (self.environment)("CREDENTIALS_DIRECTORY")
+            .ok_or_else(|| unusable("the daemon was given none (write `LoadCredential=` into its unit)"))?;
+        Ok(PathBuf::from(folder).join(name))
     }
 
-    /// The text without any secret that was ever put on a request: a cloud may echo what it was sent.
+    /// One clean line of a guest's, of at most so many bytes, without any credential.
+    pub(crate) fn line(&self, text: &str, longest: usize) -> String {
+        self.known.line(text, longest)
+    }
+
+    /// The text without any credential.
     pub(crate) fn redact(&self, text: String) -> String {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().fold(text, |text, secret| {
-            if text.contains(secret.expose()) { text.replace(secret.expose(), "[redacted]") } else { text }
-        })
+        self.known.redact(text)
+    }
+
+    /// Whether a credential is in these bytes.
+    pub(crate) fn are_in(&self, bytes: &[u8]) -> bool {
+        self.known.is_in(bytes)
+    }
+
+    /// What is struck out of an answer.
+    pub(crate) fn evident(&self) -> Evident {
+        self.known.evident()
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let letter = |bits: u32| {
         let index = usize::try_from(bits & 63).unwrap_or(0);
@@ -243,6 +268,7 @@ mod tests {
         authoriser.sign(&mut headers, &secrets).await.unwrap();
         assert_eq!(headers.get(header::AUTHORIZATION).unwrap(), "Bearer hush-hush");
         assert_eq!(secrets.redact("got hush-hush".into()), "got [redacted]");
+        assert!(secrets.are_in(b"a-hush-hush-b") && !secrets.are_in(b"hush"));
         assert!(!format!("{headers:?} {secrets:?}").contains("hush"));
     }
 
@@ -256,5 +282,22 @@ mod tests {
         std::fs::write(&file, "abc123\n").unwrap();
         assert_eq!(secrets.get(&source).await.unwrap(), Secret::new("abc123"));
         assert_eq!(format!("{:?}", Secret::new("abc123")), "Secret(…)");
+    }
+
+    #[tokio::test]
+    async fn a_credential_of_systemds_is_found_by_its_name() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("cloud"), "abc123\n").unwrap();
+        let folder = temp.path().to_str().unwrap().to_owned();
+        let environment: Environment =
+            Arc::new(move |name| (name == "CREDENTIALS_DIRECTORY").then(|| folder.clone()));
+        let secrets = Secrets::new(&environment);
+        let named = |name: &str| SecretSource::Credential(name.to_owned());
+        assert_eq!(secrets.get(&named("cloud")).await.unwrap(), Secret::new("abc123"));
+        for bad in ["../cloud", "", ".", "/etc/passwd"] {
+            assert!(secrets.get(&named(bad)).await.unwrap_err().message.contains("without slashes"), "{bad}");
+        }
+        let none = Secrets::default().get(&named("cloud")).await.unwrap_err();
+        assert!(none.message.contains("LoadCredential="), "{none}");
     }
 }

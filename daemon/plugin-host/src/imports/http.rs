@@ -1,11 +1,15 @@
 //! Requests of guests by `wasi:http`. Every request is checked against the grants before anything is sent
 //! (`grants/http.rs`), its host's name is resolved here, the address is checked, and that very address is
-//! connected to. The authoriser puts the credential on last; a guest can neither set nor see it.
+//! connected to. The authoriser puts the credential on last; a guest can neither set nor see it, also not in an
+//! answer that repeats it (`http/answer.rs`): such a request asks for an answer that is not compressed, which
+//! could not be looked through.
 //!
 //! Connections are kept in one pool per backend, so that backends share none and a loaded-again plugin
 //! starts afresh. Nothing follows a redirect: a guest that does so sends another request, which is checked
 //! like any other. The request's body is read to its end before the request leaves, because a guest that is
 //! still writing would take a refusal for a broken connection.
+
+mod answer;
 
 use std::{
     error::Error as StdError,
@@ -19,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Request, Response, Uri, header, uri::Scheme};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header, request::Parts, uri::Scheme};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -43,6 +47,7 @@ use wasmtime_wasi_http::{
 
 use crate::{
     grants::{
+        credentials::Secrets,
         denied,
         http::{Rules, target},
         way::{Proxy, Way},
@@ -157,11 +162,13 @@ async fn send(
     let rules = &ground.powers.http;
     // The body is drained even if the request is refused: the guest is still writing it.
     let body = Limited::new(body, BODY).collect().await;
-    let refuse = |error: Error| {
+    let refuse = |mut error: Error| {
+        error.message = rules.secrets.redact(error.message);
         notes.denied(&error);
         tracing::warn!(backend = %ground.backend, error = %error, "a plugin's request was denied");
         WasiError::HttpRequestDenied
     };
+    carries_none(&parts, &rules.secrets).map_err(refuse)?;
     let rule = rules.check(&parts.method, &parts.uri).map_err(refuse)?;
     let body = body.map_err(|_too_large| WasiError::HttpRequestBodySize(None))?.to_bytes();
     let Some(pool) = ground.client.0.get(rule.way) else { return Err(WasiError::HttpRequestDenied) };
@@ -185,6 +192,9 @@ async fn send(
                 return Err(WasiError::InternalError(Some(error.message)));
             }
         }
+    }
+    if rule.authoriser.is_some() || proxy.is_some() {
+        parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     let reads = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     parts.headers.remove(header::CONTENT_LENGTH);
@@ -216,15 +226,20 @@ async fn send(
     if response.status().is_server_error() && !reads {
         notes.uncertain();
     }
-    let largest = ground.limits.response();
-    Ok(response.map(|body| {
-        Limited::new(body, largest)
-            .map_err(|error| match error.downcast::<http_body_util::LengthLimitError>() {
-                Ok(_) => WasiError::HttpResponseBodySize(None),
-                Err(_) => WasiError::HttpResponseIncomplete,
-            })
-            .boxed_unsync()
-    }))
+    Ok(answer::readable(response, ground.limits.response(), rules.secrets.evident()))
+}
+
+/// Whether a guest's request is free of credentials: it would carry them to another server, and into logs.
+fn carries_none(parts: &Parts, secrets: &Secrets) -> Result<(), Error> {
+    let mut texts =
+        parts.headers.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+    if secrets.are_in(parts.uri.to_string().as_bytes()) || texts.any(|text| secrets.are_in(text)) {
+        return Err(denied(
+            "a request is refused: its URL or one of its headers holds a credential of this backend's, which a \
+             server must have repeated to the plugin",
+        ));
+    }
+    Ok(())
 }
 
 /// The refusal of an address, deep in a client's error.

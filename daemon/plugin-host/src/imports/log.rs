@@ -3,7 +3,6 @@
 
 use crate::{
     guest::Guest,
-    text,
     v1::abi::kato::storage::log::{Host, Level},
 };
 
@@ -21,7 +20,7 @@ impl Host for Guest {
             }
             return;
         }
-        let message = self.reach.ground.powers.secrets.redact(text::line(&message, LONGEST));
+        let message = self.reach.ground.powers.secrets.line(&message, LONGEST);
         let backend = &self.reach.ground.backend;
         match level {
             Level::Debug => tracing::debug!(%backend, plugin = %message, "plugin"),

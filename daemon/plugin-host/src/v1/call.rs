@@ -21,9 +21,9 @@ use crate::{
     breaker::Breaker,
     bucket::Bucket,
     engine::{Fault, Shift, Spent},
-    guest::{Ground, Guest, Notes},
+    guest::{self, Ground, Guest, Notes},
     limits::Exceeded,
-    text,
+    seats::{Seat, Seats},
 };
 
 /// How long after its deadline a call is waited for that cannot be stopped.
@@ -77,7 +77,7 @@ pub(crate) struct Caller {
     configuration: types::Configuration,
     effects: Lane,
     reads: Lane,
-    instances: Arc<Semaphore>,
+    seats: Seats,
     breaker: Breaker,
 }
 
@@ -99,10 +99,10 @@ impl Caller {
         ground: Arc<Ground>,
         loaded: Arc<Loaded>,
         configuration: types::Configuration,
-        instances: Arc<Semaphore>,
+        seats: Seats,
     ) -> Self {
         let (effects, reads) = (Lane::new(ground.limits.calls), Lane::new(ground.limits.reads));
-        Self { ground, loaded, configuration, effects, reads, instances, breaker: Breaker::default() }
+        Self { ground, loaded, configuration, effects, reads, seats, breaker: Breaker::default() }
     }
 
     /// Calls a function of a fresh instance.
@@ -171,7 +171,11 @@ impl Caller {
     }
 
     /// Waits for the backend's turn and for slots, within the time of a call.
-    async fn admit(&self, function: &'static str, class: Class) -> Result<[OwnedSemaphorePermit; 2], Error> {
+    async fn admit(
+        &self,
+        function: &'static str,
+        class: Class,
+    ) -> Result<(OwnedSemaphorePermit, Seat), Error> {
         self.breaker.admit().map_err(|error| error.about(self.subject()))?;
         let lane = self.lane(class);
         let waiting = async {
@@ -180,7 +184,7 @@ impl Caller {
             }
             lane.bucket.turn().await;
             let slot = Arc::clone(&lane.slots).acquire_owned().await?;
-            Ok::<_, tokio::sync::AcquireError>([slot, Arc::clone(&self.instances).acquire_owned().await?])
+            Ok::<_, tokio::sync::AcquireError>((slot, self.seats.take().await?))
         };
         match timeout(self.ground.limits.wall(), waiting).await {
             Ok(Ok(permits)) => Ok(permits),
@@ -260,8 +264,7 @@ impl Caller {
                         .to_owned()
                 }
                 Some(Trap::UnreachableCodeReached) => {
-                    let printed = self.ground.powers.secrets.redact(notes.printed());
-                    let printed = text::line(&printed, 300);
+                    let printed = self.ground.powers.secrets.line(&notes.printed(), 300);
                     if printed.is_empty() {
                         "it aborted".to_owned()
                     } else {
@@ -269,7 +272,7 @@ impl Caller {
                     }
                 }
                 Some(trap) => format!("it trapped: {trap}"),
-                None => format!("it was stopped: {}", text::line(&trap.root_cause().to_string(), 300)),
+                None => guest::stopped(&trap),
             }
         };
         self.fault(Kind::Internal, &why).caused_by(Fault(trap))

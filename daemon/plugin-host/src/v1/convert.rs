@@ -1,6 +1,7 @@
 //! Between the contract's types and the model's. Going out nothing can fail. Coming in nothing is believed:
 //! lengths, counts and names are checked here, whatever is wrong is answered as one sentence about the
-//! plugin, and texts for people are cleaned. Whether an answer fits its question is `verify.rs`.
+//! plugin, texts for people are cleaned, and nothing that machines will read holds a credential
+//! (`grants/leaks.rs`). Whether an answer fits its question is `verify.rs`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -102,22 +103,36 @@ pub(crate) fn pending_from_wire(pending: types::Pending, secrets: &Secrets) -> R
             limits::RESUME
         ));
     }
+    secret(&pending.resume, "`resume`", secrets)?;
     Ok(Pending {
         resume: pending.resume,
         retry_after: Duration::from_millis(pending.retry_after_ms).min(limits::PATIENCE),
-        note: text::line(&secrets.redact(pending.note), limits::TEXT),
+        note: secrets.line(&pending.note, limits::TEXT),
     })
 }
 
-fn handle(wire: &str) -> Result<Handle, Lie> {
+/// Refuses what holds a credential. This comes before every other look at a text, because what those say may
+/// quote it.
+fn secret(wire: &[u8], what: &str, secrets: &Secrets) -> Result<(), Lie> {
+    if secrets.are_in(wire) {
+        return Err(format!(
+            "{what} holds a credential of this backend's, which a server must have repeated to the plugin"
+        ));
+    }
+    Ok(())
+}
+
+fn handle(wire: &str, secrets: &Secrets) -> Result<Handle, Lie> {
+    secret(wire.as_bytes(), "a handle", secrets)?;
     if wire.len() > limits::HANDLE {
         return Err(format!("a handle is {} bytes long, and {} are allowed", wire.len(), limits::HANDLE));
     }
     Handle::parse(wire).map_err(|error| error.message)
 }
 
-fn token(wire: Option<String>) -> Result<Option<Token>, Lie> {
+fn token(wire: Option<String>, secrets: &Secrets) -> Result<Option<Token>, Lie> {
     wire.map(|token| {
+        secret(token.as_bytes(), "a token", secrets)?;
         if token.len() > limits::TOKEN {
             return Err(format!("a token is {} bytes long, and {} are allowed", token.len(), limits::TOKEN));
         }
@@ -126,7 +141,8 @@ fn token(wire: Option<String>) -> Result<Option<Token>, Lie> {
     .transpose()
 }
 
-fn mark(wire: String) -> Result<String, Lie> {
+fn mark(wire: String, secrets: &Secrets) -> Result<String, Lie> {
+    secret(wire.as_bytes(), "a mark", secrets)?;
     if wire.len() > limits::MARK {
         return Err(format!("a mark is {} bytes long, and {} are allowed", wire.len(), limits::MARK));
     }
@@ -140,12 +156,17 @@ fn size(bytes: u64) -> Result<Bytes, Lie> {
     Ok(Bytes(bytes))
 }
 
-fn words(wire: Vec<(String, String)>, what: &str) -> Result<BTreeMap<String, String>, Lie> {
+fn words(
+    wire: Vec<(String, String)>,
+    what: &str,
+    secrets: &Secrets,
+) -> Result<BTreeMap<String, String>, Lie> {
     if wire.len() > limits::PAIRS {
         return Err(format!("there are {} {what}, and {} are allowed", wire.len(), limits::PAIRS));
     }
     let count = wire.len();
     for word in wire.iter().flat_map(|(key, value)| [key, value]) {
+        secret(word.as_bytes(), &format!("one of the {what}"), secrets)?;
         if word.len() > limits::WORD || word.chars().any(char::is_control) {
             return Err(format!("one of the {what} is longer than {} bytes or no plain text", limits::WORD));
         }
@@ -157,7 +178,8 @@ fn words(wire: Vec<(String, String)>, what: &str) -> Result<BTreeMap<String, Str
     Ok(map)
 }
 
-fn word(wire: &str, what: &str) -> Result<String, Lie> {
+pub(crate) fn word(wire: &str, what: &str, secrets: &Secrets) -> Result<String, Lie> {
+    secret(wire.as_bytes(), what, secrets)?;
     if wire.len() > limits::WORD || wire.chars().any(char::is_control) {
         return Err(format!("{what} is longer than {} bytes or no plain text", limits::WORD));
     }
@@ -166,6 +188,8 @@ fn word(wire: &str, what: &str) -> Result<String, Lie> {
 
 /// A connection in the model's words; `check` of its grant is still to come.
 pub(crate) fn connection_from_wire(wire: types::Connection, powers: &Powers) -> Result<Connection, Lie> {
+    let texts = connection_texts(&wire);
+    texts.iter().try_for_each(|text| secret(text.as_bytes(), "a connection", &powers.secrets))?;
     let root = |grant: &str| root_of(&powers.directories, grant).map_err(|error| error.message);
     Ok(match wire {
         types::Connection::Directory(types::Beneath { grant, path }) => {
@@ -190,26 +214,49 @@ pub(crate) fn connection_from_wire(wire: types::Connection, powers: &Powers) -> 
     })
 }
 
+/// Every text of a connection.
+fn connection_texts(wire: &types::Connection) -> Vec<&str> {
+    fn all<'a>(list: &'a [String], rest: &[&'a String]) -> Vec<&'a str> {
+        list.iter().chain(rest.iter().copied()).map(String::as_str).collect()
+    }
+    match wire {
+        types::Connection::Directory(types::Beneath { grant, path })
+        | types::Connection::File(types::Beneath { grant, path }) => all(&[], &[grant, path]),
+        types::Connection::Device(types::Device { identity, value }) => all(&[], &[identity, value]),
+        types::Connection::Rbd(types::Rbd { monitors, pool, namespace, image, user }) => {
+            all(monitors, &[pool, namespace, image, user])
+        }
+        types::Connection::Iscsi(types::Iscsi { portals, iqn, lun: _, multipath, initiator }) => {
+            let mut texts = all(portals, &[iqn]);
+            texts.extend(multipath.iter().chain(initiator).map(String::as_str));
+            texts
+        }
+        types::Connection::Nbd(types::Nbd { server, export }) => all(&[], &[server, export]),
+        types::Connection::Nfs(types::Nfs { server, path, options }) => all(options, &[server, path]),
+    }
+}
+
 pub(crate) fn volume_from_wire(wire: types::Volume, powers: &Powers) -> Result<Made, Lie> {
+    let secrets = &powers.secrets;
     Ok(Made {
-        handle: handle(&wire.handle)?,
+        handle: handle(&wire.handle, secrets)?,
         size: size(wire.size_bytes)?,
-        mark: mark(wire.mark)?,
-        token: token(wire.token)?,
+        mark: mark(wire.mark, secrets)?,
+        token: token(wire.token, secrets)?,
         connection: wire.connection.map(|wire| connection_from_wire(wire, powers)).transpose()?,
-        topology: words(wire.topology, "topology keys")?,
-        parameters: wire.parameters.map(|wire| words(wire, "parameters")).transpose()?,
+        topology: words(wire.topology, "topology keys", secrets)?,
+        parameters: wire.parameters.map(|wire| words(wire, "parameters", secrets)).transpose()?,
     })
 }
 
-pub(crate) fn snapshot_from_wire(wire: types::Snapshot) -> Result<Shot, Lie> {
+pub(crate) fn snapshot_from_wire(wire: types::Snapshot, secrets: &Secrets) -> Result<Shot, Lie> {
     Ok(Shot {
-        handle: handle(&wire.handle)?,
+        handle: handle(&wire.handle, secrets)?,
         size: size(wire.size_bytes)?,
         cut: wire.cut_ms.map(Timestamp),
         ready: wire.ready,
-        mark: mark(wire.mark)?,
-        token: token(wire.token)?,
+        mark: mark(wire.mark, secrets)?,
+        token: token(wire.token, secrets)?,
     })
 }
 
@@ -218,12 +265,14 @@ pub(crate) fn page_from_wire<W, T>(
     items: Vec<W>,
     next: Option<String>,
     asked: Option<&str>,
+    secrets: &Secrets,
     item: impl Fn(W) -> Result<T, Lie>,
 ) -> Result<Page<T>, Lie> {
     if items.len() > limits::ITEMS {
         return Err(format!("a page holds {} items, and {} are allowed", items.len(), limits::ITEMS));
     }
     if let Some(next) = &next {
+        secret(next.as_bytes(), "the next page's token", secrets)?;
         if next.is_empty() || next.len() > limits::PAGE {
             return Err(format!(
                 "the next page's token is {} bytes long, and 1 to {} are allowed",
@@ -243,8 +292,8 @@ pub(crate) fn check_from_wire(wire: &identity::Status, secrets: &Secrets) -> Res
         return Err("the fingerprint is empty".into());
     }
     Ok(Check {
-        fingerprint: Fingerprint(word(&wire.fingerprint, "the fingerprint")?),
-        note: text::line(&secrets.redact(wire.note.clone()), limits::TEXT),
+        fingerprint: Fingerprint(word(&wire.fingerprint, "the fingerprint", secrets)?),
+        note: secrets.line(&wire.note, limits::TEXT),
     })
 }
 
@@ -261,12 +310,13 @@ pub(crate) fn room_from_wire(wire: capacity::Room) -> Room {
 }
 
 pub(crate) fn health_from_wire(wire: health::Condition, secrets: &Secrets) -> Result<Health, Lie> {
+    secret(wire.reason.as_bytes(), "a health reason", secrets)?;
     if wire.reason.len() > 128 || !wire.reason.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err("a health reason is no CamelCase word".into());
     }
     Ok(Health {
         reason: wire.reason,
-        message: text::line(&secrets.redact(wire.message), limits::TEXT),
+        message: secrets.line(&wire.message, limits::TEXT),
         severe: wire.severe,
     })
 }
@@ -275,7 +325,9 @@ pub(crate) fn health_from_wire(wire: health::Condition, secrets: &Secrets) -> Re
 pub(crate) fn description_from_wire(
     wire: identity::Description,
     offers: &abilities::Abilities,
+    secrets: &Secrets,
 ) -> Result<Description, Lie> {
+    secret(wire.name.as_bytes(), "its name", secrets)?;
     let name = text::line(&wire.name, 63);
     if name.is_empty() || name != wire.name {
         return Err("its name is empty, too long, or no plain text".into());
@@ -294,10 +346,10 @@ pub(crate) fn description_from_wire(
     }
     let parameters = wire.parameters.into_iter().map(|wire| {
         Ok(Parameter {
-            name: word(&wire.name, "a parameter's name")?,
-            summary: text::line(&wire.summary, limits::TEXT),
-            default: word(&wire.default, "a parameter's default")?,
-            shape: word(&wire.shape, "a parameter's shape")?,
+            name: word(&wire.name, "a parameter's name", secrets)?,
+            summary: secrets.line(&wire.summary, limits::TEXT),
+            default: word(&wire.default, "a parameter's default", secrets)?,
+            shape: word(&wire.shape, "a parameter's shape", secrets)?,
             mutable: wire.mutable,
         })
     });
@@ -308,8 +360,8 @@ pub(crate) fn description_from_wire(
     let snapshots = offers.snapshots.is_some() && wire.snapshots;
     Ok(Description {
         plugin: name,
-        version: text::line(&wire.version, 63),
-        summary: text::line(&wire.summary, limits::TEXT),
+        version: secrets.line(&wire.version, 63),
+        summary: secrets.line(&wire.summary, limits::TEXT),
         min_size,
         max_size,
         size_step,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kato_orchestrator::{Error, Kind};
 
 use super::abi::kato::storage::types::{self, ErrorKind};
-use crate::{grants::credentials::Secrets, guest::Notes, limits, text};
+use crate::{grants::credentials::Secrets, guest::Notes, limits};
 
 /// Whether a kind of refusal can be final at all. The others say that nothing is known, or that it passes.
 pub(crate) fn refuses(kind: ErrorKind) -> bool {
@@ -52,11 +52,13 @@ pub(crate) fn pause(milliseconds: Option<u64>) -> Option<Duration> {
 /// A guest's error as ours, pending. What the host denied during the call explains an error better than the
 /// guest can, to whom a denied request may look like a reset connection.
 pub(crate) fn from_wire(error: types::Error, notes: &Notes, secrets: &Secrets) -> Error {
-    let said = text::line(&secrets.redact(error.message), limits::TEXT);
+    let said = secrets.line(&error.message, limits::TEXT);
     let said = if said.is_empty() { "the plugin gave no reason".to_owned() } else { said };
-    let mut ours = match notes.denial() {
-        Some(denial) if !said.contains(&denial.message) => {
-            Error::permission_denied(format!("{} (the plugin says: {said})", denial.message))
+    // A denial quotes what the guest tried.
+    let denial = notes.denial().map(|denial| secrets.line(&denial.message, limits::TEXT));
+    let mut ours = match denial {
+        Some(denial) if !said.contains(&denial) => {
+            Error::permission_denied(format!("{denial} (the plugin says: {said})"))
         }
         Some(_) => Error::permission_denied(said),
         None => Error::new(kind(error.kind), said),
@@ -67,7 +69,7 @@ pub(crate) fn from_wire(error: types::Error, notes: &Notes, secrets: &Secrets) -
     if let Some(wait) = pause(error.retry_after_ms) {
         ours = ours.retry_after(wait);
     }
-    let detail = text::line(&secrets.redact(error.detail), limits::TEXT);
+    let detail = secrets.line(&error.detail, limits::TEXT);
     if !detail.is_empty() {
         ours = ours.caused_by(Detail(detail));
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use kato_orchestrator::{
     Error,
-    model::{Bytes, CapacityRange, Token},
+    model::{Bytes, CapacityRange, Connection, Token},
     ports::backend::{
         Asking, Attached, Attachments, Cut, Cutting, Effect, Extras, Grow, Health, NodeFacts, Page, Polling,
         Room, Shot, Snapshots, Standing, Which,
@@ -18,7 +18,8 @@ use super::{
     abi::exports::kato::storage::{attachments, fencing, grow, modify, polling, snapshots},
     abi::kato::storage::types,
     call::Entered,
-    convert, reachable, verify,
+    convert::{self, Lie},
+    reachable, verify,
 };
 use crate::limits;
 
@@ -35,9 +36,7 @@ macro_rules! ability {
 
 impl Plugin {
     fn pending<T>(&self, function: &'static str, wire: types::Pending) -> Result<Effect<T>, Error> {
-        convert::pending_from_wire(wire, &self.caller.ground.powers.secrets)
-            .map(Effect::Pending)
-            .map_err(self.lied(function))
+        convert::pending_from_wire(wire, self.secrets()).map(Effect::Pending).map_err(self.lied(function))
     }
 
     async fn look_at_snapshots(&self, which: &[Which]) -> Result<Vec<Option<Shot>>, Error> {
@@ -54,7 +53,8 @@ impl Plugin {
             let lied = self.lied("snapshots.inspect");
             verify::counted(answer.len(), batch.len()).map_err(&lied)?;
             for (which, wire) in batch.iter().zip(answer) {
-                let shot = wire.map(convert::snapshot_from_wire).transpose().map_err(&lied)?;
+                let shot = wire.map(|wire| convert::snapshot_from_wire(wire, self.secrets()));
+                let shot = shot.transpose().map_err(&lied)?;
                 if let Some(shot) = &shot {
                     verify::found(shot, which).map_err(&lied)?;
                 }
@@ -92,6 +92,23 @@ impl Plugin {
         let attached = volume.attached.clone();
         verify::found(&self.volume(volume).map_err(&lied)?, which).map_err(&lied)?;
         Ok(attached)
+    }
+}
+
+impl Plugin {
+    /// Takes the way to the bytes of an attached volume for its token, unless it is another volume's that is still
+    /// attached: the node would mount one tenant's bytes for another. What was detached may pass its place on.
+    async fn settle_way(&self, connection: &Connection, token: &Token) -> Result<(), Lie> {
+        let way = verify::way(connection);
+        let other = self.given().other(&way, token);
+        if let Some(other) = other {
+            let before = Which { token: other.clone(), handle: None };
+            if matches!(self.attached_to(&before).await, Ok(Some(nodes)) if !nodes.is_empty()) {
+                return Err(format!("it gave {way} to two attached volumes, {other} and {token}"));
+            }
+        }
+        self.given().keep(way, token);
+        Ok(())
     }
 }
 
@@ -195,10 +212,11 @@ impl Attachments for Plugin {
                     convert::connection_from_wire(attached.connection, &self.caller.ground.powers);
                 let connection = connection.map_err(&lied)?;
                 reachable.map_err(|error| self.unconnectable(error))?;
-                if attached.client.as_ref().is_some_and(|client| client.len() > limits::WORD) {
-                    return Err(lied("the client's identity is too long".into()));
-                }
-                Ok(Effect::Done(Attached { connection, client: attached.client }))
+                self.settle_way(&connection, &which.token).await.map_err(&lied)?;
+                let client = attached.client;
+                let client =
+                    client.map(|client| convert::word(&client, "the client's identity", self.secrets()));
+                Ok(Effect::Done(Attached { connection, client: client.transpose().map_err(&lied)? }))
             }
         }
     }
@@ -299,7 +317,7 @@ impl Snapshots for Plugin {
             snapshots::CutAnswer::Done(wire) => {
                 let lied = self.lied("snapshots.cut");
                 verify::source(wire.volume.as_deref(), &volume).map_err(&lied)?;
-                let shot = convert::snapshot_from_wire(wire).map_err(&lied)?;
+                let shot = convert::snapshot_from_wire(wire, self.secrets()).map_err(&lied)?;
                 verify::made(&shot, &token).map_err(&lied)?;
                 Ok(Effect::Done(shot))
             }
@@ -345,8 +363,10 @@ impl Snapshots for Plugin {
                 })
             })
             .await?;
-        convert::page_from_wire(answer.items, answer.next, asked.as_deref(), convert::snapshot_from_wire)
-            .map_err(self.lied("snapshots.list"))
+        convert::page_from_wire(answer.items, answer.next, asked.as_deref(), self.secrets(), |wire| {
+            convert::snapshot_from_wire(wire, self.secrets())
+        })
+        .map_err(self.lied("snapshots.list"))
     }
 }
 
@@ -426,9 +446,7 @@ impl Extras for Plugin {
             let lied = self.lied("health.health");
             verify::counted(answer.len(), batch.len()).map_err(&lied)?;
             for wire in answer {
-                conditions.push(
-                    convert::health_from_wire(wire, &self.caller.ground.powers.secrets).map_err(&lied)?,
-                );
+                conditions.push(convert::health_from_wire(wire, self.secrets()).map_err(&lied)?);
             }
         }
         Ok(conditions)
@@ -453,10 +471,9 @@ impl Polling for Plugin {
             for wire in answer {
                 standings.push(match wire {
                     polling::Standing::Ready => Standing::Ready,
-                    polling::Standing::Still(pending) => Standing::Still(
-                        convert::pending_from_wire(pending, &self.caller.ground.powers.secrets)
-                            .map_err(&lied)?,
-                    ),
+                    polling::Standing::Still(pending) => {
+                        Standing::Still(convert::pending_from_wire(pending, self.secrets()).map_err(&lied)?)
+                    }
                 });
             }
         }

@@ -33,9 +33,10 @@ use self::{
     abi::{exports::kato::storage::volumes, kato::storage::types},
     call::{Answer, Caller, Class, Entered, Failure},
     convert::Lie,
-    verify::Handles,
+    verify::Given,
 };
 use crate::{
+    grants::credentials::Secrets,
     guest::{Ground, Notes},
     limits,
 };
@@ -44,7 +45,7 @@ use crate::{
 pub(crate) struct Plugin {
     caller: Arc<Caller>,
     description: Description,
-    handles: Mutex<Handles>,
+    given: Mutex<Given>,
 }
 
 /// Whether the connections of these volumes are granted.
@@ -94,13 +95,18 @@ impl Plugin {
                 error::from_wire(error, &notes, &caller.ground.powers.secrets).about(caller.subject())
             }
         })?;
-        let description = convert::description_from_wire(wire, &caller.loaded.abilities)
+        let secrets = &caller.ground.powers.secrets;
+        let description = convert::description_from_wire(wire, &caller.loaded.abilities, secrets)
             .map_err(|lie| caller.lied("identity.describe", lie))?;
-        Ok(Self { caller, description, handles: Mutex::default() })
+        Ok(Self { caller, description, given: Mutex::default() })
     }
 
     fn lied(&self, function: &'static str) -> impl Fn(Lie) -> Error {
-        move |lie| self.caller.lied(function, lie)
+        move |lie| self.caller.lied(function, self.secrets().redact(lie))
+    }
+
+    fn secrets(&self) -> &Secrets {
+        &self.caller.ground.powers.secrets
     }
 
     /// A refusal as our error, pending.
@@ -109,7 +115,7 @@ impl Plugin {
             let backend = self.caller.ground.backend.as_str().to_owned();
             metrics::counter!("kato_plugin_denied_total", "backend" => backend).increment(1);
         }
-        error::from_wire(error, notes, &self.caller.ground.powers.secrets).about(self.caller.subject())
+        error::from_wire(error, notes, self.secrets()).about(self.caller.subject())
     }
 
     /// Calls a function that only reads: its refusal changes nothing, so it is final.
@@ -202,24 +208,23 @@ impl Plugin {
         }
     }
 
-    /// Takes a handle for a token, unless the plugin gave it to another one that still stands.
-    async fn settle_handle(&self, made: &Made, token: &Token) -> Result<(), Lie> {
-        let other = self.handles().other(&made.handle, token);
-        if let Some(other) = other {
-            let before = Which { token: other.clone(), handle: Some(made.handle.clone()) };
-            if !matches!(self.look(&[before]).await.as_deref(), Ok([None])) {
-                return Err(format!(
-                    "it gave the handle {} to two volumes, {other} and {token}",
-                    made.handle
-                ));
+    /// Takes handle and connection for a token, unless the plugin gave one of them to another that still stands.
+    async fn settle_marks(&self, made: &Made, token: &Token) -> Result<(), Lie> {
+        for mark in verify::marks(made) {
+            let other = self.given().other(&mark, token);
+            if let Some(other) = other {
+                let before = Which { token: other.clone(), handle: None };
+                if !matches!(self.look(&[before]).await.as_deref(), Ok([None])) {
+                    return Err(format!("it gave {mark} to two volumes, {other} and {token}"));
+                }
             }
+            self.given().keep(mark, token);
         }
-        self.handles().keep(&made.handle, token);
         Ok(())
     }
 
-    fn handles(&self) -> std::sync::MutexGuard<'_, Handles> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    fn given(&self) -> std::sync::MutexGuard<'_, Given> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -238,8 +243,7 @@ impl Backend for Plugin {
                 })
             })
             .await?;
-        convert::check_from_wire(&status, &self.caller.ground.powers.secrets)
-            .map_err(self.lied("identity.check"))
+        convert::check_from_wire(&status, self.secrets()).map_err(self.lied("identity.check"))
     }
 
     async fn create(&self, wish: Create) -> Result<Effect<Made>, Error> {
@@ -268,15 +272,13 @@ impl Backend for Plugin {
         let lied = self.lied("volumes.create");
         match answer {
             volumes::Created::Pending(pending) => {
-                convert::pending_from_wire(pending, &self.caller.ground.powers.secrets)
-                    .map(Effect::Pending)
-                    .map_err(lied)
+                convert::pending_from_wire(pending, self.secrets()).map(Effect::Pending).map_err(lied)
             }
             volumes::Created::Done(volume) => {
                 let made = self.volume(volume).map_err(&lied)?;
                 verify::made(&made, &token).map_err(&lied)?;
                 verify::sized(&made, size).map_err(&lied)?;
-                self.settle_handle(&made, &token).await.map_err(&lied)?;
+                self.settle_marks(&made, &token).await.map_err(&lied)?;
                 connectable.map_err(|error| self.unconnectable(error))?;
                 Ok(Effect::Done(made))
             }
@@ -303,13 +305,11 @@ impl Backend for Plugin {
             )
             .await?;
         match answer {
-            volumes::Deleted::Pending(pending) => {
-                convert::pending_from_wire(pending, &self.caller.ground.powers.secrets)
-                    .map(Effect::Pending)
-                    .map_err(self.lied("volumes.delete"))
-            }
+            volumes::Deleted::Pending(pending) => convert::pending_from_wire(pending, self.secrets())
+                .map(Effect::Pending)
+                .map_err(self.lied("volumes.delete")),
             volumes::Deleted::Done => {
-                self.handles().forget(&which.token);
+                self.given().forget(&which.token);
                 Ok(Effect::Done(()))
             }
         }
@@ -333,8 +333,10 @@ impl Backend for Plugin {
             .await?;
         let (connectable, answer) = answer;
         let page =
-            convert::page_from_wire(answer.items, answer.next, asked.as_deref(), |wire| self.volume(wire))
-                .map_err(self.lied("volumes.list"))?;
+            convert::page_from_wire(answer.items, answer.next, asked.as_deref(), self.secrets(), |wire| {
+                self.volume(wire)
+            })
+            .map_err(self.lied("volumes.list"))?;
         connectable.map_err(|error| self.unconnectable(error))?;
         Ok(page)
     }

@@ -1,11 +1,12 @@
 //! Whether an answer fits its question. A plugin that lies, by malice or by a bug, could have the house hand
 //! one tenant's volume to another, so what can be told apart here is told apart: another token than was
-//! asked for, another handle than was named, one handle for two wishes, a size outside of the range.
+//! asked for, another handle than was named, one handle or one connection for two wishes, a size outside of the
+//! range.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use kato_orchestrator::{
-    model::{CapacityRange, Handle, Token},
+    model::{CapacityRange, Connection, Handle, Token},
     ports::backend::{Made, Shot, Which},
 };
 
@@ -84,25 +85,35 @@ pub(crate) fn counted(answered: usize, asked: usize) -> Result<(), Lie> {
     }
 }
 
-/// Which token each handle was last answered for. It forgets the oldest: it is here to catch a plugin that
-/// gives one handle to two wishes, and no second copy of the records.
-#[derive(Debug, Default)]
-pub(crate) struct Handles {
-    tokens: BTreeMap<Handle, Token>,
-    order: VecDeque<Handle>,
+/// What a volume is told apart by: its handle, and the way to its bytes where it has one of its own.
+pub(crate) fn marks(made: &Made) -> impl Iterator<Item = String> {
+    std::iter::once(format!("the handle {}", made.handle)).chain(made.connection.as_ref().map(way))
 }
 
-impl Handles {
-    const KEPT: usize = 4096;
+/// A way to a volume's bytes, as a mark.
+pub(crate) fn way(connection: &Connection) -> String {
+    format!("the connection {connection:?}")
+}
 
-    /// The other token that this handle was answered for.
-    pub(crate) fn other(&self, handle: &Handle, token: &Token) -> Option<Token> {
-        self.tokens.get(handle).filter(|known| *known != token).cloned()
+/// Which token each handle and connection was last answered for. It forgets the oldest: it is here to catch a
+/// plugin that gives one of them to two wishes, and no second copy of the records.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    tokens: BTreeMap<String, Token>,
+    order: VecDeque<String>,
+}
+
+impl Given {
+    const KEPT: usize = 8192;
+
+    /// The other token that this was answered for.
+    pub(crate) fn other(&self, mark: &str, token: &Token) -> Option<Token> {
+        self.tokens.get(mark).filter(|known| *known != token).cloned()
     }
 
-    pub(crate) fn keep(&mut self, handle: &Handle, token: &Token) {
-        if self.tokens.insert(handle.clone(), token.clone()).is_none() {
-            self.order.push_back(handle.clone());
+    pub(crate) fn keep(&mut self, mark: String, token: &Token) {
+        if self.tokens.insert(mark.clone(), token.clone()).is_none() {
+            self.order.push_back(mark);
         }
         while self.order.len() > Self::KEPT {
             if let Some(oldest) = self.order.pop_front() {
@@ -113,7 +124,7 @@ impl Handles {
 
     pub(crate) fn forget(&mut self, token: &Token) {
         self.tokens.retain(|_, known| known != token);
-        self.order.retain(|handle| self.tokens.contains_key(handle));
+        self.order.retain(|mark| self.tokens.contains_key(mark));
     }
 }
 
@@ -123,17 +134,16 @@ mod tests {
 
     #[test]
     fn a_handle_is_remembered_until_its_thing_is_deleted() {
-        let mut handles = Handles::default();
+        let mut given = Given::default();
         let (a, b) = (Token::parse("a").unwrap(), Token::parse("b").unwrap());
-        let handle = Handle::parse("vol-1").unwrap();
-        handles.keep(&handle, &a);
-        assert_eq!(handles.other(&handle, &a), None);
-        assert_eq!(handles.other(&handle, &b), Some(a.clone()));
-        handles.forget(&a);
-        assert_eq!(handles.other(&handle, &b), None);
-        for number in 0..Handles::KEPT + 10 {
-            handles.keep(&Handle::parse(&number.to_string()).unwrap(), &a);
+        given.keep("vol-1".into(), &a);
+        assert_eq!(given.other("vol-1", &a), None);
+        assert_eq!(given.other("vol-1", &b), Some(a.clone()));
+        given.forget(&a);
+        assert_eq!(given.other("vol-1", &b), None);
+        for number in 0..Given::KEPT + 10 {
+            given.keep(number.to_string(), &a);
         }
-        assert_eq!(handles.tokens.len(), Handles::KEPT);
+        assert_eq!(given.tokens.len(), Given::KEPT);
     }
 }

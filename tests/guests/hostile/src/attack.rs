@@ -9,8 +9,9 @@ use kato_plugin_sdk::{
     types::{Beneath, Connection, Device, Error, ErrorKind, Nbd, Nfs, Pair, Pending},
     volumes::{Created, Wish},
 };
+use wasip2::clocks::monotonic_clock;
 
-use crate::{honest, request, value};
+use crate::{honest, leak, raw, request, value};
 
 /// The directory that the suite grants.
 const DATA: Granted = Granted("data");
@@ -52,19 +53,20 @@ pub fn create(configuration: &[Pair], wish: Wish) -> Result<Created, Error> {
         "large" => volume.size_bytes = u64::MAX,
         "other-token" => volume.token = Some("somebody-elses".into()),
         "same-handle" => volume.handle = "the-one-volume".into(),
-        "long-resume" => {
-            return Ok(Created::Pending(Pending {
-                resume: vec![0; 4097],
-                retry_after_ms: 0,
-                note: String::new(),
-            }));
+        "resume" => {
+            let length = argument.parse().unwrap_or(0);
+            let note = String::new();
+            return Ok(Created::Pending(Pending { resume: vec![0; length], retry_after_ms: 0, note }));
         }
         "for-ever" => {
             let note = "soon\u{1b}[5m".into();
             return Ok(Created::Pending(Pending { resume: vec![7], retry_after_ms: u64::MAX, note }));
         }
         "refuse" => return Err(Error::new(kind(argument), "no")),
-        "throttle" => return Err(Error::new(ErrorKind::Throttled, "slow down").retry_after_ms(50)),
+        "throttle" => {
+            let pause = argument.parse().unwrap_or(50);
+            return Err(Error::new(ErrorKind::Throttled, "slow down").retry_after_ms(pause));
+        }
         "write" => DATA.write(argument, b"x")?,
         "read" => drop(DATA.read(argument)?),
         "assemble" => DATA.assemble("v", ".v", &[(argument.to_owned(), Piece::Directory)])?,
@@ -92,12 +94,28 @@ pub fn create(configuration: &[Pair], wish: Wish) -> Result<Created, Error> {
             volume.connection =
                 Some(Connection::Nfs(Nfs { server: server.into(), path: path.into(), options }));
         }
+        "raw" => return raw::create(argument, volume),
+        "clock" => clock(argument),
+        "leak" => return leak::create(configuration, volume),
+        "inflate" => {
+            let packed = request::fetch(argument)?;
+            let length = packed.len();
+            // The ten bytes before it are gzip's own.
+            let whole = miniz_oxide::inflate::decompress_to_vec(packed.get(10..).unwrap_or_default());
+            return Err(Error::internal(format!(
+                "{length} bytes became {:?}",
+                whole.map(|whole| whole.len())
+            )));
+        }
         "request" => {
             let answer = request::send(configuration, argument);
             if value(configuration, "refuse") == "yes" {
                 return Err(Error::invalid("the cloud did not like it"));
             }
-            let answer = answer?;
+            let mut answer = answer?;
+            if value(configuration, "backwards") == "yes" {
+                answer = answer.chars().rev().collect();
+            }
             return Err(Error::internal(format!("it answered {answer}")));
         }
         "command" => {
@@ -109,13 +127,6 @@ pub fn create(configuration: &[Pair], wish: Wish) -> Result<Created, Error> {
         _ => {}
     }
     Ok(Created::Done(volume))
-}
-
-/// What `check` does.
-pub fn check(behave: &str) {
-    if behave == "trap-in-check" {
-        panic!("again and again");
-    }
 }
 
 fn kind(word: &str) -> ErrorKind {
@@ -152,6 +163,39 @@ fn recurse(depth: u64) -> u64 {
 fn overrun(depth: u64) -> u64 {
     let frame = black_box([depth; 512]);
     overrun(black_box(depth + 1)).wrapping_add(frame[(depth % 512) as usize])
+}
+
+/// Takes `resume` for the whole truth: whatever volume it is about is the one that was made.
+pub fn replay(configuration: &[Pair], wish: Wish, resume: Option<Vec<u8>>) -> Created {
+    let size = wish.size.required_bytes.max(1);
+    match resume.map(String::from_utf8) {
+        Some(Ok(token)) => {
+            let mut volume = honest(&token, size);
+            if value(configuration, "argument") == "silent" {
+                volume.token = None;
+            }
+            Created::Done(volume)
+        }
+        _ => Created::Pending(Pending { resume: wish.token.into_bytes(), ..at_work(0) }),
+    }
+}
+
+/// Lives by the clock.
+fn clock(how: &str) {
+    match how {
+        // A busy wait.
+        "spin" => while monotonic_clock::now() > 0 {},
+        // The shortest of waits, without end.
+        "beat" => loop {
+            monotonic_clock::subscribe_duration(1).block();
+        },
+        // The longest one.
+        "far" => monotonic_clock::subscribe_duration(u64::MAX).block(),
+        // As many at once as it is given.
+        _ => loop {
+            std::mem::forget(monotonic_clock::subscribe_duration(u64::MAX));
+        },
+    }
 }
 
 fn devour() {

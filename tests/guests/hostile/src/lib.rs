@@ -3,19 +3,22 @@
 //! shows to be harmless. The attack happens in `create`; what `inspect` then says is `present`'s to choose.
 
 mod attack;
+mod leak;
+mod raw;
 mod request;
 
 use kato_plugin_sdk::{
-    grow, identity, polling, snapshots,
+    attachments, grow, identity, polling, snapshots,
     types::{
-        CapacityRange, Configuration, Cutting, Error, Pair, Pending, SnapshotPage, Volume, VolumePage, Which,
+        CapacityRange, Configuration, Connection, Cutting, Device, Error, Node, Pair, Pending, SnapshotPage,
+        Volume, VolumePage, Which,
     },
     volumes,
 };
 
 struct Hostile;
 
-kato_plugin_sdk::export!(Hostile with grow, polling, snapshots);
+kato_plugin_sdk::export!(Hostile with attachments, grow, polling, snapshots);
 
 /// A value of the configuration.
 fn value<'a>(configuration: &'a [Pair], name: &str) -> &'a str {
@@ -60,8 +63,7 @@ impl identity::Guest for Hostile {
     }
 
     fn check(configuration: Configuration) -> Result<identity::Status, Error> {
-        attack::check(value(&configuration, "behave"));
-        Ok(identity::Status { fingerprint: "the hostile one".into(), note: String::new() })
+        leak::check(&configuration)
     }
 }
 
@@ -71,10 +73,11 @@ impl volumes::Guest for Hostile {
         wish: volumes::Wish,
         resume: Option<Vec<u8>>,
     ) -> Result<volumes::Created, Error> {
-        if value(&configuration, "behave") == "slow" && resume.as_deref() != Some(&[0]) {
-            return Ok(volumes::Created::Pending(attack::at_work(3)));
+        match value(&configuration, "behave") {
+            "slow" if resume.as_deref() != Some(&[0]) => Ok(volumes::Created::Pending(attack::at_work(3))),
+            "replay" => Ok(attack::replay(&configuration, wish, resume)),
+            _ => attack::create(&configuration, wish),
         }
-        attack::create(&configuration, wish)
     }
 
     fn delete(
@@ -97,6 +100,10 @@ impl volumes::Guest for Hostile {
                 _ => None,
             })
             .collect();
+        if let Some((_, nodes)) = configuration.iter().find(|(key, _)| key == "attached") {
+            let nodes: Vec<_> = nodes.split_whitespace().map(str::to_owned).collect();
+            found.iter_mut().flatten().for_each(|volume| volume.attached = Some(nodes.clone()));
+        }
         match value(&configuration, "behave") {
             "blind" => return Err(Error::unavailable("the cloud is down")),
             "short" => drop(found.pop()),
@@ -108,6 +115,7 @@ impl volumes::Guest for Hostile {
     fn list(configuration: Configuration, page: Option<String>) -> Result<VolumePage, Error> {
         Ok(match value(&configuration, "behave") {
             "endless" => VolumePage { items: Vec::new(), next: page.or(Some("again".into())) },
+            "leak" => VolumePage { items: Vec::new(), next: Some(value(&configuration, "leak").into()) },
             "long-page" => {
                 let items = (0..10_001).map(|number| honest(&number.to_string(), 1)).collect();
                 VolumePage { items, next: None }
@@ -144,6 +152,41 @@ impl polling::Guest for Hostile {
             _ => {}
         }
         Ok(standings)
+    }
+}
+
+impl attachments::Guest for Hostile {
+    fn attach(
+        configuration: Configuration,
+        which: Which,
+        _node: Node,
+        _read_only: bool,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<attachments::Attaching, Error> {
+        if value(&configuration, "behave") == "refuse" {
+            return Err(Error::exhausted("no slot is free"));
+        }
+        // `identity value`, or a device of its own for every volume.
+        let argument = match value(&configuration, "argument") {
+            "" => format!("wwid naa.{}", which.token),
+            argument => argument.to_owned(),
+        };
+        let (identity, value_of) = argument.split_once(' ').unwrap_or((&argument, ""));
+        let connection = Connection::Device(Device { identity: identity.into(), value: value_of.into() });
+        let client = Some(value(&configuration, "client").to_owned()).filter(|client| !client.is_empty());
+        Ok(attachments::Attaching::Done(attachments::Attached { connection, client }))
+    }
+
+    fn detach(
+        configuration: Configuration,
+        _which: Which,
+        _node: Node,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<attachments::Detaching, Error> {
+        match value(&configuration, "behave") {
+            "refuse" => Err(Error::in_use("the node holds on to it")),
+            _ => Ok(attachments::Detaching::Done),
+        }
     }
 }
 

@@ -59,7 +59,21 @@ fn once(method: &str, url: &str, header: &str) -> Result<IncomingResponse, Strin
     }
 }
 
+/// The body of what a URL answers.
+pub fn fetch(url: &str) -> Result<Vec<u8>, Error> {
+    body(once("GET", url, "").map_err(Error::unavailable)?)
+}
+
 fn text(response: IncomingResponse) -> Result<String, Error> {
+    let told = response.headers().entries();
+    let told = told.iter().filter(|(name, _)| name.starts_with("x-"));
+    let told = told.map(|(name, value)| format!("{name}: {}; ", String::from_utf8_lossy(value)));
+    let told: String = told.collect();
+    let body = body(response)?;
+    Ok(format!("{told}{}", String::from_utf8_lossy(&body).chars().take(300).collect::<String>()))
+}
+
+fn body(response: IncomingResponse) -> Result<Vec<u8>, Error> {
     let lost = || Error::unavailable("the answer's body was lost");
     let body = response.consume().map_err(|()| lost())?;
     let stream = body.stream().map_err(|()| lost())?;
@@ -67,11 +81,10 @@ fn text(response: IncomingResponse) -> Result<String, Error> {
     loop {
         match stream.blocking_read(1 << 16) {
             Ok(chunk) => bytes.extend(chunk),
-            Err(StreamError::Closed) => break,
+            Err(StreamError::Closed) => return Ok(bytes),
             Err(error) => return Err(Error::unavailable(format!("the answer's body broke off: {error:?}"))),
         }
     }
-    Ok(String::from_utf8_lossy(&bytes).chars().take(200).collect())
 }
 
 fn explain(error: &ErrorCode) -> String {
