@@ -46,6 +46,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(5);
 /// How many instances may live at once in the whole daemon.
 pub(crate) const INSTANCES: u32 = 64;
 
+/// How much of a guest's memory stays with its slot.
+const KEPT: usize = 2 << 20;
+
 /// How many guests may go on computing at once after their first slice.
 const SHIFTS: usize = 2;
 
@@ -208,6 +211,12 @@ impl Drop for Engine {
 /// A pool of slots that is address space and no memory until it is used.
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        // Pages that a guest used are wiped and kept, instead of being given back and asked for again.
+        pool.pagemap_scan(wasmtime::Enabled::Yes)
+            .linear_memory_keep_resident(KEPT)
+            .table_keep_resident(KEPT);
+    }
     pool.total_component_instances(INSTANCES)
         .total_core_instances(INSTANCES * 8)
         .total_memories(INSTANCES * 2)
