@@ -98,6 +98,7 @@ impl Orchestrator {
             polls: Default::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            abandoning: CancellationToken::new(),
         });
         reconcile::start(&house).await?;
         Ok(Arc::new(Self { house }))
@@ -281,10 +282,17 @@ impl Orchestrator {
         self.house.journal.record::<ClusterId>(keys::cluster()).await.map(drop)
     }
 
-    /// Lets the steps in flight end and starts no more. Touches no mount.
-    pub async fn stop(&self) {
+    /// Starts no more steps, and lets those in flight end for so long; then they are dropped, which is what a crash does
+    /// to them. Touches no mount.
+    pub async fn stop(&self, patience: Duration) {
         self.house.stopping.cancel();
         self.house.tasks.close();
+        let clock = &self.house.ports.clock;
+        tokio::select! {
+            () = self.house.tasks.wait() => return,
+            () = clock.sleep_until(clock.now().plus(patience)) => {}
+        }
+        self.house.abandoning.cancel();
         self.house.tasks.wait().await;
     }
 

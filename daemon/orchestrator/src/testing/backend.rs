@@ -56,6 +56,8 @@ pub enum Fault {
     Pending(u32),
     /// Nobody hears of it, and it happens so much later, whoever is there then.
     Late(Duration),
+    /// It never answers, and nothing happens.
+    Hang,
 }
 
 /// Effects that are still to come true, and when.
@@ -255,9 +257,12 @@ impl FakeBackend {
         act: impl FnOnce(&mut BackendWorld) -> Result<T, Error> + Send + 'static,
     ) -> Result<Effect<T>, Error> {
         self.fuse.pass().await;
+        let fault = self.world().hears(verb);
+        if matches!(fault, Some(Fault::Hang)) {
+            std::future::pending::<()>().await;
+        }
         let answer = {
             let mut world = self.world();
-            let fault = world.hears(verb);
             let left = resume.and_then(|resume| resume.first().copied()).unwrap_or(0);
             match fault {
                 _ if left > 1 => Ok(later(left - 1)),
@@ -268,7 +273,7 @@ impl FakeBackend {
                     world.late.0.push((Instant::now() + after, Box::new(move |world| drop(act(world)))));
                     Err(Error::timeout("no answer").pending())
                 }
-                None => act(&mut world).map(Effect::Done),
+                Some(Fault::Hang) | None => act(&mut world).map(Effect::Done),
             }
         };
         self.fuse.pass().await;
@@ -555,6 +560,7 @@ impl Polling for FakeBackend {
         self.fuse.pass().await;
         match fault {
             Some(Fault::Refuse(error) | Fault::LoseAnswer(error)) => return Err(error),
+            Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Pending(_) | Fault::Late(_)) | None => {}
         }
         let standing = |asking: Asking| match asking.resume.first().copied() {
