@@ -134,6 +134,7 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
     let work = Chores { tasks: &chores, shutdown: &shutdown };
     work.tidy(&hall, &config.limits);
     work.watch(&hall, &config.limits);
+    work.consult(&hall, &config.limits);
     work.dump(&journal, &clock);
     work.fold(&metrics);
     work.beat(&notifier);

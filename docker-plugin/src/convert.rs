@@ -141,6 +141,9 @@ fn status_to_wire(view: &VolumeView) -> Map<String, Value> {
     if let Some(why) = broken {
         tell("health", format!("broken: {why}").into());
     }
+    if let Some(complaint) = &view.complaint {
+        tell("complaint", complaint.to_string().into());
+    }
     tell("class", volume.class.as_str().into());
     tell("backend", volume.backend.as_str().into());
     tell("size", view.size().to_string().into());
@@ -417,6 +420,7 @@ mod tests {
                 fs_behind: false,
                 intent: None,
             }],
+            complaint: None,
             publications: vec![Publication {
                 volume: id,
                 node,

@@ -1,9 +1,9 @@
 //! The hall's laws, one fact a test, against the fakes of its ports. What happens to mounts that break is
-//! `hall/health.rs`, changing parameters is `hall/modify.rs`.
+//! `hall/health.rs`, what backends say of their volumes is `hall/consult.rs`, changing parameters is `hall/modify.rs`.
 
+mod consult;
 mod health;
 mod modify;
-
 mod recovery;
 
 use std::{sync::Arc, time::Duration};

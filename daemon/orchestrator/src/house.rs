@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::{
     Catalog,
     census::Census,
+    consult::Complaints,
     drivers::{Drivers, Progress, Subject, Watcher},
     error::{Error, Kind, Retry},
     hall::{Config, Ports},
@@ -41,6 +42,8 @@ pub(crate) struct House {
     pub(crate) trusted: Mutex<HashMap<BackendName, Timestamp>>,
     /// Which volumes of this node do not answer now.
     pub(crate) stalls: Stalls,
+    /// What backends complained of.
+    pub(crate) complaints: Complaints,
     /// What was counted when somebody asked last.
     pub(crate) census: tokio::sync::Mutex<Census>,
     pub(crate) polls: Polls,

@@ -46,11 +46,24 @@ const COLUMNS: &[Column] = &[
     }),
     column("NOTE", |backend| match backend.get("problem") {
         Some(problem) => word(problem, "detail"),
-        None => word(backend, "note"),
+        None => match backend.get("health").map(health).unwrap_or_default() {
+            unwell if unwell.is_empty() => word(backend, "note"),
+            unwell => unwell,
+        },
     }),
     wide("IS", |backend| word(backend, "fingerprint")),
     wide("WAS", |backend| backend.get("bound").map(|bound| word(bound, "fingerprint")).unwrap_or_default()),
 ];
+
+/// What does not go well with a backend's volumes, in few words.
+fn health(said: &Json) -> String {
+    match (said.get("problem"), said.get("complaints").and_then(Json::as_u64)) {
+        (Some(_), _) => "cannot say how its volumes are".to_owned(),
+        (None, None | Some(0)) => String::new(),
+        (None, Some(1)) => "1 volume is unwell".to_owned(),
+        (None, Some(many)) => format!("{many} volumes are unwell"),
+    }
+}
 
 impl Verb {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {

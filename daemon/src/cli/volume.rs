@@ -160,10 +160,12 @@ const COLUMNS: &[Column] = &[
 fn state(volume: &Json) -> String {
     let failed = volume.get("intent").is_some_and(|intent| intent.get("last_error").is_some());
     let broken = list(volume, "mounts").any(|mount| word(mount, "state") == "broken");
-    let mark = match (broken, failed) {
-        (true, _) => " (broken)",
-        (false, true) => " (failing)",
-        (false, false) => "",
+    let unwell = volume.get("complaint").is_some();
+    let mark = match (broken, failed, unwell) {
+        (true, ..) => " (broken)",
+        (false, true, _) => " (failing)",
+        (false, false, true) => " (unwell)",
+        (false, false, false) => "",
     };
     word(volume, "state") + mark
 }
@@ -353,12 +355,15 @@ fn why(global: &Global, why: &Json) -> Result<Exit, Failure> {
     text.push('\n');
     for (title, field, none) in [
         ("waits for", "waits", "It waits for nothing."),
+        ("ails", "ails", ""),
         ("held by", "holders", "Nobody holds it."),
         ("kept by", "keeps", "Nothing keeps it from being deleted."),
     ] {
         let mut lines = list(why, field).filter_map(Json::as_str).peekable();
         if lines.peek().is_none() {
-            text.push_str(&format!("{none}\n"));
+            if !none.is_empty() {
+                text.push_str(&format!("{none}\n"));
+            }
             continue;
         }
         text.push_str(&format!("{title}:\n"));
