@@ -166,6 +166,10 @@ fn status_to_wire(view: &VolumeView) -> Map<String, Value> {
         };
         tell("filesystem", format!("{}{made}", volume.filesystem.fs).into());
     }
+    if let Some(held) = volume.held_still {
+        let words = format!("what it was copied from was held still for {} ms meanwhile", held.as_millis());
+        tell("copied", words.into());
+    }
     if !volume.wanted.parameters.is_empty() {
         tell("parameters", strings(&volume.wanted.parameters));
     }
@@ -392,6 +396,7 @@ mod tests {
                 actual: Some(Bytes::GIB),
                 actual_parameters: BTreeMap::new(),
                 source: None,
+                held_still: None,
                 handle: None,
                 connection: None,
                 topology: BTreeMap::new(),

@@ -195,6 +195,7 @@ pub(crate) fn volume_to_wire(view: &VolumeView, node: &NodeId) -> Json {
     );
     put(map, "path", view.path_on(node).map(Json::from));
     put(map, "source", volume.source.as_ref().map(source_to_wire));
+    put(map, "source_held_ms", volume.held_still.map(millis));
     put(map, "handle", volume.handle.as_ref().map(|handle| Json::from(handle.as_str())));
     put(map, "connection", volume.connection.as_ref().map(connection_to_wire));
     put(map, "topology", (!volume.topology.is_empty()).then(|| json!(volume.topology)));
@@ -398,6 +399,7 @@ pub(crate) fn snapshot_to_wire(snapshot: &Snapshot) -> Json {
     });
     if let Some(map) = wire.as_object_mut() {
         put(map, "cut", snapshot.cut.map(|moment| moment.to_string().into()));
+        put(map, "source_held_ms", snapshot.held_still.map(millis));
         put(map, "handle", snapshot.handle.as_ref().map(|handle| handle.as_str().into()));
         put(map, "parameters", (!snapshot.parameters.is_empty()).then(|| json!(snapshot.parameters)));
         let clones = (!snapshot.dependants.is_empty())

@@ -1,6 +1,10 @@
 //! `kato volume`: making, finding, growing and removing volumes, and saying why one waits.
 
-use std::{thread, time::Duration};
+use std::{
+    io::{self, Write},
+    thread,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
@@ -284,7 +288,20 @@ fn create(global: &Global, client: &Client, wish: Create) -> Result<Exit, Failur
             body.insert(key.to_owned(), value.into());
         }
     }
-    done(global, client.post("/v1/volumes", &Json::Object(body))?)
+    let made = client.post("/v1/volumes", &Json::Object(body))?;
+    tell_held(&made)?;
+    done(global, made)
+}
+
+/// Tells a person that writers had to wait for a copy. Programs find it in what was made.
+pub(super) fn tell_held(made: &Json) -> Result<(), Failure> {
+    if let Some(held) = made.get("source_held_ms").and_then(Json::as_u64) {
+        writeln!(
+            io::stderr().lock(),
+            "kato: whoever writes to the source had to wait for {held} ms while it was copied"
+        )?;
+    }
+    Ok(())
 }
 
 fn ls(global: &Global, client: &Client, wish: &List) -> Result<Exit, Failure> {
