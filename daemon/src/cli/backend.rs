@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Exit, Failure, Global,
     client::encode,
-    complete,
+    complete, filter,
     output::{Column, column, wide, word},
 };
 
@@ -16,7 +16,11 @@ use super::{
 pub(super) enum Verb {
     /// List backends
     #[command(visible_alias = "list")]
-    Ls,
+    Ls {
+        /// Only these: name= (with * for anything), usable=, plugin=, ability=
+        #[arg(long, short, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
+    },
     /// Tell everything about a backend
     #[command(alias = "get")]
     Inspect {
@@ -70,7 +74,10 @@ impl Verb {
         let client = global.client()?;
         let place = |name: &str| format!("/v1/backends/{}", encode(name));
         match self {
-            Self::Ls => global.out().list(&client.list("/v1/backends")?, COLUMNS)?,
+            Self::Ls { filter } => {
+                let found = filter::only(client.list("/v1/backends")?, &filter, filter::BACKENDS)?;
+                global.out().list(&found, COLUMNS)?;
+            }
             Self::Inspect { name } => global.out().things(vec![client.get(&place(&name))?])?,
             Self::Rebind { name } => {
                 let what = format!(

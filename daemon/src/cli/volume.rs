@@ -17,7 +17,7 @@ use super::{
     complete, each,
     filter::{self, Filter},
     output::{Column, Format, column, wide, word},
-    pairs,
+    pairs, watch,
 };
 
 /// How often a volume that is waited for is looked at.
@@ -307,38 +307,12 @@ pub(super) fn tell_held(made: &Json) -> Result<(), Failure> {
 fn ls(global: &Global, client: &Client, wish: &List) -> Result<Exit, Failure> {
     let filters = Filter::all(&wish.filter, filter::VOLUMES)?;
     let matches = |volume: &Json| filters.iter().all(|filter| filter.admits(volume));
-    let out = global.out();
-    if !wish.watch {
-        let volumes: Vec<Json> =
-            client.list("/v1/volumes")?.into_iter().filter(|volume| matches(volume)).collect();
-        out.list(&volumes, COLUMNS)?;
-        return Ok(Exit::Ok);
+    if wish.watch {
+        return watch::follow(global, client, "/v1/volumes", "volume", COLUMNS, matches);
     }
-    let mut first = true;
-    client.follow("/v1/volumes/watch", |event| {
-        let kind = word(&event, "event");
-        if kind == "failed" {
-            return Err(Failure::of_problem(event.get("problem").unwrap_or(&Json::Null)));
-        }
-        let mut volume = event.get("volume").cloned().unwrap_or_default();
-        match out.format {
-            // A volume that is gone has nothing left to be filtered by.
-            Format::Json if kind == "gone" || matches(&volume) => out.text(&format!("{event}\n")),
-            Format::Json => Ok(()),
-            _ if kind == "gone" => {
-                if let Some(volume) = volume.as_object_mut() {
-                    volume.insert("state".to_owned(), "gone".into());
-                }
-                global.out_without_headers().list(&[volume], COLUMNS)
-            }
-            _ if matches(&volume) => {
-                let out =
-                    if std::mem::take(&mut first) { global.out() } else { global.out_without_headers() };
-                out.list(&[volume], COLUMNS)
-            }
-            _ => Ok(()),
-        }
-    })?;
+    let volumes: Vec<Json> =
+        client.list("/v1/volumes")?.into_iter().filter(|volume| matches(volume)).collect();
+    global.out().list(&volumes, COLUMNS)?;
     Ok(Exit::Ok)
 }
 

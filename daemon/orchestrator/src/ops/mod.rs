@@ -1,6 +1,7 @@
 //! What can be asked of the hall: one file per verb, one command struct per request. An op is *validate,
 //! record the wish, wait*; it never drives. Both doors and the admin door call these and nothing else.
 
+mod change;
 mod create;
 mod delete;
 mod grow;
