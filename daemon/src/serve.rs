@@ -2,8 +2,8 @@
 //! doors. Sockets are bound early and answered late: whoever connects while we start is kept waiting, because
 //! Docker takes an error for "no such volume" and forgets it.
 //!
-//! The end is a stop, not a tidying: doors close, whoever waits is told, steps in flight end, records are flushed. No mount is touched,
-//! so containers go on and the next process finds everything as it was.
+//! The end is a stop, not a tidying: doors close, whoever waits is told, steps in flight end or are left to the next
+//! start, records are flushed. No mount is touched, so containers go on and the next process finds everything as it was.
 
 use std::{ffi::OsString, io, sync::Arc, time::Duration};
 
@@ -38,8 +38,12 @@ use crate::{
 /// How long requests in flight have to end by themselves, before all that wait are told that the daemon stops.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-/// How long steps in flight have to end. systemd waits for ninety seconds, then it kills.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long steps in flight have to end. A backend that hangs is not waited for: its call is dropped, as a crash would
+/// drop it, and the next start repeats it.
+const STEP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long the whole stop may take before the records are flushed and the process ends.
+const STOP_PATIENCE: Duration = Duration::from_secs(6);
 
 /// The most threads that are of use to a daemon that mostly waits.
 const MOST_THREADS: usize = 8;
@@ -130,6 +134,7 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
     let work = Chores { tasks: &chores, shutdown: &shutdown };
     work.tidy(&hall, &config.limits);
     work.watch(&hall, &config.limits);
+    work.consult(&hall, &config.limits);
     work.dump(&journal, &clock);
     work.fold(&metrics);
     work.beat(&notifier);
@@ -147,7 +152,7 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
         // A request may wait for a backend that is away, for as long as its caller does. It is told, not waited
         // for; what is about to end may end.
         let told = tokio::time::timeout(LAST_MOMENT, doors.wait()).await;
-        hall.stop().await;
+        hall.stop(STEP_PATIENCE).await;
         if told.is_err() {
             doors.wait().await;
         }

@@ -44,6 +44,19 @@ impl Chores<'_> {
         });
     }
 
+    /// Asks the backends how their volumes are. One that hangs keeps nobody from looking after the mounts.
+    pub(crate) fn consult(&self, hall: &Arc<Orchestrator>, limits: &Limits) {
+        let hall = Arc::clone(hall);
+        self.every(limits.watch_every, limits.watch_every, move || {
+            let hall = Arc::clone(&hall);
+            async move {
+                if let Err(error) = hall.consult().await {
+                    tracing::warn!(%error, "could not ask how the volumes are, and will try again");
+                }
+            }
+        });
+    }
+
     /// Keeps a dump of the records that is no older than a day.
     pub(crate) fn dump(&self, journal: &Arc<Journal>, clock: &Arc<dyn Clock>) {
         let (journal, clock, shutdown) = (Arc::clone(journal), Arc::clone(clock), self.shutdown.clone());

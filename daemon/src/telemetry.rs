@@ -74,6 +74,7 @@ impl Metrics {
             "How long the oldest unfinished wish has waited."
         );
         metrics::describe_gauge!("kato_mounts_stalled", "Mounts whose device does not answer now.");
+        metrics::describe_gauge!("kato_volumes_unwell", "Volumes that their backend complains of.");
         metrics::describe_counter!("kato_mounts_broke_total", "How often a mount was found broken.");
         metrics::describe_gauge!("kato_ops_inflight", "Steps that are being taken now.");
         metrics::describe_gauge!(
@@ -91,8 +92,16 @@ impl Metrics {
 
     /// The page for Prometheus.
     pub(crate) async fn page(&self, hall: &Orchestrator) -> Result<String, Error> {
-        let Gauges { volumes, snapshots, mounts, mounts_stalled, intents, oldest_intent, tombstones } =
-            hall.gauges().await?;
+        let Gauges {
+            volumes,
+            snapshots,
+            mounts,
+            mounts_stalled,
+            volumes_unwell,
+            intents,
+            oldest_intent,
+            tombstones,
+        } = hall.gauges().await?;
         for (name, states) in
             [("kato_volumes", volumes), ("kato_snapshots", snapshots), ("kato_mounts", mounts)]
         {
@@ -101,6 +110,7 @@ impl Metrics {
             }
         }
         metrics::gauge!("kato_mounts_stalled").set(number(mounts_stalled));
+        metrics::gauge!("kato_volumes_unwell").set(number(volumes_unwell));
         metrics::gauge!("kato_intents_open").set(number(intents));
         metrics::gauge!("kato_op_pending_age_seconds").set(oldest_intent.as_secs_f64());
         metrics::gauge!("kato_tombstones").set(number(tombstones));

@@ -141,6 +141,9 @@ fn status_to_wire(view: &VolumeView) -> Map<String, Value> {
     if let Some(why) = broken {
         tell("health", format!("broken: {why}").into());
     }
+    if let Some(complaint) = &view.complaint {
+        tell("complaint", complaint.to_string().into());
+    }
     tell("class", volume.class.as_str().into());
     tell("backend", volume.backend.as_str().into());
     tell("size", view.size().to_string().into());
@@ -162,6 +165,10 @@ fn status_to_wire(view: &VolumeView) -> Map<String, Value> {
             FsState::Formatted => "",
         };
         tell("filesystem", format!("{}{made}", volume.filesystem.fs).into());
+    }
+    if let Some(held) = volume.held_still {
+        let words = format!("what it was copied from was held still for {} ms meanwhile", held.as_millis());
+        tell("copied", words.into());
     }
     if !volume.wanted.parameters.is_empty() {
         tell("parameters", strings(&volume.wanted.parameters));
@@ -389,6 +396,7 @@ mod tests {
                 actual: Some(Bytes::GIB),
                 actual_parameters: BTreeMap::new(),
                 source: None,
+                held_still: None,
                 handle: None,
                 connection: None,
                 topology: BTreeMap::new(),
@@ -417,6 +425,7 @@ mod tests {
                 fs_behind: false,
                 intent: None,
             }],
+            complaint: None,
             publications: vec![Publication {
                 volume: id,
                 node,

@@ -191,6 +191,7 @@ fn volume(number: u32) -> Fallible<Volume> {
         actual: Some(Bytes(0)),
         actual_parameters: BTreeMap::new(),
         source: None,
+        held_still: None,
         connection: Some(Connection::Directory {
             root: "/var/lib/kato/volumes".to_owned(),
             path: handle.clone(),

@@ -1,9 +1,9 @@
 //! The hall's laws, one fact a test, against the fakes of its ports. What happens to mounts that break is
-//! `hall/health.rs`, changing parameters is `hall/modify.rs`.
+//! `hall/health.rs`, what backends say of their volumes is `hall/consult.rs`, changing parameters is `hall/modify.rs`.
 
+mod consult;
 mod health;
 mod modify;
-
 mod recovery;
 
 use std::{sync::Arc, time::Duration};
@@ -15,7 +15,7 @@ use kato_orchestrator::{
         CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExamineHouse, GrowVolume, MountVolume,
         SourceName, UnmountVolume, VolumeView,
     },
-    ports::Clock,
+    ports::{Clock, backend::Cutting},
     testing::{Fault, Verb},
 };
 
@@ -533,5 +533,78 @@ fn a_name_is_never_a_path_or_a_key() {
             assert_eq!(house.see(odd).await.volume.id, view.volume.id);
         }
         assert_eq!(house.hall.names(None, 100).await.unwrap().items.len(), 8);
+    });
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_backend_that_hangs_and_the_next_start_asks_it_again() {
+    let town = &Town::new(Nature::PLAIN);
+    town.live(|house| async move {
+        house.make("before").await;
+        house.backend.lock().unwrap().fault(Verb::Create, Fault::Hang);
+        let stop = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let begun = tokio::time::Instant::now();
+            house.hall.stop(Duration::from_secs(3)).await;
+            begun.elapsed()
+        };
+        let (asked, took) = tokio::join!(house.try_make("db"), stop);
+        assert!(asked.unwrap_err().message.contains("stopping"));
+        assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(4), "{took:?}");
+        assert_eq!(house.backend.lock().unwrap().tokens().len(), 1);
+    });
+    town.live(|house| async move {
+        house.make("db").await;
+        assert_eq!(house.backend.lock().unwrap().tokens().len(), 2);
+        let begun = tokio::time::Instant::now();
+        house.hall.stop(Duration::from_secs(3)).await;
+        assert!(begun.elapsed() < Duration::from_secs(1), "nothing was in flight");
+    });
+}
+
+#[test]
+fn a_copy_tells_for_how_long_its_source_had_to_stand_still() {
+    Town::new(Nature { cutting: Cutting::Copy, ..Nature::PLAIN }).live(|house| async move {
+        let snapshot = async |name: &str| {
+            house.hall.inspect_snapshot(&SnapshotName::parse(name).unwrap()).await.unwrap()
+        };
+        house.make("db").await;
+        house.take("db", "one").await.unwrap();
+        house.backend.lock().unwrap().fault(Verb::Cut, Fault::Pending(2));
+        house.cut("mounted", "db").await.unwrap();
+        let held = snapshot("mounted").await.held_still.unwrap();
+        assert!(held >= Duration::from_secs(2) && held < Duration::from_secs(10), "{held:?}");
+        let copy = CreateVolume {
+            source: Some(SourceName::Volume(name("db"))),
+            ..CreateVolume::named(name("copy"))
+        };
+        let made = house.hall.create(&house.context(), copy).await.unwrap().into_inner();
+        assert!(made.volume.held_still.is_some());
+        house.give("db", "one").await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        house.hall.tidy().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(house.see("db").await.mounts.is_empty());
+        house.cut("unmounted", "db").await.unwrap();
+        assert_eq!(snapshot("unmounted").await.held_still, None);
+    });
+}
+
+#[test]
+fn a_holder_whose_process_cannot_be_seen_is_never_reaped() {
+    let town = &Town::new(Nature::PLAIN);
+    town.live(|house| async move {
+        house.make("db").await;
+        for (by, pid) in [("unseen", 0), ("seen", 7)] {
+            let wish = MountVolume { caller: Some(Caller { pid, started: 1 }), ..mount_of("db", by) };
+            house.hall.mount(&house.context(), wish).await.unwrap();
+        }
+    });
+    // Both are doubtful after a start, and no other namespace shows either.
+    town.live(|house| async move {
+        house.machine.lock().unwrap().kill(7);
+        wait_tidily(&house, 3_600).await;
+        let holders: Vec<_> = house.see("db").await.publications;
+        assert_eq!(holders.iter().map(|one| one.holder.as_str()).collect::<Vec<_>>(), ["unseen"]);
     });
 }

@@ -39,7 +39,7 @@ use kato_plugin_host::{BackendSpec, Config, Grants, Limits, PluginHost};
 
 /// The hostile component, built once by the first test that needs it.
 #[expect(clippy::disallowed_methods, reason = "the guests are built by cargo")]
-fn component() -> Arc<[u8]> {
+pub(crate) fn component() -> Arc<[u8]> {
     static BUILT: OnceLock<Arc<[u8]>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests");

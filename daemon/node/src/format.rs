@@ -21,11 +21,13 @@ use crate::{
     command::{Program, Programs},
     connect::{open_device, size_of_device},
     errno::failed,
-    signature::{Signature, WINDOW, identify},
+    signature::{Signature, WINDOW, Xfs, identify},
 };
 
 /// How much is looked at where a copy of a superblock may be.
 const PEEK: u64 = 64 << 10;
+/// How much is looked at of a log: its first mount writes right behind what mkfs wrote.
+const LOG_PEEK: u64 = 1 << 20;
 /// mkfs.xfs refuses less.
 const XFS_MINIMUM: u64 = 300 << 20;
 
@@ -106,8 +108,13 @@ fn require_blank(device: &Path, wish: Wish) -> Result<u64, Error> {
     let (head, tail) = ends(&open, size)?;
     match identify(&head, &tail) {
         Some(found) if wish.resumed && found.is_made_by(wish.fs) => {
-            if matches!(&found, Signature::Ext(ext) if ext.was_mounted) {
-                return Err(not_blank(device, "an ext filesystem that has been mounted before"));
+            let was_mounted = match &found {
+                Signature::Ext(ext) => ext.was_mounted,
+                Signature::Xfs(xfs) => was_mounted(&open, size, xfs)?,
+                Signature::Foreign(_) => true,
+            };
+            if was_mounted {
+                return Err(not_blank(device, &format!("{} that has been mounted before", found.name())));
             }
         }
         Some(found) => return Err(not_blank(device, found.name())),
@@ -124,6 +131,17 @@ fn require_blank(device: &Path, wish: Wish) -> Result<u64, Error> {
         }
     }
     Ok(size)
+}
+
+/// Whether a whole xfs was ever mounted. Its superblock does not say so; its log does, and one whose log is not
+/// here is not ours.
+fn was_mounted(device: &File, size: u64, xfs: &Xfs) -> Result<bool, Error> {
+    if xfs.is_half_made {
+        return Ok(false);
+    }
+    let Some(log) = xfs.log.filter(|log| log.begin < size) else { return Ok(true) };
+    let first = read(device, log.begin, LOG_PEEK.min(log.length).min(size - log.begin))?;
+    Ok(!log.is_fresh(&first))
 }
 
 fn not_blank(device: &Path, what: &str) -> Error {

@@ -89,7 +89,7 @@ fn grow_xfs(directory: &File, device: &Path, size: u64) -> Result<(), Error> {
 fn xfs_sizes(directory: &File, device: &Path, size: u64) -> Result<(u64, u64, u32), Error> {
     let geometry = kernel::xfs_geometry(directory.as_fd())
         .map_err(|error| failed(format_args!("ask the xfs on {} for its size", device.display()), error))?;
-    let xfs = crate::signature::Xfs {
+    let xfs = crate::signature::XfsGeometry {
         block_size: u64::from(geometry.block_size.max(1)),
         blocks: geometry.data_blocks,
         group_blocks: u64::from(geometry.ag_blocks.max(1)),

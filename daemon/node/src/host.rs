@@ -19,7 +19,7 @@ use kato_orchestrator::{
         backend::Blankness,
         host::{
             Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations,
-            Prepare, Standing, Survey, Usage,
+            Prepare, Standing, Stray, Survey, Usage,
         },
     },
 };
@@ -295,6 +295,21 @@ impl Filesystems for LinuxHost {
         // A frozen filesystem cannot be unmounted by anybody.
         self.release(volume).await?;
         self.change(volume, Task::Unmount { way, places }).await.map(drop)
+    }
+
+    async fn remove_stray(&self, volume: Option<VolumeId>, stray: &Stray) -> Result<(), Error> {
+        let (Stray::Mount(path) | Stray::Device(path)) = stray;
+        let path = absolute(path)?;
+        let task = match stray {
+            Stray::Mount(_) => Task::UnmountStray { folders: self.folders(), path },
+            Stray::Device(_) => Task::FreeStray { granted: self.config.granted.clone(), path },
+        };
+        let subject = volume.map_or_else(|| "stray".to_owned(), |volume| volume.to_string());
+        self.pool.run(subject, self.job(volume, volume.is_some(), task), self.config.patience).await?;
+        if let Some(volume) = volume {
+            self.directories().remove(&volume);
+        }
+        Ok(())
     }
 
     async fn bind(&self, volume: VolumeId, from: &str, to: &str, read_only: bool) -> Result<(), Error> {

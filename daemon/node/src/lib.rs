@@ -24,6 +24,7 @@ mod grow;
 mod mount;
 mod root;
 mod signature;
+mod stray;
 
 mod health;
 mod holders;

@@ -41,9 +41,28 @@ pub(crate) struct Ext {
 /// The superblock of an xfs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Xfs {
+    pub(crate) geometry: XfsGeometry,
+    /// Its make has not come to its end: no kernel mounts it.
+    pub(crate) is_half_made: bool,
+    /// Its log, where that is on the same device.
+    pub(crate) log: Option<XfsLog>,
+}
+
+/// How large an xfs is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct XfsGeometry {
     pub(crate) block_size: u64,
     pub(crate) blocks: u64,
     pub(crate) group_blocks: u64,
+}
+
+/// Where the log of an xfs is, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct XfsLog {
+    pub(crate) begin: u64,
+    pub(crate) length: u64,
+    /// How much of it its make has written: one record that says "unmounted".
+    made: u64,
 }
 
 impl Signature {
@@ -72,12 +91,25 @@ impl Ext {
     }
 }
 
-impl Xfs {
+impl XfsGeometry {
     /// The most blocks that this filesystem can have on so many bytes: an allocation group has at least 64.
     pub(crate) fn blocks_on(&self, size: u64) -> u64 {
         let blocks = size / self.block_size;
         let rest = blocks % self.group_blocks;
         if rest > 0 && rest < 64 { blocks - rest } else { blocks }
+    }
+}
+
+impl XfsLog {
+    /// Whether the first bytes of the log are as a make leaves them: one record of the first cycle, then zeroes. A
+    /// kernel that mounts it stamps the blocks ahead before it does anything else, and none ever writes zeroes into
+    /// a log; one that xfs_repair has made anew is in a later cycle.
+    pub(crate) fn is_fresh(&self, first: &[u8]) -> bool {
+        const FIRST_CYCLE: u64 = 1;
+        let made = usize::try_from(self.made).unwrap_or(usize::MAX);
+        at(first, 0, b"\xfe\xed\xba\xbe")
+            && be32(first, 4) == Some(FIRST_CYCLE)
+            && first.get(made..).is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
     }
 }
 
@@ -215,6 +247,10 @@ fn be32(bytes: &[u8], offset: usize) -> Option<u64> {
     Some(u64::from(u32::from_be_bytes(word.try_into().ok()?)))
 }
 
+fn be64(bytes: &[u8], offset: usize) -> Option<u64> {
+    Some((be32(bytes, offset)? << 32) | be32(bytes, offset.checked_add(4)?)?)
+}
+
 /// Reads an ext superblock; the offsets are those of `struct ext4_super_block`.
 fn ext(head: &[u8]) -> Option<Ext> {
     const STATE_CLEAN: u64 = 1;
@@ -252,8 +288,25 @@ fn xfs(head: &[u8]) -> Option<Xfs> {
     if !at(head, 0, b"XFSB") {
         return None;
     }
-    let blocks = (be32(head, 8)? << 32) | be32(head, 12)?;
-    Some(Xfs { block_size: be32(head, 4)?.max(1), blocks, group_blocks: be32(head, 84)?.max(1) })
+    let geometry = XfsGeometry {
+        block_size: be32(head, 4)?.max(1),
+        blocks: be64(head, 8)?,
+        group_blocks: be32(head, 84)?.max(1),
+    };
+    Some(Xfs { geometry, is_half_made: *head.get(126)? != 0, log: xfs_log(head, geometry) })
+}
+
+/// A block's number is that of its group, and its place in the group in so many of the lower bits.
+fn xfs_log(head: &[u8], geometry: XfsGeometry) -> Option<XfsLog> {
+    let (first, bits) = (be64(head, 48).filter(|first| *first != 0)?, u32::from(*head.get(124)?));
+    let group = first.checked_shr(bits)?;
+    let within = first - group.checked_shl(bits)?;
+    let begin = group.checked_mul(geometry.group_blocks)?.checked_add(within)?;
+    Some(XfsLog {
+        begin: begin.checked_mul(geometry.block_size)?,
+        length: be32(head, 96)?.checked_mul(geometry.block_size)?,
+        made: be32(head, 196)?.max(1024),
+    })
 }
 
 #[cfg(test)]
@@ -310,8 +363,35 @@ mod tests {
         };
         assert_eq!(ext.blocks_on(4096 * (32768 + 599)), 32768);
         assert_eq!(ext.blocks_on(4096 * (32768 + 600)), 32768 + 600);
-        let xfs = Xfs { block_size: 4096, blocks: 1000, group_blocks: 1000 };
+        let xfs = XfsGeometry { block_size: 4096, blocks: 1000, group_blocks: 1000 };
         assert_eq!(xfs.blocks_on(4096 * 1063), 1000);
         assert_eq!(xfs.blocks_on(4096 * 1064), 1064);
+    }
+
+    #[test]
+    fn the_log_of_an_xfs_is_found_from_its_group_and_told_from_one_that_was_used() {
+        let mut head = vec![0; 4096];
+        head[..4].copy_from_slice(b"XFSB");
+        let mut put = |offset: usize, bytes: &[u8]| head[offset..offset + bytes.len()].copy_from_slice(bytes);
+        put(4, &4096u32.to_be_bytes());
+        put(8, &4000u64.to_be_bytes());
+        put(48, &((2u64 << 10) | 6).to_be_bytes());
+        put(84, &1000u32.to_be_bytes());
+        put(96, &500u32.to_be_bytes());
+        put(124, &[10]);
+        let xfs = xfs(&head).unwrap();
+        let log = xfs.log.unwrap();
+        assert_eq!(log, XfsLog { begin: (2 * 1000 + 6) * 4096, length: 500 * 4096, made: 1024 });
+
+        let mut first = vec![0; 64 << 10];
+        assert!(!log.is_fresh(&first), "no record at all");
+        first[..8].copy_from_slice(b"\xfe\xed\xba\xbe\0\0\0\x01");
+        first[700] = 1;
+        assert!(log.is_fresh(&first));
+        first[40_000] = 1;
+        assert!(!log.is_fresh(&first), "somebody wrote behind the first record");
+        first[40_000] = 0;
+        first[7] = 2;
+        assert!(!log.is_fresh(&first), "a later cycle");
     }
 }

@@ -61,6 +61,8 @@ pub(crate) enum Task {
     Health { way: Way, path: PathBuf, read_only: bool },
     Holders { path: PathBuf },
     Loops { granted: Vec<PathBuf> },
+    UnmountStray { folders: Vec<PathBuf>, path: PathBuf },
+    FreeStray { granted: Vec<PathBuf>, path: PathBuf },
 }
 
 /// A `DataRoot` on its way.

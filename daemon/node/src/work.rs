@@ -32,6 +32,7 @@ use crate::{
     mount::{self, Options},
     root,
     signature::{Ext, Signature},
+    stray,
     task::{self, Answer, Job, Task, Word},
     usage,
 };
@@ -73,6 +74,8 @@ pub(crate) fn perform(job: Job, daemon: &mut UnixStream) -> Result<Answer, Error
         Task::Health { way, path, read_only } => health::of_device(volume?, &way, &path, read_only)
             .map(|condition| Answer::Health(condition.into())),
         Task::Holders { path } => holders::of_mount(&path).map(Answer::Names),
+        Task::UnmountStray { folders, path } => stray::unmount(&folders, &path).map(|()| Answer::Done),
+        Task::FreeStray { granted, path } => stray::free(&granted, &path).map(|()| Answer::Done),
         Task::Loops { granted } => {
             let found = loopdev::beneath(&granted)?.into_iter().map(|device| {
                 let volume = device.volume.map(|volume| volume.to_string());

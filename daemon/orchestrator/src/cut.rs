@@ -3,7 +3,7 @@
 //! A snapshot is recorded as its volume's dependant before the first call, and let go when its moment is
 //! fixed, unless the backend says that snapshots need their volume.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tracing::warn;
@@ -103,7 +103,10 @@ async fn cut(
     let asked = house.now();
     let wish = Cutting { house, snapshot, source: &source, ability };
     match hold::copy(house, source.id, snapshot.intent.as_ref(), &wish).await {
-        Ok(Copied::Done(shot)) => record_cut(house, snapshot, backend, &shot, asked).await,
+        Ok(Copied::Done(shot, held_still)) => {
+            let cut = shot.cut.unwrap_or(asked);
+            record_cut(house, snapshot, backend, &Shot { cut: Some(cut), ..shot }, held_still).await
+        }
         Ok(Copied::Later(pending)) => later(house, snapshot, &pending, Durability::Durable).await,
         Ok(Copied::Unwanted) => Ok(()),
         Err(error) if error.token_burnt => raise_generation(house, snapshot).await,
@@ -170,7 +173,7 @@ async fn record_cut(
     snapshot: &Snapshot,
     backend: &Arc<dyn Backend>,
     shot: &Shot,
-    asked: Timestamp,
+    held_still: Option<Duration>,
 ) -> Result<(), Error> {
     let keeps_volume = backend.describe().abilities.snapshot_needs_volume;
     house
@@ -179,7 +182,8 @@ async fn record_cut(
             if let Some(now) = draft.snapshot(snapshot.id) {
                 now.handle = Some(shot.handle.clone());
                 now.size = shot.size;
-                now.cut = Some(shot.cut.unwrap_or(asked));
+                now.cut = shot.cut;
+                now.held_still = held_still;
                 if now.state == SnapshotState::Creating {
                     now.state = if shot.ready { SnapshotState::Ready } else { SnapshotState::Cut };
                     now.intent = None;

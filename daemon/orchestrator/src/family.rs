@@ -116,6 +116,7 @@ impl Family {
             attachments: self.attachments.values().cloned().collect(),
             mounts: self.mounts.values().cloned().collect(),
             publications: self.publications.values().cloned().collect(),
+            complaint: None,
         })
     }
 }

@@ -11,7 +11,9 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Catalog, doctor, drive,
+    Catalog,
+    consult::{self, Consultation},
+    doctor, drive,
     error::{Error, Outcome},
     house::House,
     journal::{Change, Journal},
@@ -94,10 +96,12 @@ impl Orchestrator {
             trusted: Mutex::default(),
             seen_elsewhere: Mutex::default(),
             stalls: Default::default(),
+            complaints: Default::default(),
             census: tokio::sync::Mutex::default(),
             polls: Default::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            abandoning: CancellationToken::new(),
         });
         reconcile::start(&house).await?;
         Ok(Arc::new(Self { house }))
@@ -209,7 +213,8 @@ impl Orchestrator {
         found: Result<Check, Error>,
     ) -> Result<BackendView, Error> {
         let bound = self.house.journal.record(keys::backend(name)).await?.value;
-        Ok(BackendView { name: name.clone(), description, bound, found })
+        let said = self.house.complaints.by(name);
+        Ok(BackendView { name: name.clone(), description, bound, found, said })
     }
 
     /// A person confirms that the backend under this name is to be believed, although it is another than
@@ -246,6 +251,11 @@ impl Orchestrator {
         watch::watch(&self.house).await
     }
 
+    /// Asks the backends how their volumes are. The daemon calls it every half a minute.
+    pub async fn consult(&self) -> Result<(), Error> {
+        consult::consult(&self.house).await
+    }
+
     /// Numbers for the metrics page and for `kato node inspect`.
     pub async fn gauges(&self) -> Result<Gauges, Error> {
         let journal = &self.house.journal;
@@ -272,6 +282,7 @@ impl Orchestrator {
             intents: (unfinished.len() + unfinished_snapshots.len()) as u64,
             oldest_intent: oldest,
             mounts_stalled: self.house.stalls.count() as u64,
+            volumes_unwell: self.house.complaints.count() as u64,
             tombstones: journal.segments(keys::TOMBSTONES).await?.len() as u64,
         })
     }
@@ -281,10 +292,17 @@ impl Orchestrator {
         self.house.journal.record::<ClusterId>(keys::cluster()).await.map(drop)
     }
 
-    /// Lets the steps in flight end and starts no more. Touches no mount.
-    pub async fn stop(&self) {
+    /// Starts no more steps, and lets those in flight end for so long; then they are dropped, which is what a crash does
+    /// to them. Touches no mount.
+    pub async fn stop(&self, patience: Duration) {
         self.house.stopping.cancel();
         self.house.tasks.close();
+        let clock = &self.house.ports.clock;
+        tokio::select! {
+            () = self.house.tasks.wait() => return,
+            () = clock.sleep_until(clock.now().plus(patience)) => {}
+        }
+        self.house.abandoning.cancel();
         self.house.tasks.wait().await;
     }
 
@@ -356,6 +374,8 @@ pub struct BackendView {
     pub bound: Option<BackendRecord>,
     /// What it is now; an error says why it cannot be used.
     pub found: Result<Check, Error>,
+    /// What it said of its volumes' health; nothing while it was never asked, or cannot say.
+    pub said: Option<Consultation>,
 }
 
 /// Something that does not fit together.
@@ -390,6 +410,8 @@ pub struct Gauges {
     pub oldest_intent: Duration,
     /// Mounts on this node whose device does not answer now.
     pub mounts_stalled: u64,
+    /// Volumes that their backend complains of.
+    pub volumes_unwell: u64,
     /// Tombstones.
     pub tombstones: u64,
 }

@@ -11,7 +11,7 @@
 //! after the last. That a copy was begun is recorded first ([`Intent::copying`]); whoever finds that mark did
 //! not see the end of it, and throws away what there is before beginning anew.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tracing::warn;
@@ -51,8 +51,8 @@ pub(crate) trait Copying: Sync {
 
 /// What became of it.
 pub(crate) enum Copied<T> {
-    /// It is there.
-    Done(T),
+    /// It is there, and its source was held still for so long where it had to be.
+    Done(T, Option<Duration>),
     /// The instant has not come yet.
     Later(Pending),
     /// Nobody wishes it any more. The record knows what may be there of it.
@@ -79,7 +79,7 @@ pub(crate) async fn copy<C: Copying>(
             warn!(volume.id = %source, "the filesystem did not stand still for as long as the cut took: it is as after a crash");
         }
         return Ok(match answer? {
-            Effect::Done(made) => Copied::Done(made),
+            Effect::Done(made) => Copied::Done(made, None),
             Effect::Pending(pending) => Copied::Later(pending),
         });
     }
@@ -87,11 +87,12 @@ pub(crate) async fn copy<C: Copying>(
         Ok(()) => until_done(house, &held, wish).await,
         Err(error) => Err(error),
     };
+    let held_still = held.since.map(|since| house.now().since(since));
     let stood_still = held.release(house).await?;
     match answer? {
-        Copied::Done(made) if stood_still => Ok(Copied::Done(made)),
+        Copied::Done(made, _) if stood_still => Ok(Copied::Done(made, held_still)),
         Copied::Unwanted => Ok(Copied::Unwanted),
-        Copied::Done(_) | Copied::Later(_) => {
+        Copied::Done(..) | Copied::Later(_) => {
             throw_away(house, wish).await?;
             Err(Error::precondition(format!(
                 "copying it took longer than the {} seconds that a filesystem may be held frozen, so somebody may \
@@ -107,7 +108,7 @@ async fn until_done<C: Copying>(house: &House, held: &Held, wish: &C) -> Result<
     let mut resume = None;
     loop {
         let pending = match wish.ask(resume).await? {
-            Effect::Done(made) => return Ok(Copied::Done(made)),
+            Effect::Done(made) => return Ok(Copied::Done(made, None)),
             Effect::Pending(pending) => pending,
         };
         if !wish.goes_on(&pending).await? {
@@ -146,6 +147,8 @@ async fn pause(house: &House, until: Timestamp) -> Result<(), Error> {
 struct Held {
     volume: VolumeId,
     frozen: Option<String>,
+    /// Since when it is frozen.
+    since: Option<Timestamp>,
     /// Until when, where a watchdog lets it go then.
     until: Option<Timestamp>,
     _claims: [Box<dyn Claim>; 2],
@@ -182,21 +185,21 @@ async fn still(house: &Arc<House>, volume: VolumeId, cutting: Cutting) -> Result
         && cutting == Cutting::Copy
     {
         return Err(Error::precondition(format!(
-            "its mount is broken ({why}), so it cannot be held still: repair it first"
-        ))
-        .about(format!("volume {name}")));
+            "the mount of the volume {name} is broken ({why}), so it cannot be held still: repair it first, with \
+             `kato volume repair {name}`"
+        )));
     }
     let path = family
         .mounts
         .get(house.node())
         .filter(|mount| mount.state == MountState::Mounted && !mount.read_only)
         .and_then(|mount| mount.path.clone());
-    let mut until = None;
+    let since = path.as_ref().map(|_| house.now());
+    let until = since.map(|since| since.plus(house.config.freeze_limit));
     if let Some(path) = &path {
-        until = Some(house.now().plus(house.config.freeze_limit));
         house.ports.host.freeze(volume, path, house.config.freeze_limit).await.map_err(Error::pending)?;
     }
-    Ok(Held { volume, frozen: path, until, _claims: claims })
+    Ok(Held { volume, frozen: path, since, until, _claims: claims })
 }
 
 impl Held {

@@ -8,10 +8,12 @@ use std::{
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
 use crate::{
     Catalog,
     census::Census,
+    consult::Complaints,
     drivers::{Drivers, Progress, Subject, Watcher},
     error::{Error, Kind, Retry},
     hall::{Config, Ports},
@@ -40,6 +42,8 @@ pub(crate) struct House {
     pub(crate) trusted: Mutex<HashMap<BackendName, Timestamp>>,
     /// Which volumes of this node do not answer now.
     pub(crate) stalls: Stalls,
+    /// What backends complained of.
+    pub(crate) complaints: Complaints,
     /// What was counted when somebody asked last.
     pub(crate) census: tokio::sync::Mutex<Census>,
     pub(crate) polls: Polls,
@@ -47,6 +51,8 @@ pub(crate) struct House {
     pub(crate) seen_elsewhere: Mutex<HashMap<VolumeId, Timestamp>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
+    /// Cancelled when a stop has waited long enough for what is in flight.
+    pub(crate) abandoning: CancellationToken,
 }
 
 /// What a request makes of a report.
@@ -77,8 +83,19 @@ impl House {
         }
         if let Some(driver) = self.drivers.ring(subject, hurry) {
             let house = Arc::clone(self);
-            self.tasks.spawn(async move { crate::drive::until_rest(&house, &driver).await });
+            self.spawn(async move { crate::drive::until_rest(&house, &driver).await });
         }
+    }
+
+    /// Begins work of the house. A stop that loses its patience drops it between two instructions, as a crash does: the
+    /// records say what is wished, and each call can be repeated.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let abandoning = self.abandoning.clone();
+        self.tasks.spawn(async move {
+            if abandoning.run_until_cancelled(work).await.is_none() {
+                warn!("a step did not end in time and is left for the next start");
+            }
+        });
     }
 
     /// Waits until a report satisfies the request, one of its steps failed in a way that waiting does not mend,

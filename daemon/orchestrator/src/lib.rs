@@ -17,6 +17,7 @@ pub mod records;
 pub mod testing;
 
 mod census;
+mod consult;
 mod cut;
 mod doctor;
 mod drive;
@@ -38,6 +39,7 @@ mod watch;
 
 pub use self::{
     catalog::Catalog,
+    consult::Consultation,
     error::{Error, Finality, Kind, Outcome, Retry},
     hall::{BackendView, Config, Finding, Gauges, Orchestrator, Ports},
     mark::{Mark, SnapshotMark},

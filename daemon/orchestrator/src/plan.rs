@@ -233,6 +233,7 @@ mod tests {
             actual: Some(Bytes(1)),
             actual_parameters: BTreeMap::new(),
             source: None,
+            held_still: None,
             handle: None,
             connection: None,
             topology: BTreeMap::new(),

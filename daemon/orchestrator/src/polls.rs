@@ -95,9 +95,9 @@ impl House {
         let (full, opened) = self.polls.enter(backend, waiting);
         let (house, name) = (Arc::clone(self), backend.clone());
         if let Some(line) = full {
-            self.tasks.spawn(async move { house.ask(&name, line).await });
+            self.spawn(async move { house.ask(&name, line).await });
         } else if opened {
-            self.tasks.spawn(async move {
+            self.spawn(async move {
                 house.ports.clock.sleep_until(house.now().plus(WINDOW)).await;
                 let line = house.polls.take(&name);
                 house.ask(&name, line).await;

@@ -209,6 +209,7 @@ async fn doubt(
     let mut dead = Vec::new();
     for publication in family.holders(&node) {
         let may_be_gone = match &publication.caller {
+            // Whoever cannot see a caller's process sees its mounts no better: nothing shows that it is gone.
             Some(caller) if caller.pid == 0 => false,
             Some(caller) => publication.doubtful_since.is_some() || !house.ports.host.alive(caller).await,
             // Only a recovery doubts a holder that has no process: it does not know who that was.

@@ -2,10 +2,10 @@
 //! snake_case with the unit as the last word, absent things are left out, and a field once sent keeps its
 //! meaning. Nothing here decides anything.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use kato_orchestrator::{
-    BackendView, Error, Finding, Gauges,
+    BackendView, Consultation, Error, Finding, Gauges,
     model::{
         Attachment, AttachmentState, Bytes, CapacityRange, Class, ClassName, Connection, DataRoot, Dependant,
         FsState, FsType, Intent, Mount, MountState, NodeId, Publication, PublicationState, Snapshot,
@@ -16,7 +16,7 @@ use kato_orchestrator::{
         VolumeView, Why,
     },
     ports::{
-        backend::{Abilities, Blankness, Description, Growing},
+        backend::{Abilities, Blankness, Description, Growing, Health},
         host::Facts,
     },
 };
@@ -195,6 +195,7 @@ pub(crate) fn volume_to_wire(view: &VolumeView, node: &NodeId) -> Json {
     );
     put(map, "path", view.path_on(node).map(Json::from));
     put(map, "source", volume.source.as_ref().map(source_to_wire));
+    put(map, "source_held_ms", volume.held_still.map(millis));
     put(map, "handle", volume.handle.as_ref().map(|handle| Json::from(handle.as_str())));
     put(map, "connection", volume.connection.as_ref().map(connection_to_wire));
     put(map, "topology", (!volume.topology.is_empty()).then(|| json!(volume.topology)));
@@ -209,6 +210,7 @@ pub(crate) fn volume_to_wire(view: &VolumeView, node: &NodeId) -> Json {
         (!view.attachments.is_empty()).then(|| view.attachments.iter().map(attachment_to_wire).collect()),
     );
     put(map, "health", health_to_wire(view, node));
+    put(map, "complaint", view.complaint.as_ref().map(complaint_to_wire));
     put(map, "mounts", (!view.mounts.is_empty()).then(|| view.mounts.iter().map(mount_to_wire).collect()));
     put(map, "intent", volume.intent.as_ref().map(intent_to_wire));
     wire
@@ -221,6 +223,15 @@ fn health_to_wire(view: &VolumeView, node: &NodeId) -> Option<Json> {
         MountState::Broken(why) => Some(json!({ "condition": "broken", "message": why })),
         MountState::Mounting | MountState::Unmounting => None,
     }
+}
+
+/// What a volume's backend complains of.
+fn complaint_to_wire(complaint: &Health) -> Json {
+    json!({ "reason": complaint.reason, "message": complaint.message, "severe": complaint.severe })
+}
+
+fn millis(time: Duration) -> Json {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).into()
 }
 
 fn put(map: &mut Map<String, Json>, word: &str, value: Option<Json>) {
@@ -367,6 +378,7 @@ pub(crate) fn why_to_wire(why: &Why, node: &NodeId) -> Json {
         "volume": volume_to_wire(&why.view, node),
         "waits": why.waits,
         "holders": why.holders,
+        "ails": why.ails,
         "keeps": why.keeps,
     })
 }
@@ -387,6 +399,7 @@ pub(crate) fn snapshot_to_wire(snapshot: &Snapshot) -> Json {
     });
     if let Some(map) = wire.as_object_mut() {
         put(map, "cut", snapshot.cut.map(|moment| moment.to_string().into()));
+        put(map, "source_held_ms", snapshot.held_still.map(millis));
         put(map, "handle", snapshot.handle.as_ref().map(|handle| handle.as_str().into()));
         put(map, "parameters", (!snapshot.parameters.is_empty()).then(|| json!(snapshot.parameters)));
         let clones = (!snapshot.dependants.is_empty())
@@ -440,7 +453,28 @@ pub(crate) fn backend_to_wire(view: &BackendView) -> Json {
             }),
         );
     }
+    put(map, "health", view.said.as_ref().map(consultation_to_wire));
     put(map, "plugin", view.description.as_ref().map(description_to_wire));
+    wire
+}
+
+/// How a backend's volumes are: how many it complains of, and the first of them.
+fn consultation_to_wire(said: &Consultation) -> Json {
+    let mut wire = json!({ "complaints": said.complaints.len() });
+    let Some(map) = wire.as_object_mut() else { return wire };
+    match &said.heard {
+        Ok(when) => map.insert("heard".to_owned(), when.to_string().into()),
+        Err(why) => map.insert("problem".to_owned(), why.as_str().into()),
+    };
+    let first = said.complaints.iter().take(20).map(|(name, complaint)| {
+        json!({
+            "volume": name.as_str(),
+            "reason": complaint.reason,
+            "message": complaint.message,
+            "severe": complaint.severe,
+        })
+    });
+    put(map, "volumes", (!said.complaints.is_empty()).then(|| first.collect()));
     wire
 }
 
@@ -530,8 +564,9 @@ pub(crate) fn node_to_wire(
         "mounts": Gauges::sum(&gauges.mounts),
         "mounts_broken": gauges.broken(),
         "mounts_stalled": gauges.mounts_stalled,
+        "volumes_unwell": gauges.volumes_unwell,
         "intents": gauges.intents,
-        "oldest_intent_ms": u64::try_from(gauges.oldest_intent.as_millis()).unwrap_or(u64::MAX),
+        "oldest_intent_ms": millis(gauges.oldest_intent),
         "tombstones": gauges.tombstones,
     })
 }

@@ -15,8 +15,8 @@ use axum::{
 use futures_util::stream;
 use kato_orchestrator::{
     Error, Outcome,
-    model::{BackendName, ClassName, SnapshotName, VolumeName},
-    ops::{Context, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, RepairVolume},
+    model::{BackendName, ClassName, Snapshot, SnapshotName, VolumeName},
+    ops::{Context, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, RepairVolume, VolumeView},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -55,7 +55,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/v1/volumes", get(volumes).post(create))
-        .route("/v1/volumes/watch", get(watch))
+        .route("/v1/volumes/watch", get(watch_volumes))
         .route("/v1/volumes/{name}", get(volume).delete(remove))
         .route("/v1/volumes/{name}/grow", post(grow))
         .route("/v1/volumes/{name}/modify", post(modify))
@@ -63,6 +63,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/volumes/{name}/why", get(why))
         .route("/v1/names", get(names))
         .route("/v1/snapshots", get(snapshots).post(cut))
+        .route("/v1/snapshots/watch", get(watch_snapshots))
         .route("/v1/snapshots/{name}", get(snapshot).delete(remove_snapshot))
         .route("/v1/classes", get(classes))
         .route("/v1/classes/{name}", get(class))
@@ -244,9 +245,48 @@ async fn why(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer 
     ok(&convert::why_to_wire(&why, door.hall.node()))
 }
 
-/// What a watcher has seen: a number for each volume's whole view, by name.
-#[derive(Default)]
+/// What is watched.
+#[derive(Clone, Copy)]
+enum Watched {
+    Volumes,
+    Snapshots,
+}
+
+impl Watched {
+    /// What an event calls it.
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Volumes => "volume",
+            Self::Snapshots => "snapshot",
+        }
+    }
+
+    /// A page of them, by name, and where the next one begins.
+    async fn page(
+        self,
+        door: &Door,
+        after: Option<&str>,
+    ) -> Result<(Vec<(String, Json)>, Option<String>), Error> {
+        match self {
+            Self::Volumes => {
+                let ListPage { items, next } = door.hall.list(after, PAGE_LIMIT).await?;
+                let wire = |view: &VolumeView| {
+                    (view.volume.name.to_string(), convert::volume_to_wire(view, door.hall.node()))
+                };
+                Ok((items.iter().map(wire).collect(), next))
+            }
+            Self::Snapshots => {
+                let ListPage { items, next } = door.hall.list_snapshots(after, PAGE_LIMIT).await?;
+                let wire = |one: &Snapshot| (one.name.to_string(), convert::snapshot_to_wire(one));
+                Ok((items.iter().map(wire).collect(), next))
+            }
+        }
+    }
+}
+
+/// What a watcher has seen: a number for each thing's whole view, by name.
 struct Watcher {
+    what: Watched,
     seen: HashMap<String, u64>,
     ready: std::collections::VecDeque<Json>,
     began: bool,
@@ -258,13 +298,11 @@ impl Watcher {
         let mut found = HashMap::with_capacity(self.seen.len());
         let mut after: Option<String> = None;
         loop {
-            let ListPage { items, next } = door.hall.list(after.as_deref(), PAGE_LIMIT).await?;
-            for view in &items {
-                let name = view.volume.name.as_str().to_owned();
-                let wire = convert::volume_to_wire(view, door.hall.node());
+            let (page, next) = self.what.page(door, after.as_deref()).await?;
+            for (name, wire) in page {
                 let print = fingerprint(&wire);
                 if self.seen.get(&name) != Some(&print) {
-                    self.ready.push_back(json!({ "event": "seen", "volume": wire }));
+                    self.ready.push_back(json!({ "event": "seen", self.what.noun(): wire }));
                 }
                 found.insert(name, print);
             }
@@ -274,7 +312,7 @@ impl Watcher {
             }
         }
         for name in self.seen.keys().filter(|name| !found.contains_key(*name)) {
-            self.ready.push_back(json!({ "event": "gone", "volume": { "name": name } }));
+            self.ready.push_back(json!({ "event": "gone", self.what.noun(): { "name": name } }));
         }
         self.seen = found;
         Ok(())
@@ -286,9 +324,17 @@ fn fingerprint(wire: &Json) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(wire.to_string())
 }
 
-/// All volumes, then each that changes, one JSON object a line, until the watcher hangs up.
-async fn watch(State(door): State<Arc<Door>>) -> Answer {
-    let mut watcher = Watcher::default();
+async fn watch_volumes(State(door): State<Arc<Door>>) -> Answer {
+    watch(door, Watched::Volumes).await
+}
+
+async fn watch_snapshots(State(door): State<Arc<Door>>) -> Answer {
+    watch(door, Watched::Snapshots).await
+}
+
+/// All of them, then each that changes, one JSON object a line, until the watcher hangs up.
+async fn watch(door: Arc<Door>, what: Watched) -> Answer {
+    let mut watcher = Watcher { what, seen: HashMap::new(), ready: Default::default(), began: false };
     watcher.look(&door).await?;
     let lines = stream::unfold((watcher, door), |(mut watcher, door)| async move {
         loop {

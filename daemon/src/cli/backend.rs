@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Exit, Failure, Global,
     client::encode,
-    complete,
+    complete, filter,
     output::{Column, column, wide, word},
 };
 
@@ -16,7 +16,11 @@ use super::{
 pub(super) enum Verb {
     /// List backends
     #[command(visible_alias = "list")]
-    Ls,
+    Ls {
+        /// Only these: name= (with * for anything), usable=, plugin=, ability=
+        #[arg(long, short, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
+    },
     /// Tell everything about a backend
     #[command(alias = "get")]
     Inspect {
@@ -46,18 +50,34 @@ const COLUMNS: &[Column] = &[
     }),
     column("NOTE", |backend| match backend.get("problem") {
         Some(problem) => word(problem, "detail"),
-        None => word(backend, "note"),
+        None => match backend.get("health").map(health).unwrap_or_default() {
+            unwell if unwell.is_empty() => word(backend, "note"),
+            unwell => unwell,
+        },
     }),
     wide("IS", |backend| word(backend, "fingerprint")),
     wide("WAS", |backend| backend.get("bound").map(|bound| word(bound, "fingerprint")).unwrap_or_default()),
 ];
+
+/// What does not go well with a backend's volumes, in few words.
+fn health(said: &Json) -> String {
+    match (said.get("problem"), said.get("complaints").and_then(Json::as_u64)) {
+        (Some(_), _) => "cannot say how its volumes are".to_owned(),
+        (None, None | Some(0)) => String::new(),
+        (None, Some(1)) => "1 volume is unwell".to_owned(),
+        (None, Some(many)) => format!("{many} volumes are unwell"),
+    }
+}
 
 impl Verb {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
         let client = global.client()?;
         let place = |name: &str| format!("/v1/backends/{}", encode(name));
         match self {
-            Self::Ls => global.out().list(&client.list("/v1/backends")?, COLUMNS)?,
+            Self::Ls { filter } => {
+                let found = filter::only(client.list("/v1/backends")?, &filter, filter::BACKENDS)?;
+                global.out().list(&found, COLUMNS)?;
+            }
             Self::Inspect { name } => global.out().things(vec![client.get(&place(&name))?])?,
             Self::Rebind { name } => {
                 let what = format!(

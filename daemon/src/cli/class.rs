@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::{
     Exit, Failure, Global,
     client::encode,
-    complete,
+    complete, filter,
     output::{Column, column, wide, word},
     volume::size,
 };
@@ -16,7 +16,11 @@ use super::{
 pub(super) enum Verb {
     /// List classes
     #[command(visible_alias = "list")]
-    Ls,
+    Ls {
+        /// Only these: name= (with * for anything), backend=, fs=, default=, retain=
+        #[arg(long, short, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
+    },
     /// Tell everything about a class
     #[command(alias = "get")]
     Inspect {
@@ -48,7 +52,10 @@ impl Verb {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
         let client = global.client()?;
         match self {
-            Self::Ls => global.out().list(&client.list("/v1/classes")?, COLUMNS)?,
+            Self::Ls { filter } => {
+                let found = filter::only(client.list("/v1/classes")?, &filter, filter::CLASSES)?;
+                global.out().list(&found, COLUMNS)?;
+            }
             Self::Inspect { name } => {
                 global.out().things(vec![client.get(&format!("/v1/classes/{}", encode(&name)))?])?;
             }

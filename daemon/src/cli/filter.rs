@@ -15,10 +15,29 @@ pub(super) const VOLUMES: &[&str] =
 /// What snapshots are filtered by.
 pub(super) const SNAPSHOTS: &[&str] = &["state", "volume", "class", "backend", "name", "label"];
 
+/// What classes are filtered by.
+pub(super) const CLASSES: &[&str] = &["name", "backend", "fs", "default", "retain"];
+
+/// What backends are filtered by.
+pub(super) const BACKENDS: &[&str] = &["name", "usable", "plugin", "ability"];
+
+/// What plugins are filtered by.
+pub(super) const PLUGINS: &[&str] = &["name", "version", "origin", "used-by", "offers"];
+
+/// What is yes or no.
+const SWITCHES: &[&str] = &["used", "all", "default", "retain", "usable"];
+
 /// What a thing has to be to be listed.
 pub(super) struct Filter {
     key: String,
     value: String,
+}
+
+/// Those of a list that match all of these filters.
+pub(super) fn only(mut things: Vec<Json>, words: &[String], keys: &[&str]) -> Result<Vec<Json>, Failure> {
+    let filters = Filter::all(words, keys)?;
+    things.retain(|thing| filters.iter().all(|filter| filter.admits(thing)));
+    Ok(things)
 }
 
 impl Filter {
@@ -30,7 +49,7 @@ impl Filter {
     fn parse(text: &str, keys: &[&str]) -> Result<Self, Failure> {
         match text.split_once('=') {
             Some((key, value)) if keys.contains(&key) => {
-                if matches!(key, "used" | "all") && !matches!(value, "true" | "false") {
+                if SWITCHES.contains(&key) && !matches!(value, "true" | "false") {
                     return Err(Failure::usage(format!("{key} is true or false, not {value:?}")));
                 }
                 Ok(Self { key: key.to_owned(), value: value.to_owned() })
@@ -49,6 +68,10 @@ impl Filter {
             "holder" => list(thing, "holders").any(|holder| word(holder, "holder").starts_with(value)),
             "used" => list(thing, "holders").next().is_some() == (value == "true"),
             "all" => value == "true",
+            "plugin" => thing.get("plugin").is_some_and(|plugin| word(plugin, "name") == value),
+            "ability" => thing.get("plugin").is_some_and(|plugin| has(plugin, "abilities", value)),
+            "used-by" => has(thing, "used_by", value),
+            "offers" => has(thing, "offers", value),
             "label" => {
                 let (key, wanted) = match value.split_once('=') {
                     Some((key, wanted)) => (key, Some(wanted)),
@@ -60,6 +83,10 @@ impl Filter {
             key => word(thing, key) == value,
         }
     }
+}
+
+fn has(thing: &Json, field: &str, value: &str) -> bool {
+    list(thing, field).any(|one| one.as_str() == Some(value))
 }
 
 /// Whether a text is as a pattern says, in which `*` stands for anything.
@@ -105,6 +132,33 @@ mod tests {
         assert!(Filter::parse("stat=ready", VOLUMES).is_err());
         assert!(Filter::parse("used=maybe", VOLUMES).is_err());
         assert!(Filter::parse("used=true", SNAPSHOTS).is_err(), "nobody uses a snapshot");
+    }
+
+    #[test]
+    fn what_is_configured_is_filtered_by_what_it_is() {
+        let backend = json!({
+            "name": "local", "usable": true,
+            "plugin": { "name": "local", "abilities": ["grow", "snapshots"] },
+        });
+        let plugin =
+            json!({ "name": "mine", "origin": "installed", "used_by": ["fast"], "offers": ["grow"] });
+        let class = json!({ "name": "default", "fs": "ext4", "default": true, "retain": false });
+        for (thing, keys, text, admits) in [
+            (&backend, BACKENDS, "usable=true", true),
+            (&backend, BACKENDS, "ability=grow", true),
+            (&backend, BACKENDS, "ability=fence", false),
+            (&backend, BACKENDS, "plugin=ebs", false),
+            (&plugin, PLUGINS, "used-by=fast", true),
+            (&plugin, PLUGINS, "offers=clone", false),
+            (&plugin, PLUGINS, "origin=installed", true),
+            (&class, CLASSES, "default=true", true),
+            (&class, CLASSES, "retain=true", false),
+            (&class, CLASSES, "fs=ext4", true),
+        ] {
+            assert_eq!(Filter::parse(text, keys).unwrap().admits(thing), admits, "{text}");
+        }
+        assert!(Filter::parse("usable=perhaps", BACKENDS).is_err());
+        assert!(Filter::parse("state=ready", CLASSES).is_err(), "a class has no state");
     }
 
     #[test]

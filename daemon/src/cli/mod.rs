@@ -16,6 +16,7 @@ mod plugin;
 mod snapshot;
 mod store;
 mod volume;
+mod watch;
 
 use std::{
     io::{self, BufRead, IsTerminal, Write},

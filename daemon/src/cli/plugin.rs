@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use super::{
     Exit, Failure, Global,
     client::encode,
-    complete, each,
+    complete, each, filter,
     output::{Column, column, wide, word},
     volume::{done, size},
 };
@@ -19,7 +19,11 @@ use crate::plugins;
 pub(super) enum Verb {
     /// List the plugins that are built in or installed
     #[command(visible_alias = "list")]
-    Ls,
+    Ls {
+        /// Only these: name= (with * for anything), version=, origin=, used-by=, offers=
+        #[arg(long, short, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
+    },
     /// Tell everything about a plugin: what it is, what it asks for, and what it was granted
     #[command(alias = "get")]
     Inspect {
@@ -59,7 +63,10 @@ fn words(item: &Json, field: &str) -> String {
 impl Verb {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
         match self {
-            Self::Ls => global.out().list(&global.client()?.list("/v1/plugins")?, COLUMNS)?,
+            Self::Ls { filter } => {
+                let found = filter::only(global.client()?.list("/v1/plugins")?, &filter, filter::PLUGINS)?;
+                global.out().list(&found, COLUMNS)?;
+            }
             Self::Inspect { plugin } => global.out().things(vec![inspect(global, &plugin)?])?,
             Self::Install { file } => {
                 let bytes = read(&file)?;

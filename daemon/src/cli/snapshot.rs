@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use clap_complete::ArgValueCompleter;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{
     Exit, Failure, Global,
@@ -11,7 +11,8 @@ use super::{
     filter::{self, Filter},
     output::{Column, column, wide, word},
     pairs,
-    volume::{done, size},
+    volume::{done, size, tell_held},
+    watch,
 };
 
 #[derive(Debug, Subcommand)]
@@ -42,6 +43,9 @@ pub(super) enum Verb {
         /// Only these: state=, volume=, class=, backend=, name= (with * for anything), label=KEY or label=KEY=VALUE
         #[arg(long, short, value_name = "KEY=VALUE")]
         filter: Vec<String>,
+        /// Go on and print each snapshot that changes
+        #[arg(long, short)]
+        watch: bool,
     },
     /// Tell everything about snapshots
     #[command(alias = "get")]
@@ -83,15 +87,21 @@ impl Verb {
                     "parameters": pairs(&parameters)?,
                     "until_ready": !no_wait,
                 });
-                done(global, client.post("/v1/snapshots", &body)?)
+                let made = client.post("/v1/snapshots", &body)?;
+                tell_held(&made)?;
+                done(global, made)
             }
-            Self::Ls { volume, filter } => {
+            Self::Ls { volume, filter, watch } => {
                 let filters = Filter::all(&filter, filter::SNAPSHOTS)?;
-                let mut snapshots = client.list("/v1/snapshots")?;
-                if let Some(volume) = volume {
-                    snapshots.retain(|snapshot| word(snapshot, "volume") == volume);
+                let matches = |snapshot: &Json| {
+                    volume.as_ref().is_none_or(|volume| word(snapshot, "volume") == *volume)
+                        && filters.iter().all(|filter| filter.admits(snapshot))
+                };
+                if watch {
+                    return watch::follow(global, &client, "/v1/snapshots", "snapshot", COLUMNS, matches);
                 }
-                snapshots.retain(|snapshot| filters.iter().all(|filter| filter.admits(snapshot)));
+                let mut snapshots = client.list("/v1/snapshots")?;
+                snapshots.retain(|snapshot| matches(snapshot));
                 global.out().list(&snapshots, COLUMNS)?;
                 Ok(Exit::Ok)
             }

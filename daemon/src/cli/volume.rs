@@ -1,6 +1,10 @@
 //! `kato volume`: making, finding, growing and removing volumes, and saying why one waits.
 
-use std::{thread, time::Duration};
+use std::{
+    io::{self, Write},
+    thread,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
@@ -13,7 +17,7 @@ use super::{
     complete, each,
     filter::{self, Filter},
     output::{Column, Format, column, wide, word},
-    pairs,
+    pairs, watch,
 };
 
 /// How often a volume that is waited for is looked at.
@@ -160,10 +164,12 @@ const COLUMNS: &[Column] = &[
 fn state(volume: &Json) -> String {
     let failed = volume.get("intent").is_some_and(|intent| intent.get("last_error").is_some());
     let broken = list(volume, "mounts").any(|mount| word(mount, "state") == "broken");
-    let mark = match (broken, failed) {
-        (true, _) => " (broken)",
-        (false, true) => " (failing)",
-        (false, false) => "",
+    let unwell = volume.get("complaint").is_some();
+    let mark = match (broken, failed, unwell) {
+        (true, ..) => " (broken)",
+        (false, true, _) => " (failing)",
+        (false, false, true) => " (unwell)",
+        (false, false, false) => "",
     };
     word(volume, "state") + mark
 }
@@ -282,44 +288,31 @@ fn create(global: &Global, client: &Client, wish: Create) -> Result<Exit, Failur
             body.insert(key.to_owned(), value.into());
         }
     }
-    done(global, client.post("/v1/volumes", &Json::Object(body))?)
+    let made = client.post("/v1/volumes", &Json::Object(body))?;
+    tell_held(&made)?;
+    done(global, made)
+}
+
+/// Tells a person that writers had to wait for a copy. Programs find it in what was made.
+pub(super) fn tell_held(made: &Json) -> Result<(), Failure> {
+    if let Some(held) = made.get("source_held_ms").and_then(Json::as_u64) {
+        writeln!(
+            io::stderr().lock(),
+            "kato: whoever writes to the source had to wait for {held} ms while it was copied"
+        )?;
+    }
+    Ok(())
 }
 
 fn ls(global: &Global, client: &Client, wish: &List) -> Result<Exit, Failure> {
     let filters = Filter::all(&wish.filter, filter::VOLUMES)?;
     let matches = |volume: &Json| filters.iter().all(|filter| filter.admits(volume));
-    let out = global.out();
-    if !wish.watch {
-        let volumes: Vec<Json> =
-            client.list("/v1/volumes")?.into_iter().filter(|volume| matches(volume)).collect();
-        out.list(&volumes, COLUMNS)?;
-        return Ok(Exit::Ok);
+    if wish.watch {
+        return watch::follow(global, client, "/v1/volumes", "volume", COLUMNS, matches);
     }
-    let mut first = true;
-    client.follow("/v1/volumes/watch", |event| {
-        let kind = word(&event, "event");
-        if kind == "failed" {
-            return Err(Failure::of_problem(event.get("problem").unwrap_or(&Json::Null)));
-        }
-        let mut volume = event.get("volume").cloned().unwrap_or_default();
-        match out.format {
-            // A volume that is gone has nothing left to be filtered by.
-            Format::Json if kind == "gone" || matches(&volume) => out.text(&format!("{event}\n")),
-            Format::Json => Ok(()),
-            _ if kind == "gone" => {
-                if let Some(volume) = volume.as_object_mut() {
-                    volume.insert("state".to_owned(), "gone".into());
-                }
-                global.out_without_headers().list(&[volume], COLUMNS)
-            }
-            _ if matches(&volume) => {
-                let out =
-                    if std::mem::take(&mut first) { global.out() } else { global.out_without_headers() };
-                out.list(&[volume], COLUMNS)
-            }
-            _ => Ok(()),
-        }
-    })?;
+    let volumes: Vec<Json> =
+        client.list("/v1/volumes")?.into_iter().filter(|volume| matches(volume)).collect();
+    global.out().list(&volumes, COLUMNS)?;
     Ok(Exit::Ok)
 }
 
@@ -353,12 +346,15 @@ fn why(global: &Global, why: &Json) -> Result<Exit, Failure> {
     text.push('\n');
     for (title, field, none) in [
         ("waits for", "waits", "It waits for nothing."),
+        ("ails", "ails", ""),
         ("held by", "holders", "Nobody holds it."),
         ("kept by", "keeps", "Nothing keeps it from being deleted."),
     ] {
         let mut lines = list(why, field).filter_map(Json::as_str).peekable();
         if lines.peek().is_none() {
-            text.push_str(&format!("{none}\n"));
+            if !none.is_empty() {
+                text.push_str(&format!("{none}\n"));
+            }
             continue;
         }
         text.push_str(&format!("{title}:\n"));

@@ -190,32 +190,40 @@ fn names_that_are_no_path_and_no_word_go_there_and_back() {
 fn a_watcher_sees_what_is_there_and_what_comes_and_goes() {
     let machine = Machine::start();
     let daemon = Daemon::start(&machine);
+    done(&daemon.kato(&["volume", "create", "db"]));
     done(&daemon.kato(&["volume", "create", "first"]));
-    let mut watcher = machine
-        .command(kato_tests::daemon::binary())
-        .args(["--socket", "/run/kato/admin.sock", "volume", "ls", "--watch", "-o", "json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
-    let mut next = || {
-        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        let word = |value: &Value| value.as_str().unwrap().to_owned();
-        (word(&event["event"]), word(&event["volume"]["name"]))
-    };
-    assert_eq!(next(), ("seen".into(), "first".into()));
-    done(&daemon.kato(&["volume", "create", "second"]));
-    assert_eq!(next(), ("seen".into(), "second".into()));
-    done(&daemon.kato(&["volume", "rm", "first"]));
-    loop {
-        let event = next();
-        if event == ("gone".into(), "first".into()) {
-            break;
+    let to_come = ["volume create second", "snapshot create db second"];
+    let to_go = ["volume rm first", "snapshot rm first"];
+    done(&daemon.kato(&["snapshot", "create", "db", "first"]));
+    for (index, noun) in ["volume", "snapshot"].into_iter().enumerate() {
+        let mut watcher = machine
+            .command(kato_tests::daemon::binary())
+            .args(["--socket", "/run/kato/admin.sock", noun, "ls", "--watch", "-o", "json"])
+            .args(["--filter", "name=*s*"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+        let mut next = || {
+            let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            let word = |value: &Value| value.as_str().unwrap().to_owned();
+            (word(&event["event"]), word(&event[noun]["name"]))
+        };
+        let words = |line: &'static str| line.split(' ').collect::<Vec<_>>();
+        assert_eq!(next(), ("seen".into(), "first".into()));
+        done(&daemon.kato(&words(to_come[index])));
+        assert_eq!(next(), ("seen".into(), "second".into()));
+        done(&daemon.kato(&words(to_go[index])));
+        loop {
+            let event = next();
+            if event == ("gone".into(), "first".into()) {
+                break;
+            }
+            assert_eq!(event.0, "seen", "only what it was on its way may be seen before: {event:?}");
         }
-        assert_eq!(event, ("seen".into(), "first".into()), "only its deleting may be seen before");
+        watcher.kill().unwrap();
+        watcher.wait().unwrap();
     }
-    watcher.kill().unwrap();
-    watcher.wait().unwrap();
 }
 
 #[test]
@@ -238,6 +246,13 @@ fn lists_are_filtered_and_a_wait_is_watched_to_its_end() {
     assert_eq!(snapshots(&["--filter", "volume=db"]), "db-1\n");
     assert_eq!(snapshots(&["--filter", "name=w*", "--filter", "state=ready"]), "web-1\n");
     assert_eq!(snapshots(&["--filter", "label=of=db", "--filter", "name=w*"]), "");
+    let configured = |noun: &str, filter: &str| done(&daemon.kato(&[noun, "ls", "-q", "--filter", filter]));
+    assert_eq!(configured("class", "default=true"), "default\n");
+    assert_eq!(configured("class", "fs=xfs"), "xfs\n");
+    assert_eq!(configured("backend", "ability=snapshots"), "local\n");
+    assert_eq!(configured("backend", "usable=false"), "");
+    assert_eq!(configured("plugin", "used-by=local"), "local\n");
+    failed(&daemon.kato(&["backend", "ls", "--filter", "state=ready"]), 64);
     let told = failed(&daemon.kato(&["snapshot", "ls", "--filter", "used=true"]), 64);
     assert!(told.contains("state, volume, class"), "{told}");
     assert_eq!(done(&daemon.kato(&["node", "ls", "-q"])), "here\n");

@@ -242,3 +242,47 @@ fn what_stands_without_a_record_is_taken_down_only_when_nobody_has_it() {
     assert_eq!(scene.sh("grep -c /mnt/mounts/ /proc/self/mountinfo || true").trim(), "0");
     done(&scene.daemon.kato(&["volume", "ls"]));
 }
+
+#[test]
+fn what_neither_a_record_nor_a_backend_knows_is_taken_down_by_the_doctor_with_a_warning_first() {
+    let machine = Machine::start();
+    let mut scene = Scene::set(&machine);
+    scene.lose_the_records();
+    // The backend does not find its volumes any more, whose files are still there.
+    let volumes = machine.folder().join("kato/volumes/volumes");
+    scene.sh(&format!("cd {} && mkdir ../strange && mv * ../strange", text(&volumes)));
+    let standing = |scene: &Scene<'_>| {
+        let found = scene.doctor(&[]).into_iter().filter(|(code, ..)| code.starts_with("stale"));
+        found.map(|(code, ..)| code).collect::<Vec<_>>()
+    };
+    assert_eq!(standing(&scene), ["stale-device", "stale-mount", "stale-mount"]);
+    let warned = out(&scene.daemon.kato(&["doctor"]));
+    assert!(
+        warned.contains("no backend knows it either") && warned.contains("--fix takes it down"),
+        "{warned}"
+    );
+
+    let mended: Vec<_> = scene.doctor(&["--fix"]).into_iter().filter(|(.., mended)| *mended).collect();
+    assert!(matches!(&mended[..], [(code, ..)] if code == "stale-mount"), "{mended:?}");
+    assert_eq!(standing(&scene), ["stale-device", "stale-mount"], "the container has the other");
+    scene.written_more();
+
+    scene.writer.take().unwrap().kill();
+    until("the container to be gone", || {
+        scene.doctor(&["--fix"]);
+        standing(&scene).is_empty().then_some(())
+    });
+    assert_eq!(scene.sh("grep -c /mnt/mounts/ /proc/self/mountinfo || true").trim(), "0");
+    let loops = scene.sh("cat /sys/block/loop*/loop/backing_file 2>/dev/null || true");
+    assert!(!loops.contains(text(machine.folder())), "a loop device was left: {loops}");
+    // Their bytes are where they were, and with them the records come back.
+    scene.sh(&format!("cd {} && mv ../strange/* . && rmdir ../strange", text(&volumes)));
+    done(&scene.daemon.kato(&["recover", "--scan"]));
+    let wire = Wire(scene.daemon.docker_socket());
+    for name in ["db", "files"] {
+        let answer = wire.done("Mount", json!({"Name": name, "ID": "later"}));
+        let rows = machine.path(answer["Mountpoint"].as_str().unwrap()).join("rows");
+        assert_eq!(fs::read_to_string(rows).unwrap(), "all of them");
+        wire.done("Unmount", json!({"Name": name, "ID": "later"}));
+    }
+}

@@ -303,3 +303,38 @@ fn a_stop_tells_whoever_waits_and_does_not_wait_with_them() {
     wire.done("Mount", json!({ "Name": "db", "ID": "one" }));
     wire.done("Unmount", json!({ "Name": "db", "ID": "one" }));
 }
+
+#[test]
+fn a_stop_does_not_wait_for_a_plugin_that_hangs_in_the_middle_of_its_work() {
+    let machine = Machine::start();
+    let file = machine.folder().join("hostile.wasm");
+    fs::write(&file, crate::sandbox::component()).unwrap();
+    let sections = format!(
+        "[backend.slow]\nplugin = \"{}\"\n[backend.slow.configuration]\nbehave = \"wait\"\n\
+         [backend.slow.grants]\ndirectories = {{ data = \"{}\" }}\n[backend.slow.limits]\nwall = \"2m\"\n\
+         [class.slow]\nbackend = \"slow\"\n",
+        file.display(),
+        machine.folder().display()
+    );
+    let mut daemon = Daemon::start_with(&machine, &sections);
+    let wire = door(&daemon);
+    let asked = thread::spawn(move || {
+        let body = json!({ "Name": "db", "Opts": { "class": "slow" } }).to_string();
+        wire.ask("/VolumeDriver.Create", &body).unwrap().expect("an answer").json()
+    });
+    until("the plugin to be at work", || {
+        let page = machine.shell("curl -s --unix-socket /run/kato/admin.sock http://kato/metrics");
+        let asked =
+            |line: &str| ["kato_plugin_calls_total", "slow", "create"].iter().all(|word| line.contains(word));
+        super::out(&page).lines().any(asked).then_some(())
+    });
+    let begun = Instant::now();
+    daemon.stop();
+    let stopped = begun.elapsed();
+    assert!(stopped < Duration::from_secs(10), "the stop took {stopped:?}: {}", daemon.log());
+    assert!(daemon.log().contains("left for the next start"), "{}", daemon.log());
+    assert!(refused(&asked.join().unwrap()).contains("stopping"));
+    // The wish is not forgotten, and can be taken back.
+    daemon.start_again();
+    assert_eq!(done(&daemon.kato(&["volume", "ls", "-q"])), "db\n");
+}

@@ -144,3 +144,105 @@ fn docker_installs_and_runs_the_plugin_and_starts_it_again() {
     docker(&dockerd, &format!("plugin disable {PLUGIN}")).unwrap();
     docker(&dockerd, &format!("plugin rm {PLUGIN}")).unwrap();
 }
+
+/// What a person is asked to grant is what the plugin's page explains, row by row, and nothing else.
+#[test]
+fn every_privilege_that_is_asked_for_is_explained() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker-plugin/managed");
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+    let page = fs::read_to_string(folder.join("README.md")).unwrap();
+    let rows: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()).collect();
+    let mut asked: Vec<String> = Vec::new();
+    // The order in which Docker computes the privileges of a plugin.
+    assert_eq!(config["network"]["type"], "host");
+    asked.push("host network".into());
+    assert_eq!((&config["ipchost"], &config["pidhost"]), (&Value::Null, &Value::Bool(true)));
+    asked.push("host processes".into());
+    for mount in config["mounts"].as_array().unwrap() {
+        asked.push(format!("`{}`", mount["source"].as_str().unwrap()));
+    }
+    assert_eq!(
+        (&config["linux"]["devices"], &config["linux"]["allowAllDevices"]),
+        (&Value::Null, &Value::Bool(true))
+    );
+    asked.push("all devices".into());
+    for capability in config["linux"]["capabilities"].as_array().unwrap() {
+        asked.push(format!("`{}`", capability.as_str().unwrap()));
+    }
+    for privilege in &asked {
+        assert!(
+            rows.iter().any(|row| row.contains(privilege.as_str())),
+            "{privilege} is in no row of {rows:?}"
+        );
+    }
+    let explained = rows.iter().flat_map(|row| row.split(", ")).filter(|word| *word != "privilege");
+    let explained: Vec<&str> = explained.filter(|word| !word.starts_with("---")).collect();
+    assert_eq!(explained.len(), asked.len(), "{explained:?} are explained, and {asked:?} asked for");
+}
+
+#[test]
+fn an_upgrade_brings_new_files_and_keeps_every_volume() {
+    let machine = Machine::start();
+    let folder = machine.folder().join("plugin");
+    put_together(&folder);
+    let dockerd = Dockerd::start(&machine);
+    let docker = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        dockerd.docker(&words).unwrap_or_else(|error| panic!("{words:?}: {error}: {}", dockerd.log()))
+    };
+    let run = |line: &str| {
+        let words = ["run", "--rm", "--network", "none", "--volume-driver", PLUGIN, "-v", "kept:/data"];
+        let words = [&words[..], &[Dockerd::IMAGE, "sh", "-c", line]].concat();
+        dockerd.docker(&words).unwrap_or_else(|error| panic!("{line}: {error}: {}", dockerd.log()))
+    };
+    dockerd.docker(&["plugin", "create", PLUGIN, &folder.display().to_string()]).unwrap();
+    docker(&format!("plugin enable {PLUGIN}"));
+    let id = docker(&format!("plugin inspect --format {{{{.Id}}}} {PLUGIN}"));
+    // What the person was asked for is what it runs with.
+    let granted = docker(&format!(
+        "plugin inspect --format {{{{.Config.PidHost}}}},{{{{.Config.Network.Type}}}},{{{{.Config.Linux.AllowAllDevices}}}} {PLUGIN}"
+    ));
+    assert_eq!(granted, "true,host,true");
+    docker(&format!("volume create -d {PLUGIN} -o class=ext4 -o size=64MiB kept"));
+    run("echo bytes > /data/file");
+
+    // It sees the host's processes, so a holder is known by dockerd's, and can be missed when that is gone.
+    docker(&format!(
+        "run -d --name holder --network none --volume-driver {PLUGIN} -v kept:/data busybox sleep 600"
+    ));
+    let socket = format!("/run/docker/plugins/{id}/admin.sock");
+    let mut command = machine.command(daemon::binary());
+    let seen =
+        command.args(["--socket", &socket, "volume", "inspect", "kept", "-o", "json"]).output().unwrap();
+    let volume: Value = serde_json::from_slice(&seen.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&seen.stderr)));
+    assert!(volume["holders"][0]["pid"].as_u64().is_some_and(|pid| pid > 0), "{volume}");
+    docker("rm -f holder");
+
+    // `docker plugin upgrade` takes the new files from a registry, and there is none here. What it does to the plugin's
+    // folder is done by hand: another rootfs in the place of the old one, and nothing else touched.
+    docker(&format!("plugin disable -f {PLUGIN}"));
+    let home = machine.folder().join("docker/plugins").join(&id);
+    let [new, old] = [home.join("rootfs"), machine.folder().join("old-rootfs")];
+    let (from, release) = (folder.join("rootfs"), new.join("etc/kato"));
+    let line = format!(
+        "mv {new} {old} && cp -a {from} {new} && mkdir -p {release} && \
+         printf '[class.newer]\\nbackend = \"local\"\\nfs = \"xfs\"\\n' > {release}/config.toml",
+        new = new.display(),
+        old = old.display(),
+        from = from.display(),
+        release = release.display()
+    );
+    let replaced = machine.shell(&line);
+    assert!(replaced.status.success(), "{}", String::from_utf8_lossy(&replaced.stderr));
+    docker(&format!("plugin enable {PLUGIN}"));
+    assert_eq!(run("cat /data/file"), "bytes");
+    docker(&format!("volume create -d {PLUGIN} -o class=newer -o size=320MiB made-by-the-newer"));
+    for volume in ["kept", "made-by-the-newer"] {
+        docker(&format!("volume rm {volume}"));
+    }
+    docker(&format!("plugin disable {PLUGIN}"));
+    docker(&format!("plugin rm {PLUGIN}"));
+}

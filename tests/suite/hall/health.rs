@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use kato_orchestrator::{
     Error, Gauges, Kind, Outcome,
-    model::{MountState, Target, VolumeId},
-    ops::{MountVolume, RepairVolume, VolumeView},
+    model::{Dependant, MountState, Target, VolumeId},
+    ops::{CreateVolume, MountVolume, RepairVolume, SourceName, VolumeView},
+    ports::backend::Cutting,
 };
 
 use super::{Nature, Teller, Town, mount_of, name, wait_tidily};
@@ -230,5 +231,36 @@ fn who_hangs_up_while_a_mount_is_made_holds_nothing() {
         assert!(house.see("db").await.publications.is_empty());
         // The next one finds what was made meanwhile.
         house.take("db", "two").await.unwrap();
+    });
+}
+
+#[test]
+fn a_broken_mount_is_neither_copied_nor_cut_and_the_refusal_says_why() {
+    Town::new(Nature { cutting: Cutting::Copy, ..Nature::PLAIN }).live(|house| async move {
+        let id = house.make("db").await.volume.id;
+        house.take("db", "one").await.unwrap();
+        house.host.write(id, "rows").unwrap();
+        house.break_mount(id).await;
+        let copy = || CreateVolume {
+            source: Some(SourceName::Volume(name("db"))),
+            ..CreateVolume::named(name("copy"))
+        };
+        for refusal in [
+            house.cut("monday", "db").await.unwrap_err(),
+            house.hall.create(&house.context(), copy()).await.unwrap_err(),
+        ] {
+            assert_eq!(refusal.kind, Kind::Precondition, "{refusal}");
+            for word in ["the volume db", "its device is gone", "kato volume repair db"] {
+                assert!(refusal.to_string().contains(word), "{word}: {refusal}");
+            }
+        }
+        assert_eq!(house.backend.lock().unwrap().tokens().len(), 1, "something was begun");
+        assert!(house.hall.list_snapshots(None, 10).await.unwrap().items.is_empty());
+        assert!(
+            house.see("db").await.volume.dependants.iter().all(|one| matches!(one, Dependant::Attachment(_)))
+        );
+        house.mend("db", true).await.unwrap();
+        house.cut("monday", "db").await.unwrap();
+        house.hall.create(&house.context(), copy()).await.unwrap();
     });
 }

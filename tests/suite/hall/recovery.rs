@@ -546,3 +546,46 @@ fn the_numbers_follow_every_change_and_count_by_states() {
         assert_eq!(numbers.volumes.iter().map(|(_, count)| count).sum::<u64>(), 3_002);
     });
 }
+
+/// What is said of what stands here.
+fn of_what_stands(findings: &[Finding]) -> Vec<&Finding> {
+    let stands: Vec<_> = findings.iter().filter(|one| one.code.starts_with("stale")).collect();
+    assert_eq!(stands.iter().map(|one| one.code).collect::<Vec<_>>(), ["stale-mount", "stale-device"]);
+    stands
+}
+
+#[test]
+fn what_neither_a_record_nor_a_backend_knows_is_taken_down_by_the_doctor_when_nobody_has_it() {
+    let town = &bereft();
+    town.live(|house| async move {
+        let id = town.machine().lock().unwrap().mounts()[0];
+        let stands = || {
+            let machine = town.machine().lock().unwrap();
+            (machine.mounts(), machine.connected())
+        };
+        let left_alone = async |why: &str| {
+            let found = house.examine(true).await;
+            for one in of_what_stands(&found) {
+                assert!(!one.fixable && !one.fixed && one.message.contains(why), "{why}: {one:?}");
+            }
+            assert_eq!(stands(), (vec![id], vec![id]), "{why}");
+        };
+        left_alone("recover --scan").await;
+        let token = house.backend.lock().unwrap().tokens().remove(0);
+        house.backend.lock().unwrap().lose(&token);
+        town.machine().lock().unwrap().show_elsewhere(id, vec!["9 (postgres)".into()]);
+        left_alone("postgres").await;
+        town.machine().lock().unwrap().show_elsewhere(id, Vec::new());
+        house.backend.lock().unwrap().become_another("a stranger");
+        left_alone("cannot be asked").await;
+        house.backend.lock().unwrap().become_another("");
+
+        let found = house.examine(false).await;
+        assert!(of_what_stands(&found).iter().all(|one| one.fixable && !one.fixed), "{found:#?}");
+        assert_eq!(stands(), (vec![id], vec![id]), "nothing was asked for");
+        let found = house.examine(true).await;
+        assert!(of_what_stands(&found).iter().all(|one| one.fixed), "{found:#?}");
+        assert_eq!(stands(), (Vec::new(), Vec::new()));
+        assert_eq!(house.examine(false).await, []);
+    });
+}

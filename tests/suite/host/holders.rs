@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::FileExt as _};
 use kato_orchestrator::{
     Kind,
     model::{Caller, Connection, FsType},
-    ports::host::{Connections as _, Filesystems as _, Observations as _},
+    ports::host::{Connections as _, Filesystems as _, Observations as _, Stray},
 };
 
 use super::ground::{Ground, Running, SMALL, run, start, start_and_hear, until};
@@ -253,4 +253,95 @@ async fn a_process_is_alive_only_while_it_is_the_same() {
     drop(running);
     assert!(!node.alive(&caller).await);
     assert!(node.alive(&Caller { pid: 0, started: 0 }).await);
+}
+
+#[tokio::test]
+async fn what_nobody_knows_goes_only_when_nobody_has_it() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let disk = ground.disk("a", SMALL);
+    disk.format(&node, FsType::Ext4).await.unwrap();
+    let mounted = disk.mount(&node).await.unwrap();
+    fs::write(format!("{}/file", mounted.data), "kept").unwrap();
+    let [mount, device] = [Stray::Mount(mounted.path.clone()), Stray::Device(mounted.device.path.clone())];
+    let refused = async |stray: &Stray, why: &str| {
+        let error = node.remove_stray(Some(disk.id), stray).await.unwrap_err();
+        assert!(error.kind == Kind::InUse && error.message.contains(why), "{stray:?} {why}: {error}");
+        assert!(ground.mounts().contains(&mounted.path), "{why}");
+        assert_eq!(ground.loops().len(), 1, "{why}");
+    };
+    refused(&device, &mounted.path).await;
+
+    let holder = elsewhere();
+    refused(&mount, &format!("{} (s", holder.0.id())).await;
+    drop(holder);
+    let target = ground.path("target");
+    let target = target.to_str().unwrap();
+    node.bind(disk.id, &mounted.data, target, false).await.unwrap();
+    refused(&mount, target).await;
+    node.unbind(disk.id, target).await.unwrap();
+    let file = fs::File::open(format!("{}/file", mounted.data)).unwrap();
+    refused(&mount, &std::process::id().to_string()).await;
+    drop(file);
+
+    // Another test of this process may be starting a program just now, which has the file until it is run.
+    until("the mount to go", async || node.remove_stray(Some(disk.id), &mount).await.is_ok()).await;
+    assert!(!ground.mounts().contains(&mounted.path) && !fs::exists(&mounted.path).unwrap());
+    for _ in 0..2 {
+        node.remove_stray(None, &device).await.unwrap();
+        node.remove_stray(None, &mount).await.unwrap();
+        assert!(ground.loops().is_empty());
+    }
+    let mounted = disk.mount(&node).await.unwrap();
+    assert_eq!(fs::read(format!("{}/file", mounted.data)).unwrap(), b"kept");
+    disk.unmount(&node).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stray_directory_goes_and_what_is_in_it_stays() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let directory = ground.directory("d");
+    let mounted = directory.mount(&node).await.unwrap();
+    fs::write(format!("{}/file", mounted.data), "kept").unwrap();
+    let stray = Stray::Mount(mounted.path.clone());
+    let holder = elsewhere();
+    assert_eq!(node.remove_stray(Some(directory.id), &stray).await.unwrap_err().kind, Kind::InUse);
+    drop(holder);
+    until("the mount to go", async || node.remove_stray(Some(directory.id), &stray).await.is_ok()).await;
+    assert!(!ground.mounts().contains(&mounted.path));
+    let mounted = directory.mount(&node).await.unwrap();
+    assert_eq!(fs::read(format!("{}/file", mounted.data)).unwrap(), b"kept");
+    directory.unmount(&node).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_no_stray_and_the_last_bytes_of_a_file_are_kept() {
+    let ground = Ground::new();
+    let node = ground.node().await;
+    let foreign = ground.path("foreign");
+    fs::create_dir(&foreign).unwrap();
+    run("mount", &["-t", "tmpfs", "tmpfs", foreign.to_str().unwrap()]);
+    let image = ground.path("image");
+    fs::File::create(&image).unwrap().set_len(SMALL).unwrap();
+    run("losetup", &["--find", image.to_str().unwrap()]);
+    let theirs = ground.loops().remove(0);
+    let (mount, device) =
+        (Stray::Mount(foreign.display().to_string()), Stray::Device(theirs.display().to_string()));
+    for stray in [&mount, &device, &Stray::Mount("/proc".into()), &Stray::Device("/etc/passwd".into())] {
+        match node.remove_stray(None, stray).await {
+            Err(error) => assert_eq!(error.kind, Kind::Precondition, "{stray:?}: {error}"),
+            // What is no loop device has nothing to free.
+            Ok(()) => assert_eq!(stray, &Stray::Device("/etc/passwd".into())),
+        }
+    }
+    assert!(ground.mounts().contains(&foreign.display().to_string()));
+    assert_eq!(ground.loops(), std::slice::from_ref(&theirs));
+
+    let disk = ground.disk("a", SMALL);
+    let connected = node.connect(disk.id, &disk.connection, false).await.unwrap();
+    fs::remove_file(&disk.path).unwrap();
+    let error = node.remove_stray(Some(disk.id), &Stray::Device(connected.path.clone())).await.unwrap_err();
+    assert!(error.kind == Kind::InUse && error.message.contains("live on only there"), "{error}");
+    run("losetup", &["-d", &connected.path]);
 }

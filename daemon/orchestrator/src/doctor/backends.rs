@@ -9,7 +9,10 @@ use crate::{
     hall::Finding,
     house::House,
     mark::is_class,
-    model::{BackendName, ClassName, Handle, Snapshot, SnapshotState, Volume, VolumeState},
+    model::{
+        BackendName, ClassName, ClusterId, Connection, Handle, Snapshot, SnapshotState, Volume, VolumeId,
+        VolumeState,
+    },
     ports::{
         Backend,
         backend::{Made, Shot, Snapshots},
@@ -46,32 +49,75 @@ pub(crate) async fn shots_of(ability: &dyn Snapshots) -> Result<Vec<Shot>, Error
     }
 }
 
+/// What the backends list, as far as it tells whose something on this node may be.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    ids: BTreeSet<VolumeId>,
+    names: BTreeSet<String>,
+    places: BTreeSet<String>,
+    /// Backends that could not be asked: what stands here may be of one of their volumes.
+    pub(super) unheard: Vec<BackendName>,
+}
+
+impl Listed {
+    fn take(&mut self, made: &Made, cluster: ClusterId) {
+        if let Some(Connection::File { root, path } | Connection::Directory { root, path }) = &made.connection
+        {
+            self.places.insert(format!("{root}/{path}"));
+        }
+        if let Ok(mark) = Mark::decode(&made.mark)
+            && mark.cluster == cluster
+        {
+            self.ids.insert(mark.id);
+            self.names.extend(mark.name.map(|name| name.to_string()));
+        }
+    }
+
+    /// Whether a backend has a volume with this id.
+    pub(super) fn knows(&self, id: VolumeId) -> bool {
+        self.ids.contains(&id)
+    }
+
+    /// Whether a backend has a volume of this name, as the last part of a path.
+    pub(super) fn knows_place(&self, path: &str) -> bool {
+        path.rsplit('/').next().is_some_and(|name| self.names.contains(name))
+    }
+
+    /// Whether this file is a backend's volume.
+    pub(super) fn has(&self, file: &str) -> bool {
+        self.places.contains(file)
+    }
+}
+
 pub(super) async fn against_records(
     house: &Arc<House>,
     volumes: &[Volume],
     fix: bool,
     findings: &mut Vec<Finding>,
-) -> Result<(), Error> {
+) -> Result<Listed, Error> {
     let catalog = house.catalog();
+    let mut all = Listed::default();
     for (name, backend) in &catalog.backends {
         // What is being made or removed meanwhile is compared with the records of after the list.
         let compared = match house.check(name, backend).await {
-            Ok(_) => one(house, name, backend, volumes, fix, findings).await,
+            Ok(_) => one(house, name, backend, volumes, fix, &mut all, findings).await,
             Err(error) => Err(Unheard::Backend(error)),
         };
         match compared {
             Ok(()) => {}
             Err(Unheard::Backend(error)) => {
+                all.unheard.push(name.clone());
                 findings.push(finding("unreachable", format!("backend {name}"), error.message, false));
             }
             Err(Unheard::Records(error)) => return Err(error),
         }
     }
     for (name, why) in &catalog.broken {
+        all.unheard.push(name.clone());
         let message = format!("it cannot be used: {why}");
         findings.push(finding("unreachable", format!("backend {name}"), message, false));
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Whose failure it is.
@@ -92,6 +138,7 @@ async fn one(
     backend: &Arc<dyn Backend>,
     volumes: &[Volume],
     fix: bool,
+    all: &mut Listed,
     findings: &mut Vec<Finding>,
 ) -> Result<(), Unheard> {
     let listed = all_of(backend).await.map_err(Unheard::Backend)?;
@@ -103,6 +150,7 @@ async fn one(
     let mut there = BTreeSet::new();
     for made in &listed {
         there.insert(&made.handle);
+        all.take(made, house.cluster);
         match Mark::decode(&made.mark) {
             Ok(mark) if mark.cluster != house.cluster => {}
             Ok(mark) => {

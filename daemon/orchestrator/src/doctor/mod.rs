@@ -8,11 +8,14 @@
 //! - `stale-mount`, `stale-device` of a volume that has a record, while no other mount namespace has it: the record
 //!   says that it is to be taken down. The driver unmounts and disconnects as after any last holder, and the kernel
 //!   refuses what is still in use.
+//! - `stale-mount`, `stale-device` of nobody: no record knows it, every backend was asked and none lists what it could
+//!   be of, and nobody has it: no open file, no other mount, no other namespace. The node takes it down under the claims
+//!   of its volume, after it has looked once more. The bytes behind it stay where they are.
 //! - `found-again`: a volume counts as lost, and its backend, being the one we know, has it. It is ready again.
 //!
-//! Everything else is left to a person, because a guess could cost data: what has no record may be in use by
-//! somebody whose record was lost (`kato recover --scan` gives both back), what a backend has lost may come back,
-//! and what carries no mark is not ours to touch.
+//! Everything else is left to a person, because a guess could cost data: what a backend lists and no record knows is a
+//! volume whose record was lost (`kato recover --scan` gives both back, with what stands of it), what a backend has lost
+//! may come back, and what carries no mark is not ours to touch.
 
 mod backends;
 mod node;
@@ -33,8 +36,8 @@ use crate::{
 pub(crate) async fn examine(house: &Arc<House>, wish: &ExamineHouse) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
     let volumes = volumes(house).await?;
-    backends::against_records(house, &volumes, wish.fix, &mut findings).await?;
-    node::against_records(house, wish.fix, &mut findings).await?;
+    let listed = backends::against_records(house, &volumes, wish.fix, &mut findings).await?;
+    node::against_records(house, &listed, wish.fix, &mut findings).await?;
     neighbours_against_records(&volumes, &wish.neighbours, &mut findings);
     stuck(house, &mut findings).await?;
     let orphans = findings.iter().filter(|finding| finding.code == "orphan").count();

@@ -2,22 +2,28 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::finding;
+use tracing::info;
+
+use super::{backends::Listed, finding};
 use crate::{
     drivers::Subject,
     error::Error,
     family::Family,
     hall::Finding,
     house::House,
-    model::{Intent, MountState, Timestamp, VolumeId, VolumeName},
+    model::{BackendName, Intent, MountState, Timestamp, VolumeId, VolumeName},
     ops::{mount::stand_on, unmount::take_down},
-    ports::{host::Survey, store::Durability},
+    ports::{
+        host::{Stray, Survey},
+        store::Durability,
+    },
     reconcile::mounts_here,
     records::keys,
 };
 
 pub(super) async fn against_records(
     house: &Arc<House>,
+    listed: &Listed,
     fix: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<(), Error> {
@@ -26,7 +32,10 @@ pub(super) async fn against_records(
         missing(house, id, &survey, fix, findings).await?;
     }
     for (id, stale) in stale(survey) {
-        stands(house, id, stale, fix, findings).await?;
+        match id {
+            Some(id) => stands(house, id, stale, listed, fix, findings).await?,
+            None => unknown(house, stale, listed, fix, findings).await?,
+        }
     }
     Ok(())
 }
@@ -91,71 +100,150 @@ async fn missing(
 /// What stands here although no record says so.
 async fn stands(
     house: &Arc<House>,
-    id: Option<VolumeId>,
+    id: VolumeId,
     stale: Stale,
+    listed: &Listed,
     fix: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<(), Error> {
-    let family = match id {
-        Some(id) => house.journal.family(id).await?.value,
-        None => return unknown(house, stale, findings).await,
-    };
+    let family = house.journal.family(id).await?.value;
     // The records of now, not of before the survey: whatever is on its way has a mount record.
     if family.mounts.contains_key(house.node()) {
         return Ok(());
     }
     let mut elsewhere = Vec::new();
     for path in &stale.paths {
-        elsewhere.extend(house.ports.host.holders(family.id, path).await?);
+        elsewhere.extend(house.ports.host.holders(id, path).await?);
     }
-    let known = family.volume.is_some();
-    // Where a node has to be attached, only a record that the backend answered says how to disconnect.
-    let reachable = family.volume.as_ref().is_some_and(|volume| volume.connection.is_some());
-    let mends = reachable && elsewhere.is_empty();
-    let remedy = match (known, elsewhere.is_empty()) {
-        (true, true) if mends => "nobody else has it: --fix takes it down".to_owned(),
-        (true, true) => "`kato recover --scan` makes that known".to_owned(),
-        (true, false) => {
-            format!("{} has it: `kato recover --scan` makes that known", elsewhere.join(", "))
-        }
-        (false, true) => {
-            "its record may have been lost: try `kato recover --scan` first, and take it down by hand if that does not \
-             know it either"
-                .to_owned()
-        }
-        (false, false) => format!(
-            "{} has it, and its record was lost: `kato recover --scan` takes it back",
-            elsewhere.join(", ")
-        ),
-    };
-    let whose = called(&family, family.id);
-    let by_hand = |command: String| match mends || !elsewhere.is_empty() {
-        true => String::new(),
-        false => format!(" (by hand: `{command}`)"),
+    let remedy = Remedy::of(&family, listed, &elsewhere);
+    let whose = called(&family, id);
+    let told = |what: &str, by_hand: &str| {
+        let by_hand = if remedy.mends() || !elsewhere.is_empty() {
+            String::new()
+        } else {
+            format!(" (by hand: `{by_hand}`)")
+        };
+        format!("{what}, and no record says so: {}{by_hand}", remedy.tell(listed, &elsewhere))
     };
     let mut found = Vec::new();
     for path in &stale.paths {
-        let message = format!(
-            "{whose} is mounted there, and no record says so: {remedy}{}",
-            by_hand(format!("umount {path}"))
-        );
-        found.push(finding("stale-mount", path.clone(), message, mends));
+        let message = told(&format!("{whose} is mounted there"), &format!("umount {path}"));
+        found.push(finding("stale-mount", path.clone(), message, remedy.mends()));
     }
     for (device, over) in &stale.devices {
-        let message = format!(
-            "{whose} is connected as it, over {over}, and no record says so: {remedy}{}",
-            by_hand(format!("losetup -d {device}"))
-        );
-        found.push(finding("stale-device", device.clone(), message, mends));
+        let message =
+            told(&format!("{whose} is connected as it, over {over}"), &format!("losetup -d {device}"));
+        found.push(finding("stale-device", device.clone(), message, remedy.mends()));
     }
-    if fix && mends {
-        let now = house.now();
-        correct(house, family.id, |family| take_what_stands_down(house, family, now)).await?;
-        for one in &mut found {
-            one.fixed = true;
+    if fix {
+        match remedy {
+            Remedy::Record => {
+                let now = house.now();
+                correct(house, id, |family| take_what_stands_down(house, family, now)).await?;
+                for one in &mut found {
+                    one.fixed = true;
+                }
+            }
+            Remedy::Remove => remove(house, Some(id), &stale, &mut found).await?,
+            Remedy::Recover | Remedy::Ask | Remedy::Wait => {}
         }
     }
     findings.extend(found);
+    Ok(())
+}
+
+/// What can be done about something that stands without a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// Its volume is known: it is recorded as what is to go, and the driver takes it down.
+    Record,
+    /// Nobody knows it, and nobody has it: the node takes it down.
+    Remove,
+    /// A recovery makes it known, with whoever has it.
+    Recover,
+    /// A backend that may know it could not be asked.
+    Ask,
+    /// Nobody knows it, and somebody has it.
+    Wait,
+}
+
+impl Remedy {
+    fn of(family: &Family, listed: &Listed, elsewhere: &[String]) -> Self {
+        match &family.volume {
+            // Where a node has to be attached, only a record that the backend answered says how to disconnect.
+            Some(volume) if elsewhere.is_empty() && volume.connection.is_some() => Self::Record,
+            None if !listed.knows(family.id) => match Self::of_nobody(listed) {
+                Self::Remove if !elsewhere.is_empty() => Self::Wait,
+                remedy => remedy,
+            },
+            Some(_) | None => Self::Recover,
+        }
+    }
+
+    fn of_nobody(listed: &Listed) -> Self {
+        if listed.unheard.is_empty() { Self::Remove } else { Self::Ask }
+    }
+
+    fn mends(self) -> bool {
+        matches!(self, Self::Record | Self::Remove)
+    }
+
+    fn tell(self, listed: &Listed, elsewhere: &[String]) -> String {
+        match self {
+            Self::Record => "nobody else has it: --fix takes it down".to_owned(),
+            Self::Remove => {
+                "no backend knows it either, and nobody has it: --fix takes it down, and leaves what is \
+                             behind it as it is"
+                    .to_owned()
+            }
+            Self::Recover if elsewhere.is_empty() => "`kato recover --scan` makes that known".to_owned(),
+            Self::Recover => {
+                format!("{} has it: `kato recover --scan` makes that known", elsewhere.join(", "))
+            }
+            Self::Wait => format!(
+                "no backend knows it either, and {} has it: stop that, then --fix takes it down",
+                elsewhere.join(", ")
+            ),
+            Self::Ask => {
+                let names: Vec<&str> = listed.unheard.iter().map(BackendName::as_str).collect();
+                format!(
+                    "it may be a volume of {}, which cannot be asked: see to that first",
+                    names.join(" or ")
+                )
+            }
+        }
+    }
+}
+
+/// Has the node take down what nobody knows. What it refuses stays, and says why.
+async fn remove(
+    house: &House,
+    id: Option<VolumeId>,
+    stale: &Stale,
+    found: &mut [Finding],
+) -> Result<(), Error> {
+    let mut claims = Vec::new();
+    if let Some(id) = id {
+        let subject = Subject::Volume(id).to_string();
+        claims.push(house.ports.store.claim(&subject).await?);
+        claims.push(house.ports.store.claim(&format!("{subject}/{}", house.node())).await?);
+        // A recovery may have made it known since.
+        let family = house.journal.family(id).await?.value;
+        if family.volume.is_some() || family.mounts.contains_key(house.node()) {
+            return Ok(());
+        }
+    }
+    let mounts = stale.paths.iter().cloned().map(Stray::Mount);
+    let devices = stale.devices.iter().map(|(device, _)| Stray::Device(device.clone()));
+    for (stray, one) in mounts.chain(devices).zip(found) {
+        match house.ports.host.remove_stray(id, &stray).await {
+            Ok(()) => {
+                info!(?stray, "took down what stood without a record");
+                one.fixed = true;
+            }
+            Err(error) => one.message.push_str(&format!("; it could not be taken down: {}", error.message)),
+        }
+    }
     Ok(())
 }
 
@@ -169,7 +257,13 @@ fn take_what_stands_down(house: &House, family: &mut Family, now: Timestamp) {
 }
 
 /// What stands at a place, or on a device, that does not say whose it is.
-async fn unknown(house: &Arc<House>, stale: Stale, findings: &mut Vec<Finding>) -> Result<(), Error> {
+async fn unknown(
+    house: &Arc<House>,
+    stale: Stale,
+    listed: &Listed,
+    fix: bool,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Error> {
     for path in stale.paths {
         // Where places are called by names, the name says whose it is.
         let name = path.rsplit('/').next().and_then(|name| VolumeName::parse(name).ok());
@@ -182,17 +276,35 @@ async fn unknown(house: &Arc<House>, stale: Stale, findings: &mut Vec<Finding>) 
         {
             continue;
         }
-        let message = format!(
-            "it is mounted in our folder, and no record says so: if it was a volume whose record was lost, \
-             `kato recover --scan` takes it back; else `umount {path}` when nothing uses it"
+        let remedy = match id.is_some() || listed.knows_place(&path) {
+            true => Remedy::Recover,
+            false => Remedy::of_nobody(listed),
+        };
+        let mut one = finding("stale-mount", path.clone(), String::new(), remedy.mends());
+        one.message = format!(
+            "it is mounted in our folder, and no record says so: {}{}",
+            remedy.tell(listed, &[]),
+            if remedy.mends() { String::new() } else { format!(" (by hand: `umount {path}`)") }
         );
-        findings.push(finding("stale-mount", path, message, false));
+        if fix && remedy == Remedy::Remove {
+            let alone = Stale { paths: vec![path], devices: Vec::new() };
+            remove(house, None, &alone, std::slice::from_mut(&mut one)).await?;
+        }
+        findings.push(one);
     }
     for (device, over) in stale.devices {
-        let message = format!(
-            "it stands over {over}, and nothing says for which volume: `losetup -d {device}` when nothing uses it"
+        let remedy = if listed.has(&over) { Remedy::Recover } else { Remedy::of_nobody(listed) };
+        let mut one = finding("stale-device", device.clone(), String::new(), remedy.mends());
+        one.message = format!(
+            "it stands over {over}, and nothing says for which volume: {}{}",
+            remedy.tell(listed, &[]),
+            if remedy.mends() { String::new() } else { format!(" (by hand: `losetup -d {device}`)") }
         );
-        findings.push(finding("stale-device", device, message, false));
+        if fix && remedy == Remedy::Remove {
+            let alone = Stale { paths: Vec::new(), devices: vec![(device, over)] };
+            remove(house, None, &alone, std::slice::from_mut(&mut one)).await?;
+        }
+        findings.push(one);
     }
     Ok(())
 }

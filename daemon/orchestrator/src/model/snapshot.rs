@@ -1,7 +1,10 @@
 //! A snapshot is a volume's bytes at one moment. Creating → Cut → Ready → Deleting: from Cut on the moment
 //! is fixed and the volume may be written again, from Ready on volumes can be made from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     BackendName, Bytes, ClassName, ClusterId, Filesystem, Handle, Intent, SnapshotId, SnapshotName,
@@ -39,6 +42,8 @@ pub struct Snapshot {
     pub dependants: BTreeSet<VolumeId>,
     /// When the moment was.
     pub cut: Option<Timestamp>,
+    /// For how long the volume was held still while it was copied; nothing where it did not have to be.
+    pub held_still: Option<Duration>,
     /// When it was wished for.
     pub created: Timestamp,
     /// What its owner wrote on it.

@@ -13,7 +13,10 @@
 //! by a person. "In use" is no state: it is derived from [`Volume::dependants`], and whoever comes to depend
 //! on a volume rewrites its record, so that a delete that overlaps loses the race.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     BackendName, Bytes, CapacityRange, ClassName, ClusterId, Connection, DataRoot, FsType, Handle, Intent,
@@ -41,6 +44,8 @@ pub struct Volume {
     pub actual_parameters: BTreeMap<String, String>,
     /// What it was copied from.
     pub source: Option<Source>,
+    /// For how long that was held still while it was copied; nothing where it did not have to be.
+    pub held_still: Option<Duration>,
     /// How the backend calls it, once heard.
     pub handle: Option<Handle>,
     /// How any node reaches it, where that needs no attaching.

@@ -157,6 +157,7 @@ impl House {
             actual: None,
             actual_parameters: Default::default(),
             source: source.map(|origin| origin.source.clone()),
+            held_still: None,
             handle: None,
             connection: None,
             topology: Default::default(),

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::{
-    drivers::{Progress, Sight, Subject},
+    drivers::{Progress, Sight},
     error::{Error, Outcome},
     house::{House, Verdict},
     journal::contended,
-    model::{Bytes, Intent, MountState, VolumeState},
-    ops::{Context, GrowVolume, VolumeView, mount::unknown},
-    ports::{backend::Growing, store::Durability},
+    model::{Bytes, Intent, MountState, Volume},
+    ops::{Context, GrowVolume, VolumeView},
+    ports::backend::Growing,
 };
 
 impl House {
@@ -18,55 +18,50 @@ impl House {
         ctx: &Context,
         wish: &GrowVolume,
     ) -> Result<Outcome<VolumeView>, Error> {
-        let about = |error: Error| error.about(format!("volume {}", wish.name));
-        let id = self.ready_volume(ctx, &wish.name).await?;
-        let now = self.now();
         let catalog = self.catalog();
-        let watcher = self.drivers.watch(Subject::Volume(id));
-        let (family, changed) = self
-            .journal
-            .edit_family(id, Durability::Durable, |family, _| {
-                let attached = !family.attachments.is_empty();
-                let volume = family.volume.as_mut().filter(|volume| volume.state == VolumeState::Ready);
-                let volume = volume.ok_or_else(|| unknown(&wish.name))?;
-                let actual = volume.actual.unwrap_or_default();
-                if wish.size.limit.is_some_and(|limit| limit < actual) {
-                    return Err(Error::out_of_range(format!("it has {actual} already, and volumes never shrink")));
+        let record = |volume: &mut Volume, attached: bool| {
+            let actual = volume.actual.unwrap_or_default();
+            if wish.size.limit.is_some_and(|limit| limit < actual) {
+                return Err(Error::out_of_range(format!(
+                    "it has {actual} already, and volumes never shrink"
+                )));
+            }
+            if wish.size.required <= actual {
+                return Ok(false);
+            }
+            let class = catalog.class(Some(&volume.class)).ok();
+            if let Some(most) =
+                class.and_then(|class| class.max_size).filter(|most| wish.size.required > *most)
+            {
+                return Err(Error::out_of_range(format!("class {} allows at most {most}", volume.class)));
+            }
+            match catalog.backend(&volume.backend)?.describe().abilities.grow {
+                None => {
+                    return Err(Error::unsupported(format!(
+                        "the backend {} cannot grow volumes",
+                        volume.backend
+                    )));
                 }
-                if wish.size.required <= actual {
-                    return Ok(false);
+                Some(Growing::Offline) if attached => {
+                    return Err(Error::precondition(
+                        "its backend grows volumes only while they are not in use: stop what uses it first",
+                    ));
                 }
-                let class = catalog.class(Some(&volume.class)).ok();
-                if let Some(most) = class.and_then(|class| class.max_size).filter(|most| wish.size.required > *most) {
-                    return Err(Error::out_of_range(format!("class {} allows at most {most}", volume.class)));
-                }
-                let backend = catalog.backend(&volume.backend)?;
-                match backend.describe().abilities.grow {
-                    None => return Err(Error::unsupported(format!("the backend {} cannot grow volumes", volume.backend))),
-                    Some(Growing::Offline) if attached => {
-                        return Err(Error::precondition("its backend grows volumes only while they are not in use: stop what uses it first"));
-                    }
-                    Some(_) => {}
-                }
-                if volume.wants_modify() {
-                    return Err(Error::busy("its parameters are being changed: try again when that is done, or failed"));
-                }
-                volume.wanted.size = wish.size;
-                volume.intent = Some(Intent::new(now));
-                Ok(true)
-            })
-            .await
-            .map_err(about)?;
-        if !changed {
-            return family.view().map(Outcome::Unchanged).ok_or_else(|| unknown(&wish.name));
-        }
-        let required = wish.size.required;
-        self.settle(ctx, watcher, &["grow", "grow-filesystem"], |progress, failure| {
-            grown(progress, failure, required)
-        })
-        .await
-        .map(Outcome::Changed)
-        .map_err(about)
+                Some(_) => {}
+            }
+            if volume.wants_modify() {
+                return Err(Error::busy(
+                    "its parameters are being changed: try again when that is done, or failed",
+                ));
+            }
+            volume.wanted.size = wish.size;
+            // Another size is another wish: nothing that was said of the last one holds.
+            volume.intent = None;
+            Ok(true)
+        };
+        let goal =
+            |progress: &Progress, failure: Option<&Error>| grown(progress, failure, wish.size.required);
+        self.change_ready(ctx, &wish.name, record, &["grow", "grow-filesystem"], goal).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can be asked of the hall: one file per verb, one command struct per request. An op is *validate,
 //! record the wish, wait*; it never drives. Both doors and the admin door call these and nothing else.
 
+mod change;
 mod create;
 mod delete;
 mod grow;
@@ -20,7 +21,7 @@ use crate::{
         Attachment, Bytes, Caller, CapacityRange, ClassName, DataRoot, FsType, HolderId, Mount, NodeId,
         Publication, Snapshot, SnapshotName, Target, Timestamp, Volume, VolumeName,
     },
-    ports::store::Entry,
+    ports::{backend::Health, store::Entry},
 };
 
 /// Who asks and how long it waits. A request that is dropped drops nothing but its waiting.
@@ -269,6 +270,8 @@ pub struct VolumeView {
     pub mounts: Vec<Mount>,
     /// Who holds it.
     pub publications: Vec<Publication>,
+    /// What its backend complained of lately; told where a volume is read, not in the answer to a wish.
+    pub complaint: Option<Health>,
 }
 
 impl VolumeView {
@@ -299,6 +302,8 @@ pub struct Why {
     pub waits: Vec<String>,
     /// Who holds it; empty when nobody does.
     pub holders: Vec<String>,
+    /// What its backend complains of.
+    pub ails: Vec<String>,
     /// What keeps it from being deleted.
     pub keeps: Vec<String>,
 }

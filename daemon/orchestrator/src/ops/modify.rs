@@ -4,16 +4,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    drivers::{Progress, Sight, Subject},
+    drivers::{Progress, Sight},
     error::{Error, Outcome},
     house::{House, Verdict},
     journal::contended,
-    model::{Intent, Volume, VolumeState},
-    ops::{Context, ModifyVolume, VolumeView, mount::unknown},
-    ports::{
-        backend::{Description, Parameter},
-        store::Durability,
-    },
+    model::{Volume, VolumeState},
+    ops::{Context, ModifyVolume, VolumeView},
+    ports::backend::{Description, Parameter},
 };
 
 impl House {
@@ -22,36 +19,16 @@ impl House {
         ctx: &Context,
         wish: &ModifyVolume,
     ) -> Result<Outcome<VolumeView>, Error> {
-        let about = |error: Error| error.about(format!("volume {}", wish.name));
-        let id = self.ready_volume(ctx, &wish.name).await?;
-        let now = self.now();
         let catalog = self.catalog();
-        let watcher = self.drivers.watch(Subject::Volume(id));
-        let (family, changed) = self
-            .journal
-            .edit_family(id, Durability::Durable, |family, _| {
-                let volume = family.volume.as_mut().filter(|volume| volume.state == VolumeState::Ready);
-                let volume = volume.ok_or_else(|| unknown(&wish.name))?;
-                allowed(&catalog.backend(&volume.backend)?.describe(), volume, &wish.parameters)?;
-                require_quiet(volume, &wish.parameters)?;
-                volume.wanted.parameters.extend(wish.parameters.clone());
-                if !volume.wants_modify() {
-                    return Ok(false);
-                }
-                volume.intent.get_or_insert_with(|| Intent::new(now));
-                Ok(true)
-            })
-            .await
-            .map_err(about)?;
-        if !changed {
-            return family.view().map(Outcome::Unchanged).ok_or_else(|| unknown(&wish.name));
-        }
-        self.settle(ctx, watcher, &["modify"], |progress, failure| {
-            modified(progress, failure, &wish.parameters)
-        })
-        .await
-        .map(Outcome::Changed)
-        .map_err(about)
+        let wished = &wish.parameters;
+        let record = |volume: &mut Volume, _: bool| {
+            allowed(&catalog.backend(&volume.backend)?.describe(), volume, wished)?;
+            require_quiet(volume, wished)?;
+            volume.wanted.parameters.extend(wished.clone());
+            Ok(volume.wants_modify())
+        };
+        let goal = |progress: &Progress, failure: Option<&Error>| modified(progress, failure, wished);
+        self.change_ready(ctx, &wish.name, record, &["modify"], goal).await
     }
 }
 

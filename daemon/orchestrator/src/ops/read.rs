@@ -14,7 +14,17 @@ use crate::{
 impl House {
     pub(crate) async fn inspect(&self, name: &VolumeName) -> Result<VolumeView, Error> {
         let id = self.journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
-        self.journal.family(id).await?.value.view().ok_or_else(|| unknown(name))
+        self.journal
+            .family(id)
+            .await?
+            .value
+            .view()
+            .map(|view| self.with_complaint(view))
+            .ok_or_else(|| unknown(name))
+    }
+
+    fn with_complaint(&self, view: VolumeView) -> VolumeView {
+        VolumeView { complaint: self.complaints.of(view.volume.id), ..view }
     }
 
     pub(crate) async fn names(
@@ -41,7 +51,7 @@ impl House {
         for entry in &entries {
             // A volume that was removed since the page was read is simply not on it.
             if let Some(view) = self.journal.family(records::decode(entry)?).await?.value.view() {
-                items.push(view);
+                items.push(self.with_complaint(view));
             }
         }
         Ok(ListPage { items, next })
@@ -81,7 +91,7 @@ impl House {
     pub(crate) async fn why(self: &Arc<Self>, name: &VolumeName) -> Result<Why, Error> {
         let id = self.journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
         let family = self.journal.family(id).await?.value;
-        let view = family.view().ok_or_else(|| unknown(name))?;
+        let view = family.view().map(|view| self.with_complaint(view)).ok_or_else(|| unknown(name))?;
         let mut waits: Vec<String> = Vec::new();
         match view.volume.state {
             VolumeState::Creating => waits.push("it is being made".into()),
@@ -140,7 +150,8 @@ impl House {
                 Dependant::Clone(id) => format!("the volume {id} is made from it"),
             })
             .collect();
-        Ok(Why { view, waits, holders, keeps })
+        let ails = view.complaint.iter().map(|complaint| complaint.to_string()).collect();
+        Ok(Why { view, waits, holders, ails, keeps })
     }
 
     fn tell(&self, intent: &Intent) -> Option<String> {

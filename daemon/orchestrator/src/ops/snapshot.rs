@@ -170,6 +170,7 @@ fn record(
         filesystem: Filesystem { ..volume.filesystem.clone() },
         dependants: BTreeSet::new(),
         cut: None,
+        held_still: None,
         created: now,
         labels: wish.labels.clone(),
         intent: Some(Intent::new(now)),

@@ -4,7 +4,7 @@
 //! **Finality.** An adapter answers a *final* error for an effect only when it knows that the effect did not
 //! happen and will not. A trap, a deadline, a cut connection are always pending.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
 
@@ -401,6 +401,13 @@ pub struct Health {
     pub message: String,
     /// Whether data is out of reach or lost.
     pub severe: bool,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weight = if self.severe { ", data may be out of reach" } else { "" };
+        write!(f, "its backend says {}{weight}: {}", self.reason, self.message)
+    }
 }
 
 /// Smaller abilities, each of which a backend may lack (it then answers `Unsupported`).

@@ -71,6 +71,15 @@ pub struct MountedAt {
     pub fs_behind: bool,
 }
 
+/// Something of ours that stands on this node and that nobody knows any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stray {
+    /// A mount at one of our places.
+    Mount(String),
+    /// A device over something in a granted directory.
+    Device(String),
+}
+
 /// How a filesystem came out of a grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grown {
@@ -113,6 +122,11 @@ pub trait Filesystems: Send + Sync {
     /// Unmounts and disconnects. What is not mounted is unmounted. While somebody else has the filesystem
     /// mounted, it is unmounted here, left connected, and `InUse` names the holder.
     async fn unmount(&self, volume: VolumeId, name: &str, connection: &Connection) -> Result<(), Error>;
+
+    /// Takes down what stands here without a record. It is refused as `InUse` while anybody has it: an open file,
+    /// another mount, another mount namespace; and where it holds the last bytes of a file that was removed. What
+    /// is not ours is refused, and what is gone is taken down.
+    async fn remove_stray(&self, volume: Option<VolumeId>, stray: &Stray) -> Result<(), Error>;
 
     /// Binds a mounted volume's data to a path of the caller's choice.
     async fn bind(&self, volume: VolumeId, from: &str, to: &str, read_only: bool) -> Result<(), Error>;

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     marker::PhantomData,
+    time::Duration,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -71,6 +72,16 @@ struct Read<T>(T);
 impl<'de, T: Stored> Deserialize<'de> for Read<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         T::read(from).map(Self)
+    }
+}
+
+/// In milliseconds.
+impl Stored for Duration {
+    fn write<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(self.as_millis()).unwrap_or(u64::MAX))
+    }
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        u64::deserialize(from).map(Self::from_millis)
     }
 }
 

@@ -1,6 +1,9 @@
 //! The stored form of a snapshot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +49,8 @@ struct SnapshotForm {
     dependants: BTreeSet<VolumeId>,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     cut: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    held_still: Option<Duration>,
     #[serde(with = "form")]
     created: Timestamp,
     #[serde(default, skip_serializing_if = "empty")]

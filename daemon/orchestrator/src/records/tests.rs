@@ -1,7 +1,10 @@
 //! What is written comes back, whatever is damaged is noticed, and what another version wrote is understood
 //! or refused by name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{envelope, *};
 use crate::{
@@ -82,6 +85,7 @@ fn full_volume() -> Volume {
         actual: Some(Bytes::MIB),
         actual_parameters: map(&[("iops", "100")]),
         source: Some(Source::Volume(VolumeId(3))),
+        held_still: Some(Duration::from_millis(1234)),
         handle: Some(Handle::parse("vol-1").unwrap()),
         connection: connections().pop(),
         topology: map(&[("zone", "eu-1a")]),
@@ -109,6 +113,7 @@ fn small_volume() -> Volume {
         actual: None,
         actual_parameters: BTreeMap::new(),
         source: None,
+        held_still: None,
         handle: None,
         connection: None,
         topology: BTreeMap::new(),
@@ -142,6 +147,7 @@ fn full_snapshot() -> Snapshot {
         filesystem: filesystem(FsState::Formatting),
         dependants: BTreeSet::from([VolumeId(2), VolumeId(3)]),
         cut: Some(Timestamp(5)),
+        held_still: Some(Duration::from_secs(2)),
         created: Timestamp(4),
         labels: map(&[("by", "cron")]),
         intent: Some(intent()),

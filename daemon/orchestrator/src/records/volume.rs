@@ -1,6 +1,9 @@
 //! The stored form of a volume and of what is left of one that was never heard of (its tombstone).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +45,8 @@ struct VolumeForm {
     actual_parameters: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     source: Option<Source>,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    held_still: Option<Duration>,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     handle: Option<Handle>,
     #[serde(default, skip_serializing_if = "empty", with = "form")]

@@ -1,6 +1,6 @@
 //! Steps that a backend takes: create, delete, grow, modify, attach, detach.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -64,7 +64,7 @@ pub(super) async fn create(house: &Arc<House>, volume: &Volume) -> Result<(), Er
     }
     let backend = house.backend(&volume.backend).await?;
     match ask_for(house, volume, &backend).await {
-        Ok(Copied::Done(made)) => record_made(house, volume, &backend, made).await,
+        Ok(Copied::Done(made, held_still)) => record_made(house, volume, &backend, made, held_still).await,
         Ok(Copied::Later(pending)) => later(house, volume, &pending, Durability::Durable).await,
         Ok(Copied::Unwanted) => Ok(()),
         Err(error) if error.token_burnt => edit_volume(house, volume, Durability::Durable, raise).await,
@@ -95,7 +95,7 @@ async fn ask_for(
     let wish = Making { house, volume, backend, origin: origin(house, volume).await? };
     let (Some(Source::Volume(source)), Some(Origin::Volume(named))) = (&volume.source, &wish.origin) else {
         return Ok(match wish.ask(resume(volume.intent.as_ref())).await? {
-            Effect::Done(made) => Copied::Done(made),
+            Effect::Done(made) => Copied::Done(made, None),
             Effect::Pending(pending) => Copied::Later(pending),
         });
     };
@@ -235,6 +235,7 @@ async fn record_made(
     volume: &Volume,
     backend: &Arc<dyn Backend>,
     made: Made,
+    held_still: Option<Duration>,
 ) -> Result<(), Error> {
     let keeps_source = backend.describe().abilities.clone_needs_source;
     let (families, snapshots) = with_source(volume);
@@ -247,6 +248,9 @@ async fn record_made(
         .journal
         .edit(&families, &snapshots, durability, |draft, _| {
             apply_made(draft, volume, &made);
+            if let Some(now) = draft.family(volume.id).volume.as_mut() {
+                now.held_still = held_still;
+            }
             if !keeps_source {
                 release_source(draft, volume);
             }

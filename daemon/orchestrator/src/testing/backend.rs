@@ -43,6 +43,8 @@ pub enum Verb {
     DeleteSnapshot,
     /// Poll.
     Poll,
+    /// Ask how volumes are.
+    Health,
 }
 
 /// What goes wrong with one call.
@@ -56,6 +58,8 @@ pub enum Fault {
     Pending(u32),
     /// Nobody hears of it, and it happens so much later, whoever is there then.
     Late(Duration),
+    /// It never answers, and nothing happens.
+    Hang,
 }
 
 /// Effects that are still to come true, and when.
@@ -86,6 +90,7 @@ pub struct BackendWorld {
     heard: BTreeMap<Verb, usize>,
     fingerprint: String,
     late: Later,
+    ailing: BTreeMap<Token, Health>,
     /// What each copy under way found when it began, by the token of what it makes.
     copies: BTreeMap<Token, Vec<u8>>,
 }
@@ -164,6 +169,14 @@ impl BackendWorld {
         things.find(|thing| thing.made.handle.as_str() == handle)?.made.parameters.as_ref()
     }
 
+    /// Lets a volume be unwell, or well again.
+    pub fn ail(&mut self, token: &Token, health: Option<Health>) {
+        match health {
+            Some(health) => self.ailing.insert(token.clone(), health),
+            None => self.ailing.remove(token),
+        };
+    }
+
     /// How often it was called.
     #[must_use]
     pub fn heard(&self, verb: Verb) -> usize {
@@ -213,6 +226,7 @@ impl FakeBackend {
             snapshots: true,
             clone: true,
             modify: true,
+            health: true,
             ..Abilities::default()
         };
         let description = Description {
@@ -255,9 +269,12 @@ impl FakeBackend {
         act: impl FnOnce(&mut BackendWorld) -> Result<T, Error> + Send + 'static,
     ) -> Result<Effect<T>, Error> {
         self.fuse.pass().await;
+        let fault = self.world().hears(verb);
+        if matches!(fault, Some(Fault::Hang)) {
+            std::future::pending::<()>().await;
+        }
         let answer = {
             let mut world = self.world();
-            let fault = world.hears(verb);
             let left = resume.and_then(|resume| resume.first().copied()).unwrap_or(0);
             match fault {
                 _ if left > 1 => Ok(later(left - 1)),
@@ -268,7 +285,7 @@ impl FakeBackend {
                     world.late.0.push((Instant::now() + after, Box::new(move |world| drop(act(world)))));
                     Err(Error::timeout("no answer").pending())
                 }
-                None => act(&mut world).map(Effect::Done),
+                Some(Fault::Hang) | None => act(&mut world).map(Effect::Done),
             }
         };
         self.fuse.pass().await;
@@ -423,8 +440,17 @@ impl Extras for FakeBackend {
         Err(Error::unsupported("the fake backend has no end"))
     }
 
-    async fn health(&self, _: Vec<Which>) -> Result<Vec<Health>, Error> {
-        Err(Error::unsupported("the fake backend tells nobody how it feels"))
+    async fn health(&self, which: Vec<Which>) -> Result<Vec<Health>, Error> {
+        self.fuse.pass().await;
+        let fault = self.world().hears(Verb::Health);
+        match fault {
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Refuse(error) | Fault::LoseAnswer(error)) => return Err(error),
+            Some(Fault::Pending(_) | Fault::Late(_)) | None => {}
+        }
+        let world = self.world();
+        let well = || Health { reason: String::new(), message: String::new(), severe: false };
+        Ok(which.iter().map(|which| world.ailing.get(&which.token).cloned().unwrap_or_else(well)).collect())
     }
 }
 
@@ -555,6 +581,7 @@ impl Polling for FakeBackend {
         self.fuse.pass().await;
         match fault {
             Some(Fault::Refuse(error) | Fault::LoseAnswer(error)) => return Err(error),
+            Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Pending(_) | Fault::Late(_)) | None => {}
         }
         let standing = |asking: Asking| match asking.resume.first().copied() {

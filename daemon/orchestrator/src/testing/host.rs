@@ -16,7 +16,7 @@ use crate::{
     model::{Bytes, Caller, Connection, VolumeId},
     ports::host::{
         Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations,
-        Prepare, Standing, Survey, Usage,
+        Prepare, Standing, Stray, Survey, Usage,
     },
 };
 
@@ -270,6 +270,26 @@ impl Filesystems for FakeHost {
             world.mounts.remove(&volume);
         }
         self.disconnect(volume, connection).await
+    }
+
+    async fn remove_stray(&self, volume: Option<VolumeId>, stray: &Stray) -> Result<(), Error> {
+        self.fuse.pass().await;
+        let Some(volume) = volume else { return Err(Error::precondition("the fake machine knows them all")) };
+        {
+            let mut world = self.world();
+            if let Some(holder) = world.elsewhere.get(&volume).and_then(|holders| holders.first()) {
+                return Err(Error::in_use(format!("it is still mounted: held by {holder}")));
+            }
+            match stray {
+                Stray::Mount(_) => drop(world.mounts.remove(&volume)),
+                Stray::Device(device) if world.mounts.contains_key(&volume) => {
+                    return Err(Error::in_use(format!("{device} is still mounted")));
+                }
+                Stray::Device(_) => drop(world.connected.remove(&volume)),
+            }
+        }
+        self.fuse.pass().await;
+        Ok(())
     }
 
     async fn bind(&self, volume: VolumeId, _: &str, to: &str, _: bool) -> Result<(), Error> {

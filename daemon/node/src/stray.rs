@@ -1,0 +1,51 @@
+//! Taking down what stands here although no record says so: a mount in our folder, a loop device over a file in a
+//! granted directory. Nobody answers for it any more, so it is looked at more closely than an unmount of ours: whoever
+//! has it in any way keeps it. Whether nobody knows it is for the hall to say (`doctor/`).
+
+use std::path::{Path, PathBuf};
+
+use kato_orchestrator::Error;
+
+use crate::{holders, loopdev, mount};
+
+/// Unmounts one of our places.
+pub(crate) fn unmount(folders: &[PathBuf], path: &Path) -> Result<(), Error> {
+    if !path.parent().is_some_and(|parent| folders.iter().any(|folder| folder == parent)) {
+        return Err(Error::precondition(format!("{} is no place of ours", path.display())));
+    }
+    let Some(stands) = holders::at(path)? else { return Ok(()) };
+    let mut found = holders::of_mount(path)?;
+    let elsewhere_here = holders::our_mounts()?.into_iter().filter(|entry| {
+        entry.point != path
+            && entry.device == stands.device
+            && Path::new(&entry.root).starts_with(&stands.root)
+    });
+    found.extend(elsewhere_here.map(|entry| format!("the mount at {}", entry.point.display())));
+    if !found.is_empty() {
+        return Err(Error::in_use(holders::in_use(&format!("{} is in use", path.display()), &found)));
+    }
+    mount::take_down(path)?;
+    mount::remove_place(path)
+}
+
+/// Frees a loop device.
+pub(crate) fn free(granted: &[PathBuf], path: &Path) -> Result<(), Error> {
+    let Some(found) = loopdev::beneath(granted)?.into_iter().find(|device| device.path == path) else {
+        return match loopdev::at(path)? {
+            None => Ok(()),
+            Some(other) => Err(Error::precondition(format!(
+                "{} stands over {}, which is in no granted directory",
+                path.display(),
+                other.backing
+            ))),
+        };
+    };
+    if found.is_orphan() {
+        return Err(Error::in_use(format!(
+            "the file behind {device} was removed, and its bytes live on only there: copy them out if anybody needs \
+             them; `losetup -d {device}` gives them up",
+            device = path.display()
+        )));
+    }
+    holders::name_them(path, loopdev::detach(path))
+}
