@@ -156,7 +156,7 @@ fn is_older(version: &str, than: &str) -> bool {
 
 /// Whether a backend need not be loaded again. A file may hold something else than it did.
 fn is_same(before: &Backend, now: &Backend) -> bool {
-    !matches!(now.plugin, Plugin::File(_))
+    !matches!(now.plugin, Plugin::File(..))
         && before.plugin == now.plugin
         && format!("{before:?}") == format!("{now:?}")
 }

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -15,6 +15,9 @@ use kato_plugin_host::{Inspection, Power, embedded, inspect};
 use serde_json::{Value as Json, json};
 
 use crate::{catalog::Made, config::Plugin};
+
+/// The largest component that is taken, wherever it comes from.
+pub(crate) const COMPONENT_LIMIT: usize = 64 << 20;
 
 /// The plugins of this daemon.
 #[derive(Debug)]
@@ -33,10 +36,7 @@ impl Plugins {
             Plugin::Embedded(name) => embedded::component(name)
                 .map(<[u8]>::to_vec)
                 .ok_or_else(|| Error::not_found(format!("no plugin {name:?} is built in"))),
-            Plugin::File(path) => fs::read(path).map_err(|error| {
-                Error::unavailable(format!("the plugin {} cannot be read: {error}", path.display()))
-                    .caused_by(error)
-            }),
+            Plugin::File(path, pin) => at_path(path, pin.as_deref()),
             Plugin::Digest(digest) => self.installed(digest),
         }
     }
@@ -161,6 +161,35 @@ impl Plugins {
     }
 }
 
+/// A component at a path of the operator's. Nobody but a pin says what has to be there.
+fn at_path(path: &Path, pin: Option<&str>) -> Result<Vec<u8>, Error> {
+    let plugin = || format!("the plugin {}", path.display());
+    let unread = |error: io::Error| {
+        Error::unavailable(format!("{} cannot be read: {error}", plugin())).caused_by(error)
+    };
+    let limit = u64::try_from(COMPONENT_LIMIT).unwrap_or(u64::MAX);
+    let mut bytes = Vec::new();
+    fs::File::open(path).map_err(unread)?.take(limit + 1).read_to_end(&mut bytes).map_err(unread)?;
+    if bytes.len() > COMPONENT_LIMIT {
+        return Err(Error::invalid(format!(
+            "{} is larger than {} MiB, the most that a component may be: is it one?",
+            plugin(),
+            COMPONENT_LIMIT >> 20
+        )));
+    }
+    if let Some(pin) = pin {
+        let found = inspect(&bytes)?.digest;
+        if found != pin {
+            return Err(Error::precondition(format!(
+                "{} is not the one that `digest` says: it is sha256:{found}. Put the right one back, or write this \
+                 digest if it is to be believed",
+                plugin()
+            )));
+        }
+    }
+    Ok(bytes)
+}
+
 /// The backends that are made of a component.
 fn users<'a>(digest: &str, made: &'a BTreeMap<BackendName, Made>) -> Vec<&'a str> {
     made.iter().filter(|(_, made)| made.digest == digest).map(|(name, _)| name.as_str()).collect()
@@ -276,6 +305,25 @@ mod tests {
         bytes.extend_from_slice(&[0, 2, 1, b'x']);
         fs::write(plugins.path(&digest), bytes).unwrap();
         assert!(plugins.component(&Plugin::Digest(digest)).unwrap_err().message.contains("not what it was"));
+    }
+
+    #[test]
+    fn a_component_at_a_path_is_what_its_digest_says_and_of_a_size_that_one_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let plugins = Plugins::in_folder(folder.path());
+        let path = folder.path().join("mine.wasm");
+        let pinned = |pin: &str| Plugin::File(path.clone(), Some(pin.to_owned()));
+        fs::write(&path, ours()).unwrap();
+        let digest = inspect(ours()).unwrap().digest;
+        assert_eq!(plugins.component(&pinned(&digest)).unwrap(), ours());
+        fs::write(&path, [ours(), &[0, 2, 1, b'x']].concat()).unwrap();
+        assert!(plugins.component(&Plugin::File(path.clone(), None)).is_ok());
+        let told = plugins.component(&pinned(&digest)).unwrap_err().message;
+        let other = inspect(&fs::read(&path).unwrap()).unwrap().digest;
+        assert!(told.contains("mine.wasm") && told.contains(&other), "{told}");
+        // Nothing is read beyond the limit: this file has no end that could be waited for.
+        let endless = plugins.component(&Plugin::File("/dev/zero".into(), None)).unwrap_err();
+        assert!(endless.message.contains("/dev/zero is larger than 64 MiB"), "{}", endless.message);
     }
 
     #[test]

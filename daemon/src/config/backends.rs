@@ -169,15 +169,20 @@ fn connections(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> ConnectionGran
 
 fn plugin(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Plugin> {
     let text = scope.required("plugin", mistakes)?;
+    let pin = match scope.text("digest") {
+        Some(pin) => Some(digest(scope, "digest", &pin, mistakes)?),
+        None => None,
+    };
     if text.starts_with('/') {
-        return Some(Plugin::File(PathBuf::from(text)));
+        return Some(Plugin::File(PathBuf::from(text), pin));
     }
-    if let Some(digest) = text.strip_prefix("sha256:") {
-        if digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            return Some(Plugin::Digest(digest.to_owned()));
-        }
-        mistakes.push(scope.mistake("plugin", "a digest is sha256: and 64 lower-case hex digits"));
+    if pin.is_some() {
+        let reason = "only a component at a path is pinned so: what is built in or installed cannot change";
+        mistakes.push(scope.mistake("digest", reason));
         return None;
+    }
+    if text.starts_with(DIGEST) {
+        return digest(scope, "plugin", &text, mistakes).map(Plugin::Digest);
     }
     if embedded::names().any(|name| name == text) {
         return Some(Plugin::Embedded(text));
@@ -187,4 +192,18 @@ fn plugin(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Plugin> {
         format!("\"{text}\" is not among what is built in ({ours}): write a path from the root or a digest");
     mistakes.push(scope.mistake("plugin", reason).meaning(nearest(&text, embedded::names())));
     None
+}
+
+/// How a digest begins.
+const DIGEST: &str = "sha256:";
+
+/// The digits of a digest.
+fn digest(scope: &Scope<'_>, word: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Option<String> {
+    let digits = text.strip_prefix(DIGEST).filter(|digits| {
+        digits.len() == 64 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    });
+    if digits.is_none() {
+        mistakes.push(scope.mistake(word, "a digest is sha256: and 64 lower-case hex digits"));
+    }
+    digits.map(str::to_owned)
 }

@@ -260,6 +260,12 @@ pub(crate) const KEYS: &[Key] = &[
         "\"local\" for the one that is built in, the path of a component, or \"sha256:…\" of an installed one.",
     ),
     key(
+        "backend.*.digest",
+        Text,
+        "",
+        "\"sha256:…\" of the component at a path: another one found there is refused. `kato plugin inspect FILE` tells it.",
+    ),
+    key(
         "backend.*.configuration",
         Words,
         "{}",

@@ -140,8 +140,8 @@ pub(crate) struct Backend {
 pub(crate) enum Plugin {
     /// One of ours, by its name.
     Embedded(String),
-    /// A file, used as it is at the moment of loading.
-    File(PathBuf),
+    /// A file, used as it is at the moment of loading, unless it has to have a digest.
+    File(PathBuf, Option<String>),
     /// An installed one, by the SHA-256 of its bytes in lower-case hex.
     Digest(String),
 }
