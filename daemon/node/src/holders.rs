@@ -16,6 +16,10 @@ use crate::errno::failed;
 /// A line of mountinfo, as far as anybody here asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
+    /// Its number in its namespace.
+    id: u64,
+    /// The number of the mount that it stands on.
+    below: u64,
     /// Major and minor number of the filesystem.
     pub(crate) device: (u32, u32),
     /// Which directory of it.
@@ -36,7 +40,8 @@ impl Entry {
     /// Reads one line; the fields are those of proc(5).
     fn parse(line: &str) -> Option<Self> {
         let (left, right) = line.split_once(" - ")?;
-        let mut left = left.split(' ').skip(2);
+        let mut left = left.split(' ');
+        let (id, below) = (left.next()?.parse().ok()?, left.next()?.parse().ok()?);
         let (major, minor) = left.next()?.split_once(':')?;
         let device = (major.parse().ok()?, minor.parse().ok()?);
         let (root, point, options) =
@@ -44,7 +49,7 @@ impl Entry {
         let groups = left.map(str::to_owned).collect();
         let mut right = right.split(' ');
         let (kind, source) = (right.next()?.to_owned(), unescape(right.next()?));
-        Some(Self { device, root, point: point.into(), options, groups, kind, source })
+        Some(Self { id, below, device, root, point: point.into(), options, groups, kind, source })
     }
 
     /// What it is, for an error.
@@ -60,14 +65,21 @@ impl Entry {
         self.groups.iter().find_map(|group| group.strip_prefix("shared:"))
     }
 
-    /// Whether this is what the kernel spread from `ours` to the same place of another namespace: such a copy
-    /// goes when ours goes, so it holds nothing.
-    fn is_copy_of(&self, ours: &Self) -> bool {
+    /// Where it stands, whatever its namespace calls that: a directory of the filesystem beneath.
+    fn place(&self, mounts: &[Self]) -> Option<((u32, u32), PathBuf)> {
+        let below = mounts.iter().find(|mount| mount.id == self.below)?;
+        let within = self.point.strip_prefix(&below.point).ok()?;
+        Some((below.device, Path::new(&below.root).join(within)))
+    }
+
+    /// Whether this is what the kernel spread from one of our mounts to the same place of another namespace: such a
+    /// copy goes when ours goes, so it holds nothing. Its path need not be ours: a container may have the host's root
+    /// somewhere, and dockerd has what a managed plugin mounts beneath a folder of its own.
+    fn is_copy_of(&self, ours: &Self, theirs: &[Self], place: Option<&((u32, u32), PathBuf)>) -> bool {
         let spread = ours.group().is_some_and(|group| {
             self.groups.iter().any(|mine| mine.rsplit_once(':').is_some_and(|(_, number)| number == group))
         });
-        // A container that has the host's root somewhere sees our path behind that place.
-        spread && self.point.ends_with(ours.point.strip_prefix("/").unwrap_or(&ours.point))
+        spread && place.is_some() && self.place(theirs).as_ref() == place
     }
 }
 
@@ -85,12 +97,17 @@ pub(crate) fn at(path: &Path) -> Result<Option<Entry>, Error> {
 
 /// Those who hold what is mounted at this path, in other namespaces.
 pub(crate) fn of_mount(path: &Path) -> Result<Vec<String>, Error> {
-    let Some(ours) = at(path)? else { return Ok(Vec::new()) };
-    others(|entry| {
+    let mounts = our_mounts()?;
+    let Some(ours) = mounts.iter().rfind(|entry| entry.point == path) else { return Ok(Vec::new()) };
+    let place = ours.place(&mounts);
+    let holds = |entry: &Entry, theirs: &[Entry]| {
         entry.device == ours.device
             && Path::new(&entry.root).starts_with(&ours.root)
-            && !entry.is_copy_of(&ours)
-    })
+            && !entry.is_copy_of(ours, theirs, place.as_ref())
+    };
+    let found = namespaces()?;
+    let holding = found.iter().filter(|other| other.mounts.iter().any(|entry| holds(entry, &other.mounts)));
+    Ok(holding.map(|other| called(other.pid)).collect())
 }
 
 /// Those who hold a directory that stood at `place`: a mount of it, or of something in it, in another namespace.
@@ -250,14 +267,33 @@ mod tests {
         assert_eq!(entry.describe(), "/mnt1 of /dev/root (ext3)");
     }
 
+    fn mounts(lines: &[&str]) -> Vec<Entry> {
+        lines.iter().map(|line| Entry::parse(line).unwrap()).collect()
+    }
+
     #[test]
     fn what_the_kernel_spread_to_the_same_place_is_no_holder_but_a_bind_elsewhere_is() {
-        let ours = Entry::parse(LINE).unwrap();
-        let copy = Entry { groups: vec!["master:7".into()], ..ours.clone() };
-        assert!(copy.is_copy_of(&ours));
-        assert!(Entry { point: "/host/m nt2".into(), ..copy.clone() }.is_copy_of(&ours));
-        assert!(!Entry { point: "/data".into(), ..copy.clone() }.is_copy_of(&ours));
-        assert!(!Entry { groups: Vec::new(), ..copy }.is_copy_of(&ours));
+        let own = mounts(&[
+            "35 1 8:1 / / rw shared:1 - ext4 /dev/sda rw",
+            "36 35 98:0 / /mnt/v rw shared:7 - ext4 /dev/loop0 rw",
+        ]);
+        let place = own[1].place(&own);
+        let is_copy = |lines: &[&str]| {
+            let theirs = mounts(lines);
+            theirs[1].is_copy_of(&own[1], &theirs, place.as_ref())
+        };
+        let root = "50 1 8:1 / / rw master:1 - ext4 /dev/sda rw";
+        assert!(is_copy(&[root, "51 50 98:0 / /mnt/v rw master:7 - ext4 /dev/loop0 rw"]));
+        assert!(!is_copy(&[root, "51 50 98:0 / /mnt/v rw - ext4 /dev/loop0 rw"]), "it would outlive ours");
+        assert!(!is_copy(&[root, "51 50 98:0 / /data rw master:7 - ext4 /dev/loop0 rw"]));
+        // The host's root, or a folder of it, elsewhere.
+        let host = "50 1 8:1 / /host rw master:1 - ext4 /dev/sda rw";
+        assert!(is_copy(&[host, "51 50 98:0 / /host/mnt/v rw master:7 - ext4 /dev/loop0 rw"]));
+        let folder = "50 1 8:1 /mnt /propagated rw shared:1 - ext4 /dev/sda rw";
+        assert!(is_copy(&[folder, "51 50 98:0 / /propagated/v rw shared:7 - ext4 /dev/loop0 rw"]));
+        // A container's own filesystem beneath it, whatever the place is called.
+        let container = "50 1 0:40 / / rw - overlay overlay rw";
+        assert!(!is_copy(&[container, "51 50 98:0 / /mnt/v rw master:7 - ext4 /dev/loop0 rw"]));
     }
 
     #[test]
