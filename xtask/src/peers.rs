@@ -35,6 +35,12 @@ const PEERS: &[Peer] = &[
         parts: &["docker"],
     },
     Peer {
+        program: "docker-registry",
+        package: "docker-registry",
+        why: "the managed plugin is pushed to it, installed from it and upgraded by it",
+        parts: &["docker"],
+    },
+    Peer {
         program: "socat",
         package: "socat",
         why: "brings a dockerd that comes by TLS to the door",
@@ -76,7 +82,12 @@ const PEERS: &[Peer] = &[
         why: "checks the units, and starts the daemon by its socket",
         parts: &["cli"],
     },
-    Peer { program: "curl", package: "curl", why: "asks the admin door as a person would", parts: &["cli"] },
+    Peer {
+        program: "curl",
+        package: "curl",
+        why: "asks the admin door as a person would",
+        parts: &["cli", "docker"],
+    },
     Peer { program: "fio", package: "fio", why: "the speed of data", parts: &["bench-smoke", "bench"] },
 ];
 

@@ -1,5 +1,5 @@
 //! The daemon as a managed plugin, put together from the binary under test as `docker-plugin/managed/README.md`
-//! says, and run by a real dockerd.
+//! says, run by a real dockerd, and upgraded from a registry.
 
 #![expect(clippy::disallowed_methods, reason = "asks ldd which libraries belong to a program")]
 
@@ -12,9 +12,9 @@ use std::{
 use kato_tests::{
     daemon,
     dockerd::Dockerd,
-    machine::{Machine, until},
+    machine::{Machine, Process, until},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PLUGIN: &str = "kato/volume";
 
@@ -74,6 +74,110 @@ fn ask_for_what_can_be_given(config: &mut Value) {
     }
 }
 
+/// Runs a line in a container that has a volume of the plugin.
+fn run(dockerd: &Dockerd<'_>, plugin: &str, volume: &str, line: &str) -> Result<String, String> {
+    let mount = format!("{volume}:/data");
+    let place = ["run", "--rm", "--network", "none", "--volume-driver", plugin, "-v", &mount];
+    dockerd.docker(&[&place[..], &[Dockerd::IMAGE, "sh", "-c", line]].concat())
+}
+
+/// Changes what the plugin says of itself.
+fn edit(folder: &Path, change: impl FnOnce(&mut Value)) {
+    let file = folder.join("config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    change(&mut config);
+    fs::write(file, config.to_string()).unwrap();
+}
+
+/// A registry of the test's own, which dockerd trusts because it is on loopback.
+fn serve_registry(machine: &Machine) -> Process {
+    let config = machine.folder().join("registry.yml");
+    let words = format!(
+        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:5000\n",
+        machine.folder().join("registry").display()
+    );
+    fs::write(&config, words).unwrap();
+    let registry = machine.spawn(find("docker-registry"), "registry.log", |command| {
+        command.arg("serve").arg(&config);
+    });
+    until("the registry to serve", || {
+        let asked = machine.shell("curl -s http://127.0.0.1:5000/v2/");
+        asked.status.success().then_some(())
+    });
+    registry
+}
+
+#[test]
+fn an_upgrade_asks_for_what_the_plugin_may_and_keeps_every_volume() {
+    const REMOTE: &str = "127.0.0.1:5000/kato/volume";
+    let machine = Machine::start();
+    let registry = serve_registry(&machine);
+    let dockerd = Dockerd::start(&machine);
+    let docker = |words: &str| dockerd.docker(&words.split(' ').collect::<Vec<_>>());
+    let done = |words: &str| {
+        docker(words).unwrap_or_else(|error| {
+            panic!("docker {words}: {error}\n{}\n{}", dockerd.log(), registry.log());
+        })
+    };
+    for tag in ["one", "two"] {
+        let folder = machine.folder().join(tag);
+        put_together(&folder);
+        edit(&folder, |config| {
+            config["description"] = tag.into();
+            let reap = json!({ "name": "KATO__NODE__REAP_AFTER", "value": "2s", "settable": ["value"] });
+            config["env"].as_array_mut().unwrap().push(reap);
+        });
+        done(&format!("plugin create {REMOTE}:{tag} {}", folder.display()));
+        done(&format!("plugin push {REMOTE}:{tag}"));
+        done(&format!("plugin rm {REMOTE}:{tag}"));
+    }
+
+    // Whoever installs it is asked first, for what the README explains and nothing else.
+    let asked = dockerd.command().args(["plugin", "install", &format!("{REMOTE}:one")]).output().unwrap();
+    let asked = String::from_utf8(asked.stdout).unwrap();
+    let mut privileges: Vec<_> = asked.lines().filter_map(|line| line.strip_prefix(" - ")).collect();
+    privileges.sort_unstable();
+    let (capabilities, others): (Vec<_>, Vec<_>) =
+        privileges.into_iter().partition(|line| line.starts_with("capabilities: "));
+    assert_eq!(
+        others,
+        ["allow-all-devices: [true]", "host pid namespace: [true]", "mount: [/dev]", "network: [host]"],
+        "{asked}"
+    );
+    assert!(capabilities.len() == 1 && capabilities[0].contains("CAP_SYS_ADMIN"), "{asked}");
+    assert_eq!(done("plugin ls -q"), "", "it was installed although nobody agreed");
+
+    done(&format!("plugin install --alias {PLUGIN} --grant-all-permissions {REMOTE}:one"));
+    for class in ["default", "ext4"] {
+        done(&format!("volume create -d {PLUGIN} -o class={class} -o size=64MiB {class}"));
+        run(&dockerd, PLUGIN, class, "echo bytes > /data/file").unwrap();
+    }
+    done(&format!(
+        "run -d --name holder --network none --volume-driver {PLUGIN} -v ext4:/data busybox sleep 600"
+    ));
+    assert!(docker("volume rm ext4").unwrap_err().contains("in use"));
+
+    // The container ends while nobody is there to be told.
+    done(&format!("plugin disable -f {PLUGIN}"));
+    done("rm -f holder");
+    done(&format!("plugin upgrade --grant-all-permissions --skip-remote-check {PLUGIN} {REMOTE}:two"));
+    assert_eq!(done(&format!("plugin inspect -f {{{{.Config.Description}}}} {PLUGIN}")), "two");
+    done(&format!("plugin enable {PLUGIN}"));
+    for class in ["default", "ext4"] {
+        assert_eq!(
+            run(&dockerd, PLUGIN, class, "cat /data/file").as_deref(),
+            Ok("bytes"),
+            "{}",
+            dockerd.log()
+        );
+    }
+    // What it held is nobody's: the plugin sees the host's processes, and so that this one has ended.
+    until("the lost holder to be reaped", || docker("volume rm ext4").ok());
+    done("volume rm default");
+    done(&format!("plugin disable {PLUGIN}"));
+    done(&format!("plugin rm {PLUGIN}"));
+}
+
 #[test]
 fn docker_installs_and_runs_the_plugin_and_starts_it_again() {
     let machine = Machine::start();
@@ -81,23 +185,7 @@ fn docker_installs_and_runs_the_plugin_and_starts_it_again() {
     put_together(&folder);
     let mut dockerd = Dockerd::start(&machine);
     let docker = |dockerd: &Dockerd<'_>, words: &str| dockerd.docker(&words.split(' ').collect::<Vec<_>>());
-    let run = |dockerd: &Dockerd<'_>, volume: &str, line: &str| {
-        let mount = format!("{volume}:/data");
-        dockerd.docker(&[
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--volume-driver",
-            PLUGIN,
-            "-v",
-            &mount,
-            Dockerd::IMAGE,
-            "sh",
-            "-c",
-            line,
-        ])
-    };
+    let run = |dockerd: &Dockerd<'_>, volume: &str, line: &str| run(dockerd, PLUGIN, volume, line);
 
     dockerd.docker(&["plugin", "create", PLUGIN, &folder.display().to_string()]).unwrap();
     docker(&dockerd, &format!("plugin set {PLUGIN} KATO__LOG__LEVEL=debug KATO__DOCKER__SCOPE=global"))
