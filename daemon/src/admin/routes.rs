@@ -2,7 +2,7 @@
 //! its words, calls the hall once, and writes the answer. `convert.rs` knows the words, `error.rs` the problems,
 //! `server.rs` who may ask at all.
 
-use std::{collections::HashMap, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -15,18 +15,20 @@ use axum::{
 use futures_util::stream;
 use kato_orchestrator::{
     Error, Outcome,
-    model::{BackendName, ClassName, Snapshot, SnapshotName, VolumeName},
-    ops::{Context, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, RepairVolume, VolumeView},
+    model::{BackendName, ClassName, SnapshotName, VolumeName},
+    ops::{Context, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, RepairVolume},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::mpsc;
 
-use super::{convert, error::Problem, server::Door};
-use crate::plugins::with_uses;
-
-/// The largest component that is taken.
-pub(crate) const COMPONENT_LIMIT: usize = 64 << 20;
+use super::{
+    convert,
+    error::Problem,
+    server::Door,
+    watch::{self, Noun},
+};
+use crate::plugins::{COMPONENT_LIMIT, with_uses};
 
 /// Where components are sent.
 pub(crate) const COMPONENTS: &str = "/v1/plugins";
@@ -35,16 +37,13 @@ pub(crate) const COMPONENTS: &str = "/v1/plugins";
 const DUMP_LIMIT: usize = 512 << 20;
 
 /// The most items on a page.
-const PAGE_LIMIT: usize = 1000;
-
-/// How often a watcher looks for what is new.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
+pub(super) const PAGE_LIMIT: usize = 1000;
 
 /// The request's number, for the log and for whoever asks about it.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestId(pub(crate) String);
 
-type Answer = Result<Response, Problem>;
+pub(super) type Answer = Result<Response, Problem>;
 
 /// A recovery at work, and what it answers in the end.
 type Work = Pin<Box<dyn Future<Output = Vec<Json>> + Send>>;
@@ -55,7 +54,6 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/v1/volumes", get(volumes).post(create))
-        .route("/v1/volumes/watch", get(watch_volumes))
         .route("/v1/volumes/{name}", get(volume).delete(remove))
         .route("/v1/volumes/{name}/grow", post(grow))
         .route("/v1/volumes/{name}/modify", post(modify))
@@ -63,7 +61,6 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/volumes/{name}/why", get(why))
         .route("/v1/names", get(names))
         .route("/v1/snapshots", get(snapshots).post(cut))
-        .route("/v1/snapshots/watch", get(watch_snapshots))
         .route("/v1/snapshots/{name}", get(snapshot).delete(remove_snapshot))
         .route("/v1/classes", get(classes))
         .route("/v1/classes/{name}", get(class))
@@ -93,11 +90,13 @@ struct Wish {
     force: bool,
 }
 
-/// Which page.
+/// Which page, or all of them and then whatever changes.
 #[derive(Debug, Default, Deserialize)]
 struct Page {
     after: Option<String>,
     limit: Option<usize>,
+    #[serde(default)]
+    watch: bool,
 }
 
 impl Page {
@@ -157,6 +156,9 @@ async fn metrics(State(door): State<Arc<Door>>) -> Answer {
 }
 
 async fn volumes(State(door): State<Arc<Door>>, Query(wish): Query<Page>) -> Answer {
+    if wish.watch {
+        return watch::watch(door, Noun::Volume).await;
+    }
     let ListPage { items, next } = door.hall.list(wish.after.as_deref(), wish.limit()).await?;
     page(items.iter().map(|view| convert::volume_to_wire(view, door.hall.node())).collect(), next)
 }
@@ -245,126 +247,10 @@ async fn why(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer 
     ok(&convert::why_to_wire(&why, door.hall.node()))
 }
 
-/// What is watched.
-#[derive(Clone, Copy)]
-enum Watched {
-    Volumes,
-    Snapshots,
-}
-
-impl Watched {
-    /// What an event calls it.
-    fn noun(self) -> &'static str {
-        match self {
-            Self::Volumes => "volume",
-            Self::Snapshots => "snapshot",
-        }
-    }
-
-    /// A page of them, by name, and where the next one begins.
-    async fn page(
-        self,
-        door: &Door,
-        after: Option<&str>,
-    ) -> Result<(Vec<(String, Json)>, Option<String>), Error> {
-        match self {
-            Self::Volumes => {
-                let ListPage { items, next } = door.hall.list(after, PAGE_LIMIT).await?;
-                let wire = |view: &VolumeView| {
-                    (view.volume.name.to_string(), convert::volume_to_wire(view, door.hall.node()))
-                };
-                Ok((items.iter().map(wire).collect(), next))
-            }
-            Self::Snapshots => {
-                let ListPage { items, next } = door.hall.list_snapshots(after, PAGE_LIMIT).await?;
-                let wire = |one: &Snapshot| (one.name.to_string(), convert::snapshot_to_wire(one));
-                Ok((items.iter().map(wire).collect(), next))
-            }
-        }
-    }
-}
-
-/// What a watcher has seen: a number for each thing's whole view, by name.
-struct Watcher {
-    what: Watched,
-    seen: HashMap<String, u64>,
-    ready: std::collections::VecDeque<Json>,
-    began: bool,
-}
-
-impl Watcher {
-    /// Reads everything again and keeps what is new.
-    async fn look(&mut self, door: &Door) -> Result<(), Error> {
-        let mut found = HashMap::with_capacity(self.seen.len());
-        let mut after: Option<String> = None;
-        loop {
-            let (page, next) = self.what.page(door, after.as_deref()).await?;
-            for (name, wire) in page {
-                let print = fingerprint(&wire);
-                if self.seen.get(&name) != Some(&print) {
-                    self.ready.push_back(json!({ "event": "seen", self.what.noun(): wire }));
-                }
-                found.insert(name, print);
-            }
-            match next {
-                Some(next) => after = Some(next),
-                None => break,
-            }
-        }
-        for name in self.seen.keys().filter(|name| !found.contains_key(*name)) {
-            self.ready.push_back(json!({ "event": "gone", self.what.noun(): { "name": name } }));
-        }
-        self.seen = found;
-        Ok(())
-    }
-}
-
-fn fingerprint(wire: &Json) -> u64 {
-    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-    BuildHasherDefault::<DefaultHasher>::default().hash_one(wire.to_string())
-}
-
-async fn watch_volumes(State(door): State<Arc<Door>>) -> Answer {
-    watch(door, Watched::Volumes).await
-}
-
-async fn watch_snapshots(State(door): State<Arc<Door>>) -> Answer {
-    watch(door, Watched::Snapshots).await
-}
-
-/// All of them, then each that changes, one JSON object a line, until the watcher hangs up.
-async fn watch(door: Arc<Door>, what: Watched) -> Answer {
-    let mut watcher = Watcher { what, seen: HashMap::new(), ready: Default::default(), began: false };
-    watcher.look(&door).await?;
-    let lines = stream::unfold((watcher, door), |(mut watcher, door)| async move {
-        loop {
-            if let Some(event) = watcher.ready.pop_front() {
-                return Some((Ok::<_, Infallible>(Bytes::from(format!("{event}\n"))), (watcher, door)));
-            }
-            if !watcher.began {
-                // An empty line, so that a watcher of an empty house knows that it is heard.
-                watcher.began = true;
-                return Some((Ok(Bytes::from_static(b"\n")), (watcher, door)));
-            }
-            tokio::select! {
-                () = door.shutdown.cancelled() => return None,
-                () = tokio::time::sleep(WATCH_EVERY) => {}
-            }
-            if let Err(error) = watcher.look(&door).await {
-                let line =
-                    format!("{}\n", json!({ "event": "failed", "problem": super::error::to_wire(&error) }));
-                tracing::warn!(%error, "a watcher could not be served");
-                watcher.ready.clear();
-                tokio::time::sleep(WATCH_EVERY).await;
-                return Some((Ok(Bytes::from(line)), (watcher, door)));
-            }
-        }
-    });
-    let kind = HeaderValue::from_static("application/x-ndjson");
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response())
-}
-
 async fn snapshots(State(door): State<Arc<Door>>, Query(wish): Query<Page>) -> Answer {
+    if wish.watch {
+        return watch::watch(door, Noun::Snapshot).await;
+    }
     let ListPage { items, next } = door.hall.list_snapshots(wish.after.as_deref(), wish.limit()).await?;
     page(items.iter().map(convert::snapshot_to_wire).collect(), next)
 }

@@ -47,7 +47,7 @@ use super::{
 use crate::{
     config::{Admin, Tcp},
     journal::Journal,
-    plugins::Plugins,
+    plugins::{COMPONENT_LIMIT, Plugins},
     reload::Reloader,
     telemetry::Metrics,
 };
@@ -322,7 +322,7 @@ async fn arrived(request: Request, slots: &Slots) -> Result<Request, Error> {
     let path = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let component = head.method == Method::POST && path == Some(routes::COMPONENTS);
     let (limit, patience) = match component {
-        true => (routes::COMPONENT_LIMIT, COMPONENT_PATIENCE),
+        true => (COMPONENT_LIMIT, COMPONENT_PATIENCE),
         false => (BODY_LIMIT, BODY_PATIENCE),
     };
     let too_large = || Error::out_of_range(format!("the request is larger than {limit} bytes"));

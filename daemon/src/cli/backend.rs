@@ -8,7 +8,9 @@ use serde_json::{Value as Json, json};
 use super::{
     Exit, Failure, Global,
     client::encode,
-    complete, filter,
+    complete,
+    filter::{self, Filter},
+    list::List,
     output::{Column, column, wide, word},
 };
 
@@ -17,7 +19,7 @@ pub(super) enum Verb {
     /// List backends
     #[command(visible_alias = "list")]
     Ls {
-        /// Only these: name= (with * for anything), usable=, plugin=, ability=
+        /// Only these: name= (with * for anything), plugin=, ability=, usable=true or false
         #[arg(long, short, value_name = "KEY=VALUE")]
         filter: Vec<String>,
     },
@@ -75,8 +77,10 @@ impl Verb {
         let place = |name: &str| format!("/v1/backends/{}", encode(name));
         match self {
             Self::Ls { filter } => {
-                let found = filter::only(client.list("/v1/backends")?, &filter, filter::BACKENDS)?;
-                global.out().list(&found, COLUMNS)?;
+                let filters = Filter::all(&filter, filter::BACKENDS)?;
+                let list =
+                    List { place: "/v1/backends", noun: "backend", columns: COLUMNS, filters: &filters };
+                return list.show(global, &client);
             }
             Self::Inspect { name } => global.out().things(vec![client.get(&place(&name))?])?,
             Self::Rebind { name } => {

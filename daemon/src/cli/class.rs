@@ -7,7 +7,9 @@ use serde_json::Value as Json;
 use super::{
     Exit, Failure, Global,
     client::encode,
-    complete, filter,
+    complete,
+    filter::{self, Filter},
+    list::List,
     output::{Column, column, wide, word},
     volume::size,
 };
@@ -17,7 +19,7 @@ pub(super) enum Verb {
     /// List classes
     #[command(visible_alias = "list")]
     Ls {
-        /// Only these: name= (with * for anything), backend=, fs=, default=, retain=
+        /// Only these: name= (with * for anything), backend=, fs=, default=true or false
         #[arg(long, short, value_name = "KEY=VALUE")]
         filter: Vec<String>,
     },
@@ -53,8 +55,9 @@ impl Verb {
         let client = global.client()?;
         match self {
             Self::Ls { filter } => {
-                let found = filter::only(client.list("/v1/classes")?, &filter, filter::CLASSES)?;
-                global.out().list(&found, COLUMNS)?;
+                let filters = Filter::all(&filter, filter::CLASSES)?;
+                let list = List { place: "/v1/classes", noun: "class", columns: COLUMNS, filters: &filters };
+                return list.show(global, &client);
             }
             Self::Inspect { name } => {
                 global.out().things(vec![client.get(&format!("/v1/classes/{}", encode(&name)))?])?;

@@ -16,28 +16,21 @@ pub(super) const VOLUMES: &[&str] =
 pub(super) const SNAPSHOTS: &[&str] = &["state", "volume", "class", "backend", "name", "label"];
 
 /// What classes are filtered by.
-pub(super) const CLASSES: &[&str] = &["name", "backend", "fs", "default", "retain"];
+pub(super) const CLASSES: &[&str] = &["name", "backend", "fs", "default"];
 
 /// What backends are filtered by.
-pub(super) const BACKENDS: &[&str] = &["name", "usable", "plugin", "ability"];
+pub(super) const BACKENDS: &[&str] = &["name", "plugin", "ability", "usable"];
 
 /// What plugins are filtered by.
-pub(super) const PLUGINS: &[&str] = &["name", "version", "origin", "used-by", "offers"];
+pub(super) const PLUGINS: &[&str] = &["name", "origin", "version", "offers", "used-by", "used"];
 
-/// What is yes or no.
-const SWITCHES: &[&str] = &["used", "all", "default", "retain", "usable"];
+/// What is either so or not.
+const FLAGS: &[&str] = &["used", "all", "default", "usable"];
 
 /// What a thing has to be to be listed.
 pub(super) struct Filter {
     key: String,
     value: String,
-}
-
-/// Those of a list that match all of these filters.
-pub(super) fn only(mut things: Vec<Json>, words: &[String], keys: &[&str]) -> Result<Vec<Json>, Failure> {
-    let filters = Filter::all(words, keys)?;
-    things.retain(|thing| filters.iter().all(|filter| filter.admits(thing)));
-    Ok(things)
 }
 
 impl Filter {
@@ -49,7 +42,7 @@ impl Filter {
     fn parse(text: &str, keys: &[&str]) -> Result<Self, Failure> {
         match text.split_once('=') {
             Some((key, value)) if keys.contains(&key) => {
-                if SWITCHES.contains(&key) && !matches!(value, "true" | "false") {
+                if FLAGS.contains(&key) && !matches!(value, "true" | "false") {
                     return Err(Failure::usage(format!("{key} is true or false, not {value:?}")));
                 }
                 Ok(Self { key: key.to_owned(), value: value.to_owned() })
@@ -66,12 +59,18 @@ impl Filter {
             "name" => glob(value, &word(thing, "name")),
             "node" => nodes(thing).iter().any(|node| node == value),
             "holder" => list(thing, "holders").any(|holder| word(holder, "holder").starts_with(value)),
-            "used" => list(thing, "holders").next().is_some() == (value == "true"),
-            "all" => value == "true",
+            // Volumes are used by who holds them, plugins by the backends that are made of them.
+            "used" => {
+                let users = list(thing, "holders").chain(list(thing, "used_by")).next();
+                users.is_some() == (value == "true")
+            }
+            "used-by" => list(thing, "used_by").any(|user| user == value),
+            "offers" => list(thing, "offers").any(|ability| ability == value),
             "plugin" => thing.get("plugin").is_some_and(|plugin| word(plugin, "name") == value),
-            "ability" => thing.get("plugin").is_some_and(|plugin| has(plugin, "abilities", value)),
-            "used-by" => has(thing, "used_by", value),
-            "offers" => has(thing, "offers", value),
+            "ability" => thing
+                .get("plugin")
+                .is_some_and(|plugin| list(plugin, "abilities").any(|ability| ability == value)),
+            "all" => value == "true",
             "label" => {
                 let (key, wanted) = match value.split_once('=') {
                     Some((key, wanted)) => (key, Some(wanted)),
@@ -83,10 +82,6 @@ impl Filter {
             key => word(thing, key) == value,
         }
     }
-}
-
-fn has(thing: &Json, field: &str, value: &str) -> bool {
-    list(thing, field).any(|one| one.as_str() == Some(value))
 }
 
 /// Whether a text is as a pattern says, in which `*` stands for anything.
@@ -135,30 +130,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_configured_is_filtered_by_what_it_is() {
+    fn recipes_backends_and_plugins_are_found_by_what_they_are() {
+        let class = json!({ "name": "fast", "backend": "cloud", "fs": "xfs", "default": false });
         let backend = json!({
-            "name": "local", "usable": true,
-            "plugin": { "name": "local", "abilities": ["grow", "snapshots"] },
+            "name": "cloud", "usable": true,
+            "plugin": { "name": "ebs", "abilities": ["grow", "snapshots"] },
         });
         let plugin =
-            json!({ "name": "mine", "origin": "installed", "used_by": ["fast"], "offers": ["grow"] });
-        let class = json!({ "name": "default", "fs": "ext4", "default": true, "retain": false });
-        for (thing, keys, text, admits) in [
-            (&backend, BACKENDS, "usable=true", true),
-            (&backend, BACKENDS, "ability=grow", true),
-            (&backend, BACKENDS, "ability=fence", false),
-            (&backend, BACKENDS, "plugin=ebs", false),
-            (&plugin, PLUGINS, "used-by=fast", true),
-            (&plugin, PLUGINS, "offers=clone", false),
-            (&plugin, PLUGINS, "origin=installed", true),
-            (&class, CLASSES, "default=true", true),
-            (&class, CLASSES, "retain=true", false),
-            (&class, CLASSES, "fs=ext4", true),
+            json!({ "name": "ebs", "origin": "installed", "offers": ["grow"], "used_by": ["cloud"] });
+        for (text, keys, thing, admits) in [
+            ("default=false", CLASSES, &class, true),
+            ("default=true", CLASSES, &class, false),
+            ("backend=cloud", CLASSES, &class, true),
+            ("plugin=ebs", BACKENDS, &backend, true),
+            ("plugin=ceph", BACKENDS, &backend, false),
+            ("ability=grow", BACKENDS, &backend, true),
+            ("ability=clone", BACKENDS, &backend, false),
+            ("usable=false", BACKENDS, &backend, false),
+            ("used-by=cloud", PLUGINS, &plugin, true),
+            ("used-by=local", PLUGINS, &plugin, false),
+            ("used=true", PLUGINS, &plugin, true),
+            ("offers=clone", PLUGINS, &plugin, false),
         ] {
             assert_eq!(Filter::parse(text, keys).unwrap().admits(thing), admits, "{text}");
         }
-        assert!(Filter::parse("usable=perhaps", BACKENDS).is_err());
-        assert!(Filter::parse("state=ready", CLASSES).is_err(), "a class has no state");
+        assert!(Filter::parse("usable=maybe", BACKENDS).is_err());
+        assert!(Filter::parse("state=ready", CLASSES).is_err());
     }
 
     #[test]

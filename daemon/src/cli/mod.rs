@@ -10,13 +10,13 @@ mod config;
 mod doctor;
 mod exit;
 mod filter;
+mod list;
 mod node;
 mod output;
 mod plugin;
 mod snapshot;
 mod store;
 mod volume;
-mod watch;
 
 use std::{
     io::{self, BufRead, IsTerminal, Write},

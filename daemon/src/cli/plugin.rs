@@ -9,7 +9,9 @@ use serde_json::Value as Json;
 use super::{
     Exit, Failure, Global,
     client::encode,
-    complete, each, filter,
+    complete, each,
+    filter::{self, Filter},
+    list::List,
     output::{Column, column, wide, word},
     volume::{done, size},
 };
@@ -20,7 +22,7 @@ pub(super) enum Verb {
     /// List the plugins that are built in or installed
     #[command(visible_alias = "list")]
     Ls {
-        /// Only these: name= (with * for anything), version=, origin=, used-by=, offers=
+        /// Only these: name= (with * for anything), origin=, version=, offers=, used-by=, used=true or false
         #[arg(long, short, value_name = "KEY=VALUE")]
         filter: Vec<String>,
     },
@@ -64,8 +66,9 @@ impl Verb {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
         match self {
             Self::Ls { filter } => {
-                let found = filter::only(global.client()?.list("/v1/plugins")?, &filter, filter::PLUGINS)?;
-                global.out().list(&found, COLUMNS)?;
+                let filters = Filter::all(&filter, filter::PLUGINS)?;
+                let list = List { place: "/v1/plugins", noun: "plugin", columns: COLUMNS, filters: &filters };
+                return list.show(global, &global.client()?);
             }
             Self::Inspect { plugin } => global.out().things(vec![inspect(global, &plugin)?])?,
             Self::Install { file } => {

@@ -2,17 +2,17 @@
 
 use clap::Subcommand;
 use clap_complete::ArgValueCompleter;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use super::{
     Exit, Failure, Global,
     client::encode,
     complete, each,
     filter::{self, Filter},
+    list::List,
     output::{Column, column, wide, word},
     pairs,
-    volume::{done, size, tell_held},
-    watch,
+    volume::{done, size},
 };
 
 #[derive(Debug, Subcommand)]
@@ -87,23 +87,14 @@ impl Verb {
                     "parameters": pairs(&parameters)?,
                     "until_ready": !no_wait,
                 });
-                let made = client.post("/v1/snapshots", &body)?;
-                tell_held(&made)?;
-                done(global, made)
+                done(global, client.post("/v1/snapshots", &body)?)
             }
-            Self::Ls { volume, filter, watch } => {
+            Self::Ls { volume, mut filter, watch } => {
+                filter.extend(volume.map(|volume| format!("volume={volume}")));
                 let filters = Filter::all(&filter, filter::SNAPSHOTS)?;
-                let matches = |snapshot: &Json| {
-                    volume.as_ref().is_none_or(|volume| word(snapshot, "volume") == *volume)
-                        && filters.iter().all(|filter| filter.admits(snapshot))
-                };
-                if watch {
-                    return watch::follow(global, &client, "/v1/snapshots", "snapshot", COLUMNS, matches);
-                }
-                let mut snapshots = client.list("/v1/snapshots")?;
-                snapshots.retain(|snapshot| matches(snapshot));
-                global.out().list(&snapshots, COLUMNS)?;
-                Ok(Exit::Ok)
+                let list =
+                    List { place: "/v1/snapshots", noun: "snapshot", columns: COLUMNS, filters: &filters };
+                if watch { list.watch(global, &client) } else { list.show(global, &client) }
             }
             Self::Inspect { names } => {
                 let mut found = Vec::new();

@@ -16,8 +16,9 @@ use super::{
     client::{Client, encode},
     complete, each,
     filter::{self, Filter},
+    list::List,
     output::{Column, Format, column, wide, word},
-    pairs, watch,
+    pairs,
 };
 
 /// How often a volume that is waited for is looked at.
@@ -29,7 +30,7 @@ pub(super) enum Verb {
     Create(Box<Create>),
     /// List volumes
     #[command(visible_alias = "list")]
-    Ls(List),
+    Ls(Ls),
     /// Tell everything about volumes
     #[command(alias = "get")]
     Inspect {
@@ -136,7 +137,7 @@ pub(super) struct Create {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct List {
+pub(super) struct Ls {
     /// Only these: state=, class=, backend=, node=, holder=, name= (with * for anything), label=KEY or
     /// label=KEY=VALUE, used=true or false
     #[arg(long, short, value_name = "KEY=VALUE")]
@@ -304,16 +305,10 @@ pub(super) fn tell_held(made: &Json) -> Result<(), Failure> {
     Ok(())
 }
 
-fn ls(global: &Global, client: &Client, wish: &List) -> Result<Exit, Failure> {
+fn ls(global: &Global, client: &Client, wish: &Ls) -> Result<Exit, Failure> {
     let filters = Filter::all(&wish.filter, filter::VOLUMES)?;
-    let matches = |volume: &Json| filters.iter().all(|filter| filter.admits(volume));
-    if wish.watch {
-        return watch::follow(global, client, "/v1/volumes", "volume", COLUMNS, matches);
-    }
-    let volumes: Vec<Json> =
-        client.list("/v1/volumes")?.into_iter().filter(|volume| matches(volume)).collect();
-    global.out().list(&volumes, COLUMNS)?;
-    Ok(Exit::Ok)
+    let list = List { place: "/v1/volumes", noun: "volume", columns: COLUMNS, filters: &filters };
+    if wish.watch { list.watch(global, client) } else { list.show(global, client) }
 }
 
 fn repair(global: &Global, client: &Client, name: &str, force: bool) -> Result<Exit, Failure> {

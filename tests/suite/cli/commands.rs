@@ -190,40 +190,86 @@ fn names_that_are_no_path_and_no_word_go_there_and_back() {
 fn a_watcher_sees_what_is_there_and_what_comes_and_goes() {
     let machine = Machine::start();
     let daemon = Daemon::start(&machine);
-    done(&daemon.kato(&["volume", "create", "db"]));
     done(&daemon.kato(&["volume", "create", "first"]));
-    let to_come = ["volume create second", "snapshot create db second"];
-    let to_go = ["volume rm first", "snapshot rm first"];
-    done(&daemon.kato(&["snapshot", "create", "db", "first"]));
-    for (index, noun) in ["volume", "snapshot"].into_iter().enumerate() {
-        let mut watcher = machine
-            .command(kato_tests::daemon::binary())
-            .args(["--socket", "/run/kato/admin.sock", noun, "ls", "--watch", "-o", "json"])
-            .args(["--filter", "name=*s*"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
-        let mut next = || {
-            let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-            let word = |value: &Value| value.as_str().unwrap().to_owned();
-            (word(&event["event"]), word(&event[noun]["name"]))
-        };
-        let words = |line: &'static str| line.split(' ').collect::<Vec<_>>();
-        assert_eq!(next(), ("seen".into(), "first".into()));
-        done(&daemon.kato(&words(to_come[index])));
-        assert_eq!(next(), ("seen".into(), "second".into()));
-        done(&daemon.kato(&words(to_go[index])));
-        loop {
-            let event = next();
-            if event == ("gone".into(), "first".into()) {
-                break;
-            }
-            assert_eq!(event.0, "seen", "only what it was on its way may be seen before: {event:?}");
+    let mut watcher = machine
+        .command(kato_tests::daemon::binary())
+        .args(["--socket", "/run/kato/admin.sock", "volume", "ls", "--watch", "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let mut next = || {
+        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        let word = |value: &Value| value.as_str().unwrap().to_owned();
+        (word(&event["event"]), word(&event["volume"]["name"]))
+    };
+    assert_eq!(next(), ("seen".into(), "first".into()));
+    done(&daemon.kato(&["volume", "create", "second"]));
+    assert_eq!(next(), ("seen".into(), "second".into()));
+    done(&daemon.kato(&["volume", "rm", "first"]));
+    loop {
+        let event = next();
+        if event == ("gone".into(), "first".into()) {
+            break;
         }
-        watcher.kill().unwrap();
-        watcher.wait().unwrap();
+        assert_eq!(event, ("seen".into(), "first".into()), "only its deleting may be seen before");
     }
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+}
+
+#[test]
+fn snapshots_are_watched_too_and_a_filter_says_which() {
+    let machine = Machine::start();
+    let daemon = Daemon::start(&machine);
+    // A name is a name, whatever it means elsewhere.
+    for volume in ["watch", "web"] {
+        done(&daemon.kato(&["volume", "create", volume]));
+        done(&daemon.kato(&["snapshot", "create", volume, &format!("{volume}-1")]));
+    }
+    assert_eq!(json(&daemon.kato(&["volume", "inspect", "watch", "-o", "json"]))["name"], "watch");
+    let mut watcher = machine
+        .command(kato_tests::daemon::binary())
+        .args(["--socket", "/run/kato/admin.sock", "snapshot", "ls", "--watch", "-o", "json"])
+        .args(["--filter", "volume=watch"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let mut next = || {
+        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        let word = |value: &Value| value.as_str().unwrap().to_owned();
+        (word(&event["event"]), word(&event["snapshot"]["name"]))
+    };
+    assert_eq!(next(), ("seen".into(), "watch-1".into()));
+    done(&daemon.kato(&["snapshot", "create", "web", "web-2"]));
+    done(&daemon.kato(&["snapshot", "create", "watch", "watch-2"]));
+    assert_eq!(next(), ("seen".into(), "watch-2".into()), "nobody asked for those of the other volume");
+    done(&daemon.kato(&["--yes", "snapshot", "rm", "watch-1"]));
+    loop {
+        match next() {
+            (event, name) if name == "watch-1" && event == "gone" => break,
+            (event, _) => assert_eq!(event, "seen", "only what it was on its way may be seen before"),
+        }
+    }
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+}
+
+#[test]
+fn what_is_configured_is_filtered_by_the_same_words_as_volumes_are() {
+    let machine = Machine::start();
+    let daemon = Daemon::start(&machine);
+    let names = |words: &str| done(&daemon.kato(&words.split(' ').collect::<Vec<_>>()));
+    assert_eq!(names("class ls -q --filter fs=xfs"), "xfs\n");
+    assert_eq!(names("class ls -q --filter default=true --filter backend=local"), "default\n");
+    assert_eq!(names("class ls -q -f name=e*"), "ext4\n");
+    assert_eq!(names("backend ls -q --filter plugin=local --filter usable=true"), "local\n");
+    assert_eq!(names("backend ls -q --filter ability=attachments"), "");
+    assert_eq!(names("plugin ls -q --filter used-by=local"), "local\n");
+    assert_eq!(names("plugin ls -q --filter origin=installed"), "");
+    let told = failed(&daemon.kato(&["plugin", "ls", "--filter", "state=ready"]), 64);
+    assert!(told.contains("name, origin, version"), "{told}");
 }
 
 #[test]
@@ -246,13 +292,6 @@ fn lists_are_filtered_and_a_wait_is_watched_to_its_end() {
     assert_eq!(snapshots(&["--filter", "volume=db"]), "db-1\n");
     assert_eq!(snapshots(&["--filter", "name=w*", "--filter", "state=ready"]), "web-1\n");
     assert_eq!(snapshots(&["--filter", "label=of=db", "--filter", "name=w*"]), "");
-    let configured = |noun: &str, filter: &str| done(&daemon.kato(&[noun, "ls", "-q", "--filter", filter]));
-    assert_eq!(configured("class", "default=true"), "default\n");
-    assert_eq!(configured("class", "fs=xfs"), "xfs\n");
-    assert_eq!(configured("backend", "ability=snapshots"), "local\n");
-    assert_eq!(configured("backend", "usable=false"), "");
-    assert_eq!(configured("plugin", "used-by=local"), "local\n");
-    failed(&daemon.kato(&["backend", "ls", "--filter", "state=ready"]), 64);
     let told = failed(&daemon.kato(&["snapshot", "ls", "--filter", "used=true"]), 64);
     assert!(told.contains("state, volume, class"), "{told}");
     assert_eq!(done(&daemon.kato(&["node", "ls", "-q"])), "here\n");

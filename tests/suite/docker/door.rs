@@ -292,6 +292,13 @@ fn every_way_to_ask_wrongly_has_an_answer_in_json() {
         assert_eq!(answer.word(), status, "{bytes}");
         err(&answer.json());
     }
+    // Whoever reaches the socket is root; dockerd's Host is empty, and others write what they like.
+    for host in ["", "kato", "evil.example", "plugin.moby.localhost", "[::1]:1"] {
+        let bytes =
+            format!("POST /VolumeDriver.List HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\n{{}}");
+        let answer = wire.say(bytes.as_bytes()).unwrap().unwrap();
+        assert_eq!((answer.word(), &answer.json()["Err"]), ("200", &json!("")), "{host:?}");
+    }
     for extra in [
         "Content-Type: text/plain\r\n",
         "Content-Type: application/json\r\n",
