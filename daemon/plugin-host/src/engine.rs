@@ -213,9 +213,7 @@ fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         // Pages that a guest used are wiped and kept, instead of being given back and asked for again.
-        pool.pagemap_scan(wasmtime::Enabled::Yes)
-            .linear_memory_keep_resident(KEPT)
-            .table_keep_resident(KEPT);
+        pool.pagemap_scan(wasmtime::Enabled::Yes).linear_memory_keep_resident(KEPT).table_keep_resident(KEPT);
     }
     pool.total_component_instances(INSTANCES)
         .total_core_instances(INSTANCES * 8)
