@@ -221,13 +221,15 @@ fn whoever_sends_slowly_keeps_nobody_out_of_the_admin_door() {
     }
     done(&daemon.kato(&["volume", "create", "db"]));
     assert_eq!(done(&daemon.kato(&["volume", "ls", "-q"])), "db\n");
+    let answer =
+        |number: usize| wire::read(&mut BufReader::new(slow[number].try_clone().unwrap())).unwrap().unwrap();
     // Who does not send the rest is not waited for.
-    let answer = wire::read(&mut BufReader::new(slow.swap_remove(1))).unwrap().unwrap();
-    assert_eq!(answer.word(), "400", "{answer:?}");
-    assert!(answer.json()["detail"].as_str().unwrap().contains("did not arrive within 10 s"), "{answer:?}");
-    // Components are large, and few of them may come at once: the third was told so.
-    let answer = wire::read(&mut BufReader::new(slow.remove(8))).unwrap().unwrap();
-    assert_eq!(answer.word(), "503", "{answer:?}");
+    let late = answer(1);
+    assert_eq!(late.word(), "400", "{late:?}");
+    assert!(late.json()["detail"].as_str().unwrap().contains("did not arrive within 10 s"), "{late:?}");
+    // Components are large, and two of them may come at once, whichever are heard first: the others are told so.
+    let components = (2..20).step_by(3).map(answer);
+    assert_eq!(components.filter(|answer| answer.word() == "503").count(), 4);
 }
 
 #[test]
