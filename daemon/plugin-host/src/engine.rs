@@ -5,12 +5,12 @@
 //! done there and then ([`Engine::for_guest`]): on a disk in order it is over in microseconds, and handing it to
 //! another thread and back would cost more than the work; on a disk that stalls nobody waits but the call itself.
 //!
-//! Two limits are told apart. The *CPU budget* is what a guest may compute: [`Budget`] adds up the thread's
-//! CPU time of every poll without the greater work that the host did in it, so waiting for an answer costs nothing and looping
-//! costs everything. The *wall deadline* is how long the whole call may take, waiting included. Epochs only make a
-//! guest yield (every [`TICK`]), they never kill: counting them would charge a guest for its neighbours' slices.
-//! Whoever computes for longer than a slice needs one of a few [`Shift`]s, so that many looping guests together
-//! compute no more than two.
+//! Two limits are told apart. The *CPU budget* is what a guest may compute: [`Budget`] adds up the thread's CPU
+//! time of every poll, without the greater work that the host did in it, so waiting for an answer costs nothing
+//! and looping costs everything. The *wall deadline* is how long the whole call may take, waiting included. Epochs
+//! only make a guest yield (every [`TICK`]), they never kill: counting them would charge a guest for its
+//! neighbours' slices. Whoever computes for longer than a slice needs one of a few [`Shift`]s, so that many
+//! looping guests together compute no more than two.
 //!
 //! The ticker thread sleeps while no guest runs, so an idle daemon does not tick. Which limits apply is
 //! `limits.rs`; what runs is `v1/call.rs`.

@@ -2,10 +2,10 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Lines, Read, Write},
     net::Shutdown,
     os::unix::net::UnixListener,
-    process::Stdio,
+    process::{Child, ChildStdout, Stdio},
     thread,
 };
 
@@ -186,36 +186,58 @@ fn names_that_are_no_path_and_no_word_go_there_and_back() {
     assert_eq!(done(&daemon.kato(&["volume", "ls", "-q"])), "");
 }
 
+/// Somebody who watches a list until the test ends.
+struct Watcher {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    noun: &'static str,
+}
+
+impl Watcher {
+    fn start(machine: &Machine, noun: &'static str, further: &[&str]) -> Self {
+        let mut process = machine
+            .command(kato_tests::daemon::binary())
+            .args(["--socket", "/run/kato/admin.sock", noun, "ls", "--watch", "-o", "json"])
+            .args(further)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines, noun }
+    }
+
+    /// What happens next, and to what.
+    fn next(&mut self) -> (String, String) {
+        let event: Value = serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap();
+        let word = |value: &Value| value.as_str().unwrap().to_owned();
+        (word(&event["event"]), word(&event[self.noun]["name"]))
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
 #[test]
 fn a_watcher_sees_what_is_there_and_what_comes_and_goes() {
     let machine = Machine::start();
     let daemon = Daemon::start(&machine);
     done(&daemon.kato(&["volume", "create", "first"]));
-    let mut watcher = machine
-        .command(kato_tests::daemon::binary())
-        .args(["--socket", "/run/kato/admin.sock", "volume", "ls", "--watch", "-o", "json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
-    let mut next = || {
-        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        let word = |value: &Value| value.as_str().unwrap().to_owned();
-        (word(&event["event"]), word(&event["volume"]["name"]))
-    };
-    assert_eq!(next(), ("seen".into(), "first".into()));
+    let mut watcher = Watcher::start(&machine, "volume", &[]);
+    assert_eq!(watcher.next(), ("seen".into(), "first".into()));
     done(&daemon.kato(&["volume", "create", "second"]));
-    assert_eq!(next(), ("seen".into(), "second".into()));
+    assert_eq!(watcher.next(), ("seen".into(), "second".into()));
     done(&daemon.kato(&["volume", "rm", "first"]));
     loop {
-        let event = next();
+        let event = watcher.next();
         if event == ("gone".into(), "first".into()) {
             break;
         }
         assert_eq!(event, ("seen".into(), "first".into()), "only its deleting may be seen before");
     }
-    watcher.kill().unwrap();
-    watcher.wait().unwrap();
 }
 
 #[test]
@@ -228,32 +250,22 @@ fn snapshots_are_watched_too_and_a_filter_says_which() {
         done(&daemon.kato(&["snapshot", "create", volume, &format!("{volume}-1")]));
     }
     assert_eq!(json(&daemon.kato(&["volume", "inspect", "watch", "-o", "json"]))["name"], "watch");
-    let mut watcher = machine
-        .command(kato_tests::daemon::binary())
-        .args(["--socket", "/run/kato/admin.sock", "snapshot", "ls", "--watch", "-o", "json"])
-        .args(["--filter", "volume=watch"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
-    let mut next = || {
-        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        let word = |value: &Value| value.as_str().unwrap().to_owned();
-        (word(&event["event"]), word(&event["snapshot"]["name"]))
-    };
-    assert_eq!(next(), ("seen".into(), "watch-1".into()));
+    let mut watcher = Watcher::start(&machine, "snapshot", &["--filter", "volume=watch"]);
+    assert_eq!(watcher.next(), ("seen".into(), "watch-1".into()));
     done(&daemon.kato(&["snapshot", "create", "web", "web-2"]));
     done(&daemon.kato(&["snapshot", "create", "watch", "watch-2"]));
-    assert_eq!(next(), ("seen".into(), "watch-2".into()), "nobody asked for those of the other volume");
+    assert_eq!(
+        watcher.next(),
+        ("seen".into(), "watch-2".into()),
+        "nobody asked for those of the other volume"
+    );
     done(&daemon.kato(&["--yes", "snapshot", "rm", "watch-1"]));
     loop {
-        match next() {
+        match watcher.next() {
             (event, name) if name == "watch-1" && event == "gone" => break,
             (event, _) => assert_eq!(event, "seen", "only what it was on its way may be seen before"),
         }
     }
-    watcher.kill().unwrap();
-    watcher.wait().unwrap();
 }
 
 #[test]

@@ -130,7 +130,11 @@ impl Caller {
                 Error::internal("the plugin host failed during the call").caused_by(panicked).pending(),
             )),
             // It is in the middle of something for the guest that does not end.
-            Err(_) => self.late(" because a disk does not answer; its work goes on"),
+            Err(_) => Err(self.overdue(&format!(
+                "it did not answer within {} ms, its limit (`wall_ms`), because a disk does not answer; its work \
+                 goes on",
+                self.ground.limits.wall_ms
+            ))),
         };
         let lane = self.lane(class);
         match &outcome {
@@ -230,24 +234,22 @@ impl Caller {
                 metrics::counter!("kato_plugin_traps_total", "backend" => backend.clone()).increment(1);
                 Err(Failure::Broke(self.trapped(trap, &notes)))
             }
-            Ok(Err(Spent)) => {
-                metrics::counter!("kato_plugin_timeouts_total", "backend" => backend.clone()).increment(1);
-                let limit = limits.cpu_ms;
-                let what =
-                    format!("it computed for more than {limit} ms, its limit (`cpu_ms`), and was stopped");
-                Err(Failure::Broke(self.fault(Kind::Timeout, &what)))
-            }
-            Err(_) => self.late(", and was stopped"),
+            Ok(Err(Spent)) => Err(self.overdue(&format!(
+                "it computed for more than {} ms, its limit (`cpu_ms`), and was stopped",
+                limits.cpu_ms
+            ))),
+            Err(_) => Err(self.overdue(&format!(
+                "it did not answer within {} ms, its limit (`wall_ms`), and was stopped",
+                limits.wall_ms
+            ))),
         }
     }
 
-    /// A call took too long.
-    fn late<T>(&self, and: &str) -> Result<T, Failure> {
+    /// A call took more time than it may.
+    fn overdue(&self, what: &str) -> Failure {
         metrics::counter!("kato_plugin_timeouts_total", "backend" => self.ground.backend.as_str().to_owned())
             .increment(1);
-        let limit = self.ground.limits.wall_ms;
-        let what = format!("it did not answer within {limit} ms, its limit (`wall_ms`){and}");
-        Err(Failure::Broke(self.fault(Kind::Timeout, &what)))
+        Failure::Broke(self.fault(Kind::Timeout, what))
     }
 
     /// What a trap means for a person. Its outcome is open: what the guest did before may stand.
