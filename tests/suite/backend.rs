@@ -6,6 +6,7 @@
 
 mod ground;
 mod local;
+mod stalls;
 
 use std::collections::{BTreeMap, BTreeSet};
 

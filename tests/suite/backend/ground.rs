@@ -157,7 +157,17 @@ impl Subject {
     }
 
     pub(super) async fn local(folder: Folder, size: Bytes, parameters: &[(&str, &str)]) -> Self {
-        let backend = load(&folder.data, &[]).await;
+        Self::within(folder, size, parameters, Limits::default()).await
+    }
+
+    /// The `local` plugin, held to other limits.
+    pub(super) async fn within(
+        folder: Folder,
+        size: Bytes,
+        parameters: &[(&str, &str)],
+        limits: Limits,
+    ) -> Self {
+        let backend = load_within(&folder.data, &[], limits).await;
         backend.check().await.unwrap();
         let parameters = parameters.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         Self { backend, size, parameters, world: World::Folder(folder) }
@@ -253,6 +263,10 @@ impl Subject {
 
 /// The `local` plugin over this folder.
 pub(super) async fn load(data: &Path, configuration: &[(&str, &str)]) -> Arc<dyn Backend> {
+    load_within(data, configuration, Limits::default()).await
+}
+
+async fn load_within(data: &Path, configuration: &[(&str, &str)], limits: Limits) -> Arc<dyn Backend> {
     let connections = ConnectionGrants { directory: true, file: true, ..ConnectionGrants::default() };
     let directories = BTreeMap::from([("data".to_owned(), data.to_owned())]);
     let configuration = configuration.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
@@ -261,7 +275,7 @@ pub(super) async fn load(data: &Path, configuration: &[(&str, &str)]) -> Arc<dyn
         component: embedded::component("local").unwrap().into(),
         configuration,
         grants: Grants { directories, connections, ..Grants::default() },
-        limits: Limits::default(),
+        limits,
     };
     start(spec).await
 }
@@ -302,6 +316,13 @@ impl Folder {
         Self { _disk: Some(Disk { at: data.clone(), _apart: mounting() }), data, temp }
     }
 
+    /// Lets nobody write to its filesystem until the answer is dropped, as a disk that stalls. For folders that were
+    /// made with [`Folder::on`].
+    pub(super) fn stall(&self) -> Stalled<'_> {
+        assert!(run("fsfreeze", &["--freeze"], &[&self.data]));
+        Stalled(self)
+    }
+
     /// Where directories can be limited: not every kernel was built for that.
     pub(super) fn with_quotas() -> Option<Self> {
         let ext4 = ["-O", "project,quota", "-E", "quotatype=prjquota"];
@@ -317,6 +338,15 @@ impl Folder {
         let made = run("mkfs", &[&["-t", kind, "-q"], make].concat(), &[&image])
             && run("mount", &["-t", kind, "-o", &format!("loop{options}")], &[&image, &data]);
         made.then(|| Self { _disk: Some(Disk { at: data.clone(), _apart: apart }), data, temp })
+    }
+}
+
+/// A folder whose filesystem stalls.
+pub(super) struct Stalled<'a>(&'a Folder);
+
+impl Drop for Stalled<'_> {
+    fn drop(&mut self) {
+        assert!(run("fsfreeze", &["--unfreeze"], &[&self.0.data]));
     }
 }
 
