@@ -171,6 +171,7 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
 fn hall(config: &Config, folder: &Folder) -> kato_orchestrator::Config {
     kato_orchestrator::Config {
         node: config.node.id.clone(),
+        role: kato_orchestrator::Role::All,
         cluster: Some(ClusterId(folder.id)),
         topology: config.node.topology.clone(),
         idle_grace: config.node.idle_grace,

@@ -9,7 +9,7 @@ use kato_orchestrator::{
         AttachmentState, Caller, Dependant, FsState, HolderId, MountState, NodeId, Target, VolumeName,
         VolumeState,
     },
-    ops::{CreateVolume, MountVolume, UnmountVolume, VolumeView},
+    ops::{Access, CreateVolume, MountVolume, UnmountVolume, VolumeView},
 };
 use serde_json::{Map, Value, json};
 
@@ -92,12 +92,13 @@ pub(crate) fn mount_from_wire(
     // An anonymous volume that exists may be mounted even where no more of them are made.
     let implicit = if config.implicit { unsaid(name.clone(), catalog).ok().map(Box::new) } else { None };
     Ok(MountVolume {
-        name,
+        volume: name.into(),
         holder,
         counts,
         caller: counts.then_some(Caller { pid: peer.pid, started: peer.started }),
         target: Target::Shared,
         read_only: false,
+        access: Access::default(),
         implicit,
     })
 }
@@ -106,7 +107,7 @@ pub(crate) fn mount_from_wire(
 pub(crate) fn unmount_from_wire(request: &HolderRequest) -> Result<UnmountVolume, Error> {
     let name = name_from_wire(&request.name)?;
     let (holder, counts) = holder_from_wire(request)?;
-    Ok(UnmountVolume { name, holder, all: !counts })
+    Ok(UnmountVolume { volume: name.into(), holder, all: !counts })
 }
 
 /// Who asks, and whether its mounts count: dockerd mounts again under the same ID for `docker cp`.
@@ -392,10 +393,12 @@ mod tests {
                 class: ClassName::parse("fast").unwrap(),
                 backend: BackendName::parse("ebs").unwrap(),
                 generation: 0,
+                made_as: None,
                 wanted: Wanted { size: CapacityRange::at_least(Bytes(2 << 30)), ..Wanted::default() },
                 actual: Some(Bytes::GIB),
                 actual_parameters: BTreeMap::new(),
                 source: None,
+                found: false,
                 held_still: None,
                 handle: None,
                 connection: None,
@@ -408,6 +411,7 @@ mod tests {
                     root: DataRoot::default(),
                 },
                 dependants: BTreeSet::from([Dependant::Snapshot(SnapshotId(3))]),
+                keeping: Default::default(),
                 labels: BTreeMap::from([("env".into(), "prod".into())]),
                 created: Timestamp(951_782_400_123),
                 intent: Some(Intent { attempts: 4, last_error: Some(failure), ..Intent::default() }),
@@ -421,6 +425,8 @@ mod tests {
                 path: Some("/var/lib/kato/m".into()),
                 device: Some("/dev/loop3".into()),
                 read_only: false,
+                raw: false,
+                options: Vec::new(),
                 idle_since: None,
                 fs_behind: false,
                 intent: None,
@@ -433,6 +439,9 @@ mod tests {
                 count: 2,
                 target: Target::Shared,
                 read_only: false,
+                purpose: Default::default(),
+                alone: false,
+                group: None,
                 state: PublicationState::Published,
                 caller: None,
                 since: Timestamp(0),

@@ -140,7 +140,7 @@ fn capabilities(door: &Door) -> Answer {
 async fn create(door: &Door, ctx: &Context, body: &[u8]) -> Result<Answer, Refusal> {
     let request: CreateRequest = read(body)?;
     let wish = convert::create_from_wire(&request, &door.orchestrator.catalog())?;
-    note(wish.name.as_str());
+    note(&wish.name);
     let outcome = door.orchestrator.create(ctx, wish).await?;
     if matches!(outcome, Outcome::Changed(_)) {
         tracing::info!("volume was created");
@@ -151,8 +151,8 @@ async fn create(door: &Door, ctx: &Context, body: &[u8]) -> Result<Answer, Refus
 async fn remove(door: &Door, ctx: &Context, body: &[u8]) -> Result<Answer, Refusal> {
     let request: NameRequest = read(body)?;
     let name = convert::name_from_wire(&request.name)?;
-    note(name.as_str());
-    let outcome = door.orchestrator.delete(ctx, DeleteVolume { name, forget: false }).await?;
+    note(&name);
+    let outcome = door.orchestrator.delete(ctx, DeleteVolume { volume: name.into(), forget: false }).await?;
     if matches!(outcome, Outcome::Changed(())) {
         tracing::info!("volume was removed");
     }
@@ -162,7 +162,7 @@ async fn remove(door: &Door, ctx: &Context, body: &[u8]) -> Result<Answer, Refus
 async fn mount(door: &Door, ctx: &Context, peer: &Peer, body: &[u8]) -> Result<Answer, Refusal> {
     let request: HolderRequest = read(body)?;
     let wish = convert::mount_from_wire(&request, peer, &door.config, &door.orchestrator.catalog())?;
-    note(wish.name.as_str());
+    note(&wish.volume);
     tracing::Span::current().record("holder", wish.holder.as_str());
     let mounted = door.orchestrator.mount(ctx, wish).await?.into_inner();
     // Docker would bind whatever stands here: an empty path becomes the container's own bundle.
@@ -181,7 +181,7 @@ async fn mount(door: &Door, ctx: &Context, peer: &Peer, body: &[u8]) -> Result<A
 async fn unmount(door: &Door, ctx: &Context, body: &[u8]) -> Result<Answer, Refusal> {
     let request: HolderRequest = read(body)?;
     let wish = convert::unmount_from_wire(&request)?;
-    note(wish.name.as_str());
+    note(&wish.volume);
     tracing::Span::current().record("holder", wish.holder.as_str());
     if matches!(door.orchestrator.unmount(ctx, wish).await?, Outcome::Changed(())) {
         tracing::info!("volume was given back");
@@ -192,7 +192,7 @@ async fn unmount(door: &Door, ctx: &Context, body: &[u8]) -> Result<Answer, Refu
 async fn path(door: &Door, body: &[u8]) -> Result<Answer, Refusal> {
     let request: NameRequest = read(body)?;
     let name = convert::name_from_wire(&request.name)?;
-    note(name.as_str());
+    note(&name);
     let view = door.orchestrator.inspect(&name).await?;
     let path = view.path_on(door.orchestrator.node()).unwrap_or_default();
     Ok(Answer { mountpoint: Some(path), ..Answer::default() })
@@ -205,7 +205,7 @@ async fn get(door: &Door, body: &[u8]) -> Result<Answer, Refusal> {
     }
     let request: NameRequest = read(body)?;
     let name = convert::name_from_wire(&request.name)?;
-    note(name.as_str());
+    note(&name);
     let view = door.orchestrator.inspect(&name).await.map_err(error::of_get)?;
     let volume = convert::volume_to_wire(&request.name, &view, door.orchestrator.node());
     Ok(Answer { volume: Some(volume), ..Answer::default() })
@@ -228,8 +228,8 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     protocol::from_wire(body).map_err(Error::invalid)
 }
 
-fn note(name: &str) {
-    tracing::Span::current().record("volume.name", name);
+fn note(name: &impl std::fmt::Display) {
+    tracing::Span::current().record("volume.name", tracing::field::display(name));
 }
 
 impl Door {

@@ -94,7 +94,7 @@ fn set(wish: &mut CreateVolume, word: &str, value: &str) -> Result<(), Error> {
         "gid" => wish.root.gid = Some(id(value)?),
         "root" => wish.root.directory = Some(root(value)?),
         "from" => wish.source = Some(source(value)?),
-        "snapshot" => wish.source = Some(SourceName::Snapshot(SnapshotName::parse(value)?)),
+        "snapshot" => wish.source = Some(SourceName::Snapshot(SnapshotName::parse(value)?.into())),
         "label" => {
             let (key, value) = value.split_once('=').unwrap_or((value, ""));
             add_label(wish, key, value)?;
@@ -151,8 +151,8 @@ fn root(text: &str) -> Result<String, Error> {
 
 fn source(text: &str) -> Result<SourceName, Error> {
     match text.split_once(':') {
-        Some(("snapshot", name)) => Ok(SourceName::Snapshot(SnapshotName::parse(name)?)),
-        Some(("volume", name)) => Ok(SourceName::Volume(VolumeName::parse(name)?)),
+        Some(("snapshot", name)) => Ok(SourceName::Snapshot(SnapshotName::parse(name)?.into())),
+        Some(("volume", name)) => Ok(SourceName::Volume(VolumeName::parse(name)?.into())),
         _ => Err(Error::invalid(format!("{text:?} is no source: write snapshot:NAME or volume:NAME"))),
     }
 }
@@ -298,10 +298,10 @@ mod tests {
 
     #[test]
     fn sources_are_snapshots_or_volumes_by_name() {
-        let snapshot = SourceName::Snapshot(SnapshotName::parse("a:b").unwrap());
+        let snapshot = SourceName::Snapshot(SnapshotName::parse("a:b").unwrap().into());
         assert_eq!(with(&[("from", "snapshot:a:b")]).unwrap().source, Some(snapshot.clone()));
         assert_eq!(with(&[("snapshotName", "a:b")]).unwrap().source, Some(snapshot));
-        let volume = SourceName::Volume(VolumeName::parse("a").unwrap());
+        let volume = SourceName::Volume(VolumeName::parse("a").unwrap().into());
         assert_eq!(with(&[("from", "volume:a")]).unwrap().source, Some(volume));
         for text in ["a", "snapshot:", "disk:a", ""] {
             assert!(with(&[("from", text)]).is_err(), "{text}");

@@ -14,8 +14,8 @@ use kato_orchestrator::{
     Error, Kind, Outcome,
     model::{Bytes, Caller, CapacityRange, FsState, FsType, MountState, SnapshotName, Target, VolumeState},
     ops::{
-        CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExamineHouse, GrowVolume, MountVolume,
-        SourceName, UnmountVolume, VolumeView,
+        Access, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExamineHouse, GrowVolume,
+        MountVolume, Reach, SourceName, UnmountVolume, VolumeView,
     },
     ports::{Clock, backend::Cutting},
     testing::{Fault, Verb},
@@ -30,7 +30,8 @@ fn hall<F: Future<Output = ()>>(life: impl FnOnce(Arc<Teller>) -> F) {
 
 fn mount_of(volume: &str, by: &str) -> MountVolume {
     MountVolume {
-        name: name(volume),
+        volume: name(volume).into(),
+        access: Access::default(),
         holder: holder(by),
         counts: true,
         caller: None,
@@ -55,12 +56,12 @@ impl Teller {
     }
 
     async fn give(&self, volume: &str, by: &str) -> Outcome<()> {
-        let wish = UnmountVolume { name: name(volume), holder: holder(by), all: false };
+        let wish = UnmountVolume { volume: name(volume).into(), holder: holder(by), all: false };
         self.hall.unmount(&self.context(), wish).await.unwrap()
     }
 
     async fn remove(&self, volume: &str) -> Result<Outcome<()>, Error> {
-        self.hall.delete(&self.context(), DeleteVolume { name: name(volume), forget: false }).await
+        self.hall.delete(&self.context(), DeleteVolume { volume: name(volume).into(), forget: false }).await
     }
 
     async fn see(&self, volume: &str) -> VolumeView {
@@ -70,7 +71,7 @@ impl Teller {
     async fn cut(&self, snapshot: &str, volume: &str) -> Result<(), Error> {
         let wish = CreateSnapshot {
             name: SnapshotName::parse(snapshot).unwrap(),
-            volume: name(volume),
+            volume: name(volume).into(),
             parameters: Default::default(),
             labels: Default::default(),
             until_ready: true,
@@ -305,7 +306,10 @@ fn a_grow_in_its_cool_down_traps_nobody() {
             house.backend.lock().unwrap().fault(Verb::Grow, fault);
         }
         let size = CapacityRange::at_least(Bytes(3 << 30));
-        let grown = house.hall.grow(&house.context(), GrowVolume { name: name("db"), size }).await;
+        let grown = house
+            .hall
+            .grow(&house.context(), GrowVolume { volume: name("db").into(), size, reach: Reach::Everywhere })
+            .await;
         assert_eq!(grown.unwrap_err().kind, Kind::Timeout);
         house.take("db", "one").await.unwrap();
         house.give("db", "one").await;
@@ -319,8 +323,11 @@ fn a_refused_grow_sets_the_wish_back() {
         house.make("db").await;
         house.backend.lock().unwrap().fault(Verb::Grow, Fault::Refuse(Error::out_of_range("too large")));
         let size = CapacityRange::at_least(Bytes(3 << 30));
-        let error =
-            house.hall.grow(&house.context(), GrowVolume { name: name("db"), size }).await.unwrap_err();
+        let error = house
+            .hall
+            .grow(&house.context(), GrowVolume { volume: name("db").into(), size, reach: Reach::Everywhere })
+            .await
+            .unwrap_err();
         assert_eq!(error.kind, Kind::OutOfRange);
         assert!(!house.see("db").await.volume.wants_growth());
     });
@@ -337,12 +344,12 @@ fn a_snapshot_keeps_its_moment_and_outlives_its_volume() {
         house.give("db", "one").await;
         house.remove("db").await.unwrap();
 
-        let source = Some(SourceName::Snapshot(SnapshotName::parse("monday").unwrap()));
+        let source = Some(SourceName::Snapshot(SnapshotName::parse("monday").unwrap().into()));
         let wish = CreateVolume { source, ..CreateVolume::named(name("copy")) };
         let copy = house.hall.create(&house.context(), wish).await.unwrap().into_inner();
         house.take("copy", "one").await.unwrap();
         assert_eq!(house.host.read(copy.volume.id).unwrap(), "FS:before");
-        let wish = DeleteSnapshot { name: SnapshotName::parse("monday").unwrap() };
+        let wish = DeleteSnapshot { snapshot: SnapshotName::parse("monday").unwrap().into() };
         house.hall.delete_snapshot(&house.context(), wish).await.unwrap();
     });
 }
@@ -523,7 +530,7 @@ fn a_copy_tells_for_how_long_its_source_had_to_stand_still() {
         let held = snapshot("mounted").await.held_still.unwrap();
         assert!(held >= Duration::from_secs(2) && held < Duration::from_secs(10), "{held:?}");
         let copy = CreateVolume {
-            source: Some(SourceName::Volume(name("db"))),
+            source: Some(SourceName::Volume(name("db").into())),
             ..CreateVolume::named(name("copy"))
         };
         let made = house.hall.create(&house.context(), copy).await.unwrap().into_inner();

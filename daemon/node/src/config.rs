@@ -14,6 +14,8 @@ pub struct Config {
     pub layout: Layout,
     /// The directories that backends were granted: loop devices over files beneath them are ours.
     pub granted: Vec<PathBuf>,
+    /// Where callers may want paths of their own into volumes; empty for anywhere.
+    pub roots: Vec<PathBuf>,
     /// The command line that ends in [`crate::worker_main`], such as `/usr/bin/kato node-worker`.
     pub worker: Vec<OsString>,
     /// Where mkfs and its like are looked for.
@@ -43,6 +45,7 @@ impl Config {
             root: root.into(),
             layout: Layout::Ids,
             granted: Vec::new(),
+            roots: Vec::new(),
             worker,
             programs: ["/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
                 .map(PathBuf::from)

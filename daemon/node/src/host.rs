@@ -18,8 +18,8 @@ use kato_orchestrator::{
     ports::{
         backend::Blankness,
         host::{
-            Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations,
-            Prepare, Standing, Stray, Survey, Usage,
+            Bind, Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt,
+            Observations, Prepare, Standing, Stray, Survey, Usage,
         },
     },
 };
@@ -312,20 +312,27 @@ impl Filesystems for LinuxHost {
         Ok(())
     }
 
-    async fn bind(&self, volume: VolumeId, from: &str, to: &str, read_only: bool) -> Result<(), Error> {
-        let (from, to) = (absolute(from)?, absolute(to)?);
+    async fn bind(&self, volume: VolumeId, bind: &Bind) -> Result<(), Error> {
+        let path = crate::bind::Path {
+            from: absolute(&bind.from)?,
+            to: absolute(&bind.to)?,
+            read_only: bind.read_only,
+            device: bind.device,
+            group: bind.group,
+            roots: self.config.roots.clone(),
+        };
         if self.directories().contains(&volume) {
-            return self.nearby(volume, move || crate::work::bind(&from, &to, read_only)).await;
+            return self.nearby(volume, move || path.make()).await;
         }
-        self.change(volume, Task::Bind { from, to, read_only }).await.map(drop)
+        self.change(volume, Task::Bind(path)).await.map(drop)
     }
 
     async fn unbind(&self, volume: VolumeId, path: &str) -> Result<(), Error> {
-        let path = absolute(path)?;
+        let (path, roots) = (absolute(path)?, self.config.roots.clone());
         if self.directories().contains(&volume) {
-            return self.nearby(volume, move || crate::work::unbind(&path)).await;
+            return self.nearby(volume, move || crate::bind::take_away(&path, &roots)).await;
         }
-        self.change(volume, Task::Unbind { path }).await.map(drop)
+        self.change(volume, Task::Unbind { path, roots }).await.map(drop)
     }
 
     async fn freeze(&self, volume: VolumeId, path: &str, at_most: Duration) -> Result<(), Error> {

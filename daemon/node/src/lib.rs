@@ -17,9 +17,11 @@ mod worker;
 mod connect;
 mod loopdev;
 
+mod bind;
 mod check;
 mod format;
 mod freeze;
+mod group;
 mod grow;
 mod mount;
 mod root;

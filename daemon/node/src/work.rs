@@ -24,9 +24,9 @@ use rustix::{
 };
 
 use crate::{
-    check,
+    bind, check,
     command::Programs,
-    connect::{Connected, Way, directory},
+    connect::{Connected, Way},
     errno::failed,
     format, freeze, grow, health, holders, loopdev,
     mount::{self, Options},
@@ -60,8 +60,8 @@ pub(crate) fn perform(job: Job, daemon: &mut UnixStream) -> Result<Answer, Error
             mount_volume(volume?, &way, options, &root.into(), &place, &mut desk)
         }
         Task::Unmount { way, places } => unmount_volume(volume?, &way, &places),
-        Task::Bind { from, to, read_only } => bind(&from, &to, read_only).map(|()| Answer::Done),
-        Task::Unbind { path } => unbind(&path).map(|()| Answer::Done),
+        Task::Bind(path) => path.make().map(|()| Answer::Done),
+        Task::Unbind { path, roots } => bind::take_away(&path, &roots).map(|()| Answer::Done),
         Task::Hold { path, at_most, worker } => {
             freeze::hold(&path, at_most, &worker, desk.daemon).map(Answer::Held)
         }
@@ -224,30 +224,6 @@ fn unmount_volume(volume: VolumeId, way: &Way, places: &[PathBuf]) -> Result<Ans
         mount::remove_place(place)?;
     }
     Ok(Answer::Done)
-}
-
-/// Binds a directory of a mounted volume to a path of the caller's.
-pub(crate) fn bind(from: &Path, to: &Path, read_only: bool) -> Result<(), Error> {
-    let source = mount::open_folder(from)?;
-    let (point, is_fresh) = mount::open_place(to)?;
-    if is_fresh {
-        mount::remember_place(to)?;
-    }
-    if mount::is_mount_root(&mount::look(point.as_fd())?) {
-        if !directory::is_same(source.as_fd(), point.as_fd())? {
-            return Err(mount::occupied(to));
-        }
-        return mount::require_same_access(&point, read_only, to);
-    }
-    let options = Options::parse(&[], read_only)?;
-    let tree = mount::clone_of(source.as_fd(), options.attributes)?;
-    mount::place(tree.as_fd(), point.as_fd())
-}
-
-/// Takes a bind away, and its directory.
-pub(crate) fn unbind(path: &Path) -> Result<(), Error> {
-    mount::take_down(path)?;
-    if mount::is_ours(path) { mount::remove_place(path) } else { Ok(()) }
 }
 
 fn size(device: &Path) -> Result<u64, Error> {

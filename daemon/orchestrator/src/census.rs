@@ -142,6 +142,9 @@ impl Census {
                 | KeyKind::WorkVolume
                 | KeyKind::WorkSnapshot
                 | KeyKind::NodeMount
+                | KeyKind::VolumeHandle
+                | KeyKind::SnapshotHandle
+                | KeyKind::Handles
                 | KeyKind::Unknown,
                 _,
             ) => {}

@@ -224,6 +224,14 @@ async fn ready(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> R
 }
 
 async fn delete(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> Result<(), Error> {
+    if snapshot.handle.is_none() {
+        // Reversing a cut that was never heard must not take away what another record's cut has made.
+        let found = ability.inspect_snapshots(vec![named(house, snapshot)]).await.map_err(Error::pending)?;
+        let mark = found.into_iter().next().flatten().and_then(|shot| SnapshotMark::decode(&shot.mark).ok());
+        if mark.is_some_and(|mark| mark.id != snapshot.id) {
+            return forget(house, snapshot, None, Durability::Lazy).await;
+        }
+    }
     let resume = snapshot.intent.as_ref().and_then(|intent| intent.resume.clone());
     match ability.delete_snapshot(named(house, snapshot), resume).await? {
         Effect::Pending(pending) => later(house, snapshot, &pending, Durability::Durable).await,
@@ -273,7 +281,8 @@ async fn forget(
 async fn fail(house: &House, snapshot: &Snapshot, error: &Error) -> Result<u32, Error> {
     let now = house.now();
     if snapshot.state == SnapshotState::Creating && error.is_final() && error.kind != Kind::Busy {
-        if !house.may_have_asked(snapshot.intent.as_ref()) {
+        // What stands under the token and is not what is wished was cut by somebody else's wish.
+        if error.kind == Kind::AlreadyExists || !house.may_have_asked(snapshot.intent.as_ref()) {
             forget(house, snapshot, None, Durability::Durable).await?;
             return Ok(1);
         }

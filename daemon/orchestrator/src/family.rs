@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     model::{
-        Attachment, AttachmentState, Dependant, HolderId, Intent, Mount, MountState, NodeId, Publication,
-        PublicationState, Volume, VolumeId, VolumeState,
+        Attachment, AttachmentState, Dependant, HolderId, Intent, Keeping, Mount, MountState, NodeId,
+        Publication, PublicationState, Volume, VolumeId, VolumeState,
     },
     ops::VolumeView,
 };
@@ -82,11 +82,16 @@ impl Family {
             .filter(|dependant| !matches!(dependant, Dependant::Attachment(_)))
     }
 
-    /// Removes what a volume keeps of an attachment, with the attachment.
+    /// Removes what a volume keeps of an attachment, with the attachment; and with the last one the record of a volume
+    /// that somebody else looks after.
     pub(crate) fn drop_attachment(&mut self, node: &NodeId) {
         self.attachments.remove(node);
         if let Some(volume) = &mut self.volume {
             volume.dependants.remove(&Dependant::Attachment(node.clone()));
+        }
+        let bare = self.attachments.is_empty() && self.mounts.is_empty() && self.publications.is_empty();
+        if bare && self.volume.as_ref().is_some_and(|volume| volume.keeping == Keeping::Borrowed) {
+            self.volume = None;
         }
     }
 

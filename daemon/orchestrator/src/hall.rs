@@ -15,16 +15,17 @@ use crate::{
     consult::{self, Consultation},
     doctor, drive,
     error::{Error, Outcome},
+    handles,
     house::House,
     journal::{Change, Journal},
     model::{
         BackendName, BackendRecord, ClusterId, MountState, NodeId, Snapshot, SnapshotId, SnapshotName,
-        SnapshotState, VolumeId, VolumeName, VolumeState,
+        SnapshotRef, SnapshotState, VolumeId, VolumeName, VolumeRef, VolumeState,
     },
     ops::{
-        Context, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExamineHouse, GrowVolume,
-        ListPage, ModifyVolume, MountVolume, MountedVolume, RecoverRecords, RepairVolume, UnmountVolume,
-        VolumeView, Why,
+        AttachVolume, AttachedVolume, Context, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume,
+        DetachVolume, ExamineHouse, GrowVolume, ListPage, Measure, MeasureVolume, ModifyVolume, MountVolume,
+        MountedVolume, RecoverRecords, RepairVolume, UnmountVolume, VolumeView, Why,
     },
     ports::{
         Clock, Host, Ids, Store,
@@ -55,11 +56,33 @@ impl fmt::Debug for Ports {
     }
 }
 
+/// What of the work a daemon does, where several share it without sharing their records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// All of it.
+    #[default]
+    All,
+    /// What can be done anywhere: volumes, snapshots, attachments. Its records are what it has heard of so far.
+    Controller,
+    /// What is done on this node. Volumes are looked after by somebody else.
+    Node,
+}
+
+impl Role {
+    /// Whether volumes that no record knows are somebody else's to look after.
+    #[must_use]
+    pub fn borrows(self) -> bool {
+        self == Self::Node
+    }
+}
+
 /// What the operator decides for the hall.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What this host is called.
     pub node: NodeId,
+    /// What of the work is done here.
+    pub role: Role,
     /// The id that the data folder remembers, so that a lost journal does not make our volumes strangers.
     pub cluster: Option<ClusterId>,
     /// Where it is.
@@ -103,6 +126,7 @@ impl Orchestrator {
             stopping: CancellationToken::new(),
             abandoning: CancellationToken::new(),
         });
+        handles::fill(&house.journal).await?;
         reconcile::start(&house).await?;
         Ok(Arc::new(Self { house }))
     }
@@ -125,6 +149,21 @@ impl Orchestrator {
     /// Takes a holder's path back.
     pub async fn unmount(&self, ctx: &Context, wish: UnmountVolume) -> Result<Outcome<()>, Error> {
         self.house.unmount(ctx, &wish).await
+    }
+
+    /// Lets a node reach a volume until that is taken back.
+    pub async fn attach(&self, ctx: &Context, wish: AttachVolume) -> Result<Outcome<AttachedVolume>, Error> {
+        self.house.attach(ctx, &wish).await
+    }
+
+    /// Takes that back.
+    pub async fn detach(&self, ctx: &Context, wish: DetachVolume) -> Result<Outcome<()>, Error> {
+        self.house.detach(ctx, &wish).await
+    }
+
+    /// How full a volume is that somebody has at a path on this node.
+    pub async fn measure(&self, wish: &MeasureVolume) -> Result<Measure, Error> {
+        self.house.measure(wish).await
     }
 
     /// Makes a volume larger.
@@ -166,6 +205,30 @@ impl Orchestrator {
         self.house.list(after, limit).await
     }
 
+    /// What a volume is, found by its name or by what its backend calls it; that one is asked where no record knows it.
+    pub async fn find(&self, which: &VolumeRef) -> Result<VolumeView, Error> {
+        self.house.find(which).await
+    }
+
+    /// What the records say of all volumes, by pages in the order of ids: the cheapest way through all of them, and
+    /// the same whichever daemon of a cluster is asked.
+    pub async fn list_by_id(
+        &self,
+        after: Option<VolumeId>,
+        limit: usize,
+    ) -> Result<ListPage<VolumeView>, Error> {
+        self.house.list_by_id(after, limit).await
+    }
+
+    /// What the records say of all snapshots, by pages in the order of ids.
+    pub async fn list_snapshots_by_id(
+        &self,
+        after: Option<SnapshotId>,
+        limit: usize,
+    ) -> Result<ListPage<Snapshot>, Error> {
+        self.house.list_snapshots_by_id(after, limit).await
+    }
+
     /// The names of all volumes, by pages: cheaper than [`Orchestrator::list`].
     pub async fn names(&self, after: Option<&str>, limit: usize) -> Result<ListPage<VolumeName>, Error> {
         self.house.names(after, limit).await
@@ -173,7 +236,12 @@ impl Orchestrator {
 
     /// What the records say of a snapshot.
     pub async fn inspect_snapshot(&self, name: &SnapshotName) -> Result<Snapshot, Error> {
-        self.house.find_snapshot(name).await
+        self.house.inspect_snapshot(&SnapshotRef::Name(name.clone())).await
+    }
+
+    /// The same, by its name or by what its backend calls it; that one is asked where no record knows it.
+    pub async fn find_snapshot(&self, which: &SnapshotRef) -> Result<Snapshot, Error> {
+        self.house.inspect_snapshot(which).await
     }
 
     /// What the records say of all snapshots.

@@ -189,6 +189,15 @@ async fn still(house: &Arc<House>, volume: VolumeId, cutting: Cutting) -> Result
              `kato volume repair {name}`"
         )));
     }
+    if let Some(mount) = family.mounts.get(house.node())
+        && mount.raw
+        && cutting == Cutting::Copy
+    {
+        return Err(Error::precondition(
+            "its device itself is in use, so nothing can hold it still while it is copied: stop what uses it first",
+        )
+        .about(format!("volume {name}")));
+    }
     let path = family
         .mounts
         .get(house.node())

@@ -18,8 +18,8 @@ use crate::{
     error::{Error, Kind},
     family::Family,
     model::{
-        Attachment, HolderId, Mount, MountState, NodeId, Publication, Snapshot, SnapshotId, SnapshotName,
-        SnapshotState, VolumeId, VolumeName, VolumeState,
+        Attachment, BackendName, Handle, HolderId, Mount, MountState, NodeId, Publication, Snapshot,
+        SnapshotId, SnapshotName, SnapshotState, Volume, VolumeId, VolumeName, VolumeState,
     },
     ports::store::{Batch, Durability, Entry, Guard, Key, Revision, Store},
     records::{self, Marker, Record, keys},
@@ -89,6 +89,34 @@ impl Journal {
         }
     }
 
+    /// The families of volumes whose keys come after this one, at most so many; and whether there are more.
+    pub(crate) async fn families(
+        &self,
+        mut after: Option<Key>,
+        limit: usize,
+    ) -> Result<(Vec<Family>, bool), Error> {
+        let mut families: Vec<Family> = Vec::new();
+        loop {
+            let page = self.store.scan(keys::VOLUMES, after.as_deref(), PAGE).await?;
+            for entry in &page {
+                let Some(id) = keys::volume_of(&entry.key) else { continue };
+                if families.last().is_none_or(|family| family.id != id) {
+                    if families.len() == limit {
+                        return Ok((families, true));
+                    }
+                    families.push(Family::none(id));
+                }
+                if let Some(family) = families.last_mut() {
+                    sort_in(family, &keys::volume(id), entry)?;
+                }
+            }
+            if page.len() < PAGE {
+                return Ok((families, false));
+            }
+            after = page.last().map(|entry| entry.key.clone());
+        }
+    }
+
     /// The record of a snapshot, if there is one.
     pub(crate) async fn snapshot(&self, id: SnapshotId) -> Result<Seen<Option<Snapshot>>, Error> {
         self.record(keys::snapshot(id)).await
@@ -116,6 +144,24 @@ impl Journal {
     /// The snapshot of that name.
     pub(crate) async fn snapshot_id(&self, name: &SnapshotName) -> Result<Option<SnapshotId>, Error> {
         Ok(self.record::<SnapshotId>(keys::snapshot_name(name)).await?.value)
+    }
+
+    /// The volume that this backend calls so.
+    pub(crate) async fn volume_of_handle(
+        &self,
+        backend: &BackendName,
+        handle: &Handle,
+    ) -> Result<Option<VolumeId>, Error> {
+        Ok(self.record::<VolumeId>(keys::volume_handle(backend, handle)).await?.value)
+    }
+
+    /// The snapshot that this backend calls so.
+    pub(crate) async fn snapshot_of_handle(
+        &self,
+        backend: &BackendName,
+        handle: &Handle,
+    ) -> Result<Option<SnapshotId>, Error> {
+        Ok(self.record::<SnapshotId>(keys::snapshot_handle(backend, handle)).await?.value)
     }
 
     /// A page of entries beneath a prefix.
@@ -281,6 +327,11 @@ impl Change {
         {
             self.deletes.insert(keys::volume_name(&volume.name));
         }
+        let handle = |volume: &Option<Volume>| {
+            let volume = volume.as_ref()?;
+            volume.handle.as_ref().map(|handle| keys::volume_handle(&volume.backend, handle))
+        };
+        self.index(handle(&was.volume), handle(&now.volume), &id);
         let nodes: BTreeSet<&NodeId> = was
             .attachments
             .keys()
@@ -326,6 +377,11 @@ impl Change {
             self.deletes.insert(keys::snapshot_name(&was.name));
             self.frees_space = true;
         }
+        let handle = |snapshot: Option<&Snapshot>| {
+            let snapshot = snapshot?;
+            snapshot.handle.as_ref().map(|handle| keys::snapshot_handle(&snapshot.backend, handle))
+        };
+        self.index(handle(seen.value.as_ref()), handle(now), &id);
         if seen.value.as_ref() == now {
             return;
         }
@@ -336,6 +392,19 @@ impl Change {
             Some(SnapshotState::Ready) | None => self.delete(keys::work_snapshot(id)),
         }
         self.frees_space |= now.is_some_and(|snapshot| snapshot.state == SnapshotState::Deleting);
+    }
+
+    /// Moves a thing's entry in an index.
+    fn index<T: Record>(&mut self, was: Option<Key>, now: Option<Key>, thing: &T) {
+        if was == now {
+            return;
+        }
+        if let Some(key) = was {
+            self.delete(key);
+        }
+        if let Some(key) = now {
+            self.put(key, thing);
+        }
     }
 
     /// Lets the change fail unless this record is as it was read, although it is not changed.

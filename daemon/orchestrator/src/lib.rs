@@ -24,6 +24,7 @@ mod drive;
 mod drivers;
 mod family;
 mod hall;
+mod handles;
 mod hold;
 mod house;
 mod journal;
@@ -41,6 +42,6 @@ pub use self::{
     catalog::Catalog,
     consult::Consultation,
     error::{Error, Finality, Kind, Outcome, Retry},
-    hall::{BackendView, Config, Finding, Gauges, Orchestrator, Ports},
+    hall::{BackendView, Config, Finding, Gauges, Orchestrator, Ports, Role},
     mark::{Mark, SnapshotMark},
 };

@@ -178,7 +178,9 @@ fn build_up<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>)
     let (Some(attachment), Some(mount)) = (attachment, family.mounts.get(role.node)) else { return };
     let bare_device = !attachment.connection.as_ref().is_some_and(crate::model::Connection::is_directory);
     match mount.state {
-        MountState::Mounting if bare_device && volume.filesystem.state != FsState::Formatted => {
+        MountState::Mounting
+            if bare_device && !mount.raw && volume.filesystem.state != FsState::Formatted =>
+        {
             steps.push((Step::Format, mount.intent.as_ref()));
         }
         MountState::Mounting => steps.push((Step::Mount, mount.intent.as_ref())),
@@ -229,10 +231,16 @@ mod tests {
             class: ClassName::parse("default").unwrap(),
             backend: BackendName::parse("local").unwrap(),
             generation: 0,
-            wanted: Wanted { size: CapacityRange::at_least(Bytes(1)), parameters: BTreeMap::new() },
+            made_as: None,
+            wanted: Wanted {
+                size: CapacityRange::at_least(Bytes(1)),
+                parameters: BTreeMap::new(),
+                places: Vec::new(),
+            },
             actual: Some(Bytes(1)),
             actual_parameters: BTreeMap::new(),
             source: None,
+            found: false,
             held_still: None,
             handle: None,
             connection: None,
@@ -245,6 +253,7 @@ mod tests {
                 root: Default::default(),
             },
             dependants: BTreeSet::new(),
+            keeping: Default::default(),
             labels: BTreeMap::new(),
             created: NOW,
             intent: None,
@@ -265,6 +274,7 @@ mod tests {
             client: None,
             fencing_token: 0,
             read_only: false,
+            hold: Default::default(),
             intent: None,
         };
         family.attachments.insert(node(to), attachment);
@@ -279,6 +289,8 @@ mod tests {
             path: None,
             device: None,
             read_only: false,
+            raw: false,
+            options: Vec::new(),
             idle_since: None,
             fs_behind: false,
             intent: None,
@@ -295,6 +307,9 @@ mod tests {
             count: 1,
             target: Target::Path("/pod".into()),
             read_only: false,
+            purpose: Default::default(),
+            alone: false,
+            group: None,
             state,
             caller: None,
             since: NOW,

@@ -24,7 +24,7 @@ use crate::{
     error::Error,
     house::House,
     model::{
-        AttachmentState, Intent, Mount, MountState, Node, NodeState, SnapshotId, Timestamp, Tombstone,
+        AttachmentState, Hold, Intent, Mount, MountState, Node, NodeState, SnapshotId, Timestamp, Tombstone,
         VolumeId,
     },
     ops::unmount::{leave, take_down},
@@ -109,7 +109,9 @@ async fn take_up(house: &Arc<House>, id: VolumeId, mounted: Option<&BTreeSet<Str
             if !same_boot {
                 family.publications.retain(|(of, _), _| *of != node);
                 family.mounts.remove(&node);
-                if let Some(attachment) = family.attachments.get_mut(&node) {
+                if let Some(attachment) = family.attachments.get_mut(&node)
+                    && attachment.hold != Hold::Asked
+                {
                     attachment.state = AttachmentState::Detaching;
                     attachment.intent = Some(Intent::new(now));
                 }

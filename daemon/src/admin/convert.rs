@@ -8,11 +8,11 @@ use kato_orchestrator::{
     BackendView, Consultation, Error, Finding, Gauges,
     model::{
         Attachment, AttachmentState, Bytes, CapacityRange, Class, ClassName, Connection, DataRoot, Dependant,
-        FsState, FsType, Intent, Mount, MountState, NodeId, Publication, PublicationState, Snapshot,
+        FsState, FsType, Intent, Keeping, Mount, MountState, NodeId, Publication, PublicationState, Snapshot,
         SnapshotName, Source, Target, VolumeName,
     },
     ops::{
-        CreateSnapshot, CreateVolume, GrowVolume, ModifyVolume, RecoverRecords, RootWish, SourceName,
+        CreateSnapshot, CreateVolume, GrowVolume, ModifyVolume, Reach, RecoverRecords, RootWish, SourceName,
         VolumeView, Why,
     },
     ports::{
@@ -101,8 +101,8 @@ pub(crate) fn create_from_wire(bytes: &[u8]) -> Result<CreateVolume, Error> {
     let wish: VolumeWish = body(bytes)?;
     let source = match (wish.from_snapshot, wish.from_volume) {
         (None, None) => None,
-        (Some(snapshot), None) => Some(SourceName::Snapshot(SnapshotName::parse(&snapshot)?)),
-        (None, Some(volume)) => Some(SourceName::Volume(VolumeName::parse(&volume)?)),
+        (Some(snapshot), None) => Some(SourceName::Snapshot(SnapshotName::parse(&snapshot)?.into())),
+        (None, Some(volume)) => Some(SourceName::Volume(VolumeName::parse(&volume)?.into())),
         (Some(_), Some(_)) => {
             return Err(Error::invalid("a volume is a copy of one thing: name a snapshot or a volume"));
         }
@@ -121,6 +121,8 @@ pub(crate) fn create_from_wire(bytes: &[u8]) -> Result<CreateVolume, Error> {
         source,
         fs: wish.fs.as_deref().map(FsType::parse).transpose()?,
         root: RootWish { directory: wish.data_root, uid: wish.uid, gid: wish.gid, mode: mode.transpose()? },
+        places: Vec::new(),
+        keeping: Keeping::Owned,
         labels: wish.labels,
         exact: true,
     })
@@ -129,13 +131,17 @@ pub(crate) fn create_from_wire(bytes: &[u8]) -> Result<CreateVolume, Error> {
 /// The wish for growth of this volume.
 pub(crate) fn grow_from_wire(name: VolumeName, bytes: &[u8]) -> Result<GrowVolume, Error> {
     let wish: GrowWish = body(bytes)?;
-    Ok(GrowVolume { name, size: range(Some(&wish.size), wish.limit.as_ref())? })
+    Ok(GrowVolume {
+        volume: name.into(),
+        size: range(Some(&wish.size), wish.limit.as_ref())?,
+        reach: Reach::Everywhere,
+    })
 }
 
 /// The wish for other parameters of this volume.
 pub(crate) fn modify_from_wire(name: VolumeName, bytes: &[u8]) -> Result<ModifyVolume, Error> {
     let ModifyWish { parameters } = body(bytes)?;
-    Ok(ModifyVolume { name, parameters })
+    Ok(ModifyVolume { volume: name.into(), parameters })
 }
 
 /// The wish for a snapshot.
@@ -143,7 +149,7 @@ pub(crate) fn cut_from_wire(bytes: &[u8]) -> Result<CreateSnapshot, Error> {
     let wish: SnapshotWish = body(bytes)?;
     Ok(CreateSnapshot {
         name: SnapshotName::parse(&wish.name)?,
-        volume: VolumeName::parse(&wish.volume)?,
+        volume: VolumeName::parse(&wish.volume)?.into(),
         parameters: wish.parameters,
         labels: wish.labels,
         until_ready: wish.until_ready,

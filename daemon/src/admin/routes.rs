@@ -201,7 +201,7 @@ async fn remove(
     Path(name): Path<String>,
     Query(wish): Query<Wish>,
 ) -> Answer {
-    let command = DeleteVolume { name: VolumeName::parse(&name)?, forget: wish.forget };
+    let command = DeleteVolume { volume: VolumeName::parse(&name)?.into(), forget: wish.forget };
     gone(&door.hall.delete(&context(&door, id, &wish), command).await?)
 }
 
@@ -276,7 +276,7 @@ async fn remove_snapshot(
     Path(name): Path<String>,
     Query(wish): Query<Wish>,
 ) -> Answer {
-    let command = DeleteSnapshot { name: SnapshotName::parse(&name)? };
+    let command = DeleteSnapshot { snapshot: SnapshotName::parse(&name)?.into() };
     gone(&door.hall.delete_snapshot(&context(&door, id, &wish), command).await?)
 }
 

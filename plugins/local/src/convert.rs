@@ -10,7 +10,7 @@ use crate::{
     api::Thing,
     config::{Config, Parameters},
     error,
-    layout::{Kind, Place},
+    layout::{Kind, Place, Shelf},
 };
 
 /// The grant that holds everything.
@@ -120,11 +120,17 @@ pub(crate) fn volume(thing: &Thing) -> Volume {
     }
 }
 
+/// What we call the volume that a snapshot is of: it is of the snapshot's own kind.
+fn volume_handle(source: &str, kind: Kind) -> Option<String> {
+    let token = source.strip_prefix(Shelf::Volumes.one())?.strip_prefix('/')?;
+    Place::new(Shelf::Volumes, token).ok().map(|place| place.handle(kind))
+}
+
 /// A snapshot, as the host sees it.
 pub(crate) fn snapshot(thing: &Thing) -> Snapshot {
     Snapshot {
         handle: thing.place.handle(thing.meta.kind),
-        volume: None,
+        volume: thing.meta.source.as_deref().and_then(|source| volume_handle(source, thing.meta.kind)),
         size_bytes: thing.size(),
         cut_ms: None,
         ready: true,

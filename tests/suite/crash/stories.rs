@@ -7,8 +7,8 @@ use kato_orchestrator::{
     Error, Kind,
     model::{Bytes, Caller, CapacityRange, SnapshotName, Target},
     ops::{
-        CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, ModifyVolume, MountVolume,
-        RepairVolume, SourceName, UnmountVolume,
+        Access, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, ModifyVolume,
+        MountVolume, Reach, RepairVolume, SourceName, UnmountVolume,
     },
     ports::backend::Cutting,
     testing::{Fault, Verb},
@@ -140,7 +140,7 @@ stories! {
         teller.mount("db", "one").await;
         teller.write("db", "bytes");
         teller.snapshot("monday", "db").await;
-        teller.create_from("copy", SourceName::Snapshot(SnapshotName::parse("monday").unwrap())).await;
+        teller.create_from("copy", SourceName::Snapshot(SnapshotName::parse("monday").unwrap().into())).await;
         teller.mount("copy", "one").await;
         teller.delete_snapshot("monday").await;
     }
@@ -149,7 +149,7 @@ stories! {
         teller.create("db").await;
         teller.mount("db", "one").await;
         teller.write("db", "bytes");
-        teller.create_from("copy", SourceName::Volume(name("db"))).await;
+        teller.create_from("copy", SourceName::Volume(name("db").into())).await;
         teller.mount("copy", "two").await;
         teller.write("copy", "own");
     }
@@ -174,7 +174,7 @@ stories! {
         teller.create("db").await;
         teller.mount("db", "one").await;
         teller.fault(Verb::Create, Fault::Pending(3));
-        teller.while_written("db", teller.create_from("copy", SourceName::Volume(name("db")))).await;
+        teller.while_written("db", teller.create_from("copy", SourceName::Volume(name("db").into()))).await;
         teller.has_made("copy");
         teller.mount("copy", "two").await;
     }
@@ -185,14 +185,14 @@ stories! {
         teller.write("db", "bytes");
         teller.unmount("db", "one").await;
         teller.fault(Verb::Create, Fault::Pending(9));
-        tokio::join!(teller.create_from("copy", SourceName::Volume(name("db"))), async {
+        tokio::join!(teller.create_from("copy", SourceName::Volume(name("db").into())), async {
             tokio::time::sleep(Duration::from_secs(3)).await;
             teller.mount("db", "two").await;
             teller.write("db", "more");
         });
         teller.has_made("copy");
         teller.fault(Verb::Create, Fault::Pending(9));
-        tokio::join!(teller.create_from("other", SourceName::Volume(name("copy"))), async {
+        tokio::join!(teller.create_from("other", SourceName::Volume(name("copy").into())), async {
             tokio::time::sleep(Duration::from_secs(3)).await;
             teller.delete("other").await;
         });
@@ -245,7 +245,7 @@ stories! {
     delete_against_clone => |teller| {
         teller.create("db").await;
         teller.use_once("db").await;
-        tokio::join!(teller.create_from("copy", SourceName::Volume(name("db"))), teller.delete("db"));
+        tokio::join!(teller.create_from("copy", SourceName::Volume(name("db").into())), teller.delete("db"));
         tokio::join!(teller.delete("copy"), teller.delete("db"));
     }
 
@@ -338,7 +338,9 @@ stories! {
 impl Teller {
     async fn modify(&self, volume: &str, tier: &str) {
         let parameters = [("tier".to_owned(), tier.to_owned())].into();
-        drop(self.hall.modify(&self.context(), ModifyVolume { name: name(volume), parameters }).await);
+        drop(
+            self.hall.modify(&self.context(), ModifyVolume { volume: name(volume).into(), parameters }).await,
+        );
     }
 
     /// Cuts the volume's mount off from its bytes, and lets the house see it.
@@ -421,7 +423,11 @@ impl Teller {
             said.volumes.remove(volume);
         });
         let there = self.hall.inspect(&name(volume)).await.is_ok();
-        match self.hall.delete(&self.context(), DeleteVolume { name: name(volume), forget: false }).await {
+        match self
+            .hall
+            .delete(&self.context(), DeleteVolume { volume: name(volume).into(), forget: false })
+            .await
+        {
             Ok(_) => self.note(|said| {
                 said.volumes.remove(volume);
                 said.deleted.insert(volume.into());
@@ -442,7 +448,8 @@ impl Teller {
 
     async fn mount_to(&self, volume: &str, by: &str, target: Target) {
         let wish = MountVolume {
-            name: name(volume),
+            volume: name(volume).into(),
+            access: Access::default(),
             holder: holder(by),
             counts: true,
             caller: Some(Caller { pid: 7, started: 7 }),
@@ -474,7 +481,7 @@ impl Teller {
             said.released.insert(key.clone());
         });
         self.show_containers(volume).await;
-        let wish = UnmountVolume { name: name(volume), holder: holder(by), all: false };
+        let wish = UnmountVolume { volume: name(volume).into(), holder: holder(by), all: false };
         self.hall.unmount(&self.context(), wish).await.unwrap();
         if let Ok(view) = self.hall.inspect(&name(volume)).await
             && view.publications.iter().any(|one| one.holder.as_str() == by)
@@ -509,13 +516,20 @@ impl Teller {
 
     async fn grow(&self, volume: &str, gib: u64) {
         let size = CapacityRange::at_least(Bytes(gib << 30));
-        drop(self.hall.grow(&self.context(), GrowVolume { name: name(volume), size }).await);
+        drop(
+            self.hall
+                .grow(
+                    &self.context(),
+                    GrowVolume { volume: name(volume).into(), size, reach: Reach::Everywhere },
+                )
+                .await,
+        );
     }
 
     async fn snapshot(&self, snapshot: &str, volume: &str) {
         let wish = CreateSnapshot {
             name: SnapshotName::parse(snapshot).unwrap(),
-            volume: name(volume),
+            volume: name(volume).into(),
             parameters: Default::default(),
             labels: Default::default(),
             until_ready: true,
@@ -532,6 +546,6 @@ impl Teller {
             said.snapshots.remove(snapshot);
         });
         let name = SnapshotName::parse(snapshot).unwrap();
-        drop(self.hall.delete_snapshot(&self.context(), DeleteSnapshot { name }).await);
+        drop(self.hall.delete_snapshot(&self.context(), DeleteSnapshot { snapshot: name.into() }).await);
     }
 }

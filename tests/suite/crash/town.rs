@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use kato_orchestrator::{
-    Catalog, Config, Error, Gauges, Orchestrator, Ports,
+    Catalog, Config, Error, Gauges, Orchestrator, Ports, Role,
     model::{
         BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, HolderId, NodeId, Timestamp,
         Token, VolumeName,
@@ -337,7 +337,7 @@ impl Town {
             for view in teller.hall.list(None, 1_000).await.unwrap().items {
                 for publication in &view.publications {
                     let wish = UnmountVolume {
-                        name: view.volume.name.clone(),
+                        volume: view.volume.name.clone().into(),
                         holder: publication.holder.clone(),
                         all: true,
                     };
@@ -349,11 +349,11 @@ impl Town {
                 }
             }
             for snapshot in teller.hall.list_snapshots(None, 1_000).await.unwrap().items {
-                let wish = DeleteSnapshot { name: snapshot.name };
+                let wish = DeleteSnapshot { snapshot: snapshot.name.into() };
                 drop(teller.hall.delete_snapshot(&teller.context(), wish).await);
             }
             for view in teller.hall.list(None, 1_000).await.unwrap().items {
-                let wish = DeleteVolume { name: view.volume.name, forget: false };
+                let wish = DeleteVolume { volume: view.volume.name.into(), forget: false };
                 drop(teller.hall.delete(&teller.context(), wish).await);
             }
         }
@@ -403,6 +403,7 @@ fn catalog(backend: Arc<dyn Backend>) -> Catalog {
 fn config() -> Config {
     Config {
         node: NodeId::parse("here").unwrap(),
+        role: Role::All,
         cluster: Some(CLUSTER),
         topology: BTreeMap::new(),
         idle_grace: Duration::from_secs(60),

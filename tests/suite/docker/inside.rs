@@ -105,6 +105,7 @@ impl House {
         let fake = FakeBackend::new(Arc::clone(&backend), fuse, true, Duration::from_secs(60));
         let hall = kato_orchestrator::Config {
             node: NodeId::parse("here").unwrap(),
+            role: kato_orchestrator::Role::All,
             cluster: None,
             topology: Default::default(),
             idle_grace: Duration::from_secs(1),

@@ -242,7 +242,7 @@ fn a_broken_mount_is_neither_copied_nor_cut_and_the_refusal_says_why() {
         house.host.write(id, "rows").unwrap();
         house.break_mount(id).await;
         let copy = || CreateVolume {
-            source: Some(SourceName::Volume(name("db"))),
+            source: Some(SourceName::Volume(name("db").into())),
             ..CreateVolume::named(name("copy"))
         };
         for refusal in [

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use kato_orchestrator::{
     Error, Kind, Outcome,
     model::{Bytes, CapacityRange},
-    ops::{GrowVolume, ModifyVolume, VolumeView},
+    ops::{GrowVolume, ModifyVolume, Reach, VolumeView},
     testing::{Fault, Verb},
 };
 
@@ -14,7 +14,7 @@ use super::{Teller, hall, name};
 impl Teller {
     async fn change(&self, volume: &str, pairs: &[(&str, &str)]) -> Result<Outcome<VolumeView>, Error> {
         let parameters = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        self.hall.modify(&self.context(), ModifyVolume { name: name(volume), parameters }).await
+        self.hall.modify(&self.context(), ModifyVolume { volume: name(volume).into(), parameters }).await
     }
 
     /// What the backend has.
@@ -105,7 +105,7 @@ fn one_change_is_made_at_a_time() {
                 let other = house.change("db", &[("tier", "slow")]).await.unwrap_err();
                 assert_eq!(other.kind, Kind::Busy, "{other}");
                 let size = CapacityRange::at_least(Bytes(3 << 30));
-                let wish = GrowVolume { name: name("db"), size };
+                let wish = GrowVolume { volume: name("db").into(), size, reach: Reach::Everywhere };
                 assert_eq!(house.hall.grow(&house.context(), wish).await.unwrap_err().kind, Kind::Busy);
                 assert!(!house.see("db").await.volume.wants_growth());
             }
@@ -116,7 +116,15 @@ fn one_change_is_made_at_a_time() {
         house.backend.lock().unwrap().fault(Verb::Grow, Fault::Pending(5));
         let size = CapacityRange::at_least(Bytes(3 << 30));
         let (grown, ()) = tokio::join!(
-            async { house.hall.grow(&house.context(), GrowVolume { name: name("db"), size }).await },
+            async {
+                house
+                    .hall
+                    .grow(
+                        &house.context(),
+                        GrowVolume { volume: name("db").into(), size, reach: Reach::Everywhere },
+                    )
+                    .await
+            },
             async {
                 tokio::time::sleep(Duration::from_secs(3)).await;
                 assert_eq!(house.change("db", &[("tier", "slow")]).await.unwrap_err().kind, Kind::Busy);

@@ -101,12 +101,12 @@ fn snapshots_are_rebuilt_with_their_names_and_can_be_used_and_removed() {
         assert_eq!(house.snapshot_names().await, ["before", "of one that is gone"]);
         let snapshot = SnapshotName::parse("before").unwrap();
         assert_eq!(house.hall.inspect_snapshot(&snapshot).await.unwrap().volume_name, name("db"));
-        let source = Some(SourceName::Snapshot(snapshot.clone()));
+        let source = Some(SourceName::Snapshot(snapshot.clone().into()));
         let wish = CreateVolume { source, ..CreateVolume::named(name("copy")) };
         let copy = house.hall.create(&house.context(), wish).await.unwrap().into_inner();
         house.take("copy", "two").await.unwrap();
         assert_eq!(house.host.read(copy.volume.id).unwrap(), "FS:rows", "a copy was formatted");
-        let wish = DeleteSnapshot { name: snapshot };
+        let wish = DeleteSnapshot { snapshot: snapshot.into() };
         house.hall.delete_snapshot(&house.context(), wish).await.unwrap();
         assert_eq!(house.examine(false).await, []);
     });

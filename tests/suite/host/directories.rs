@@ -13,7 +13,7 @@ use kato_node::{Layout, LinuxHost};
 use kato_orchestrator::{
     Kind,
     model::{Connection, DataRoot},
-    ports::host::{Condition, Connections as _, Filesystems as _, Observations as _},
+    ports::host::{Bind, Condition, Connections as _, Filesystems as _, Observations as _},
 };
 
 use super::ground::{Ground, options_of, run, start_and_hear, until};
@@ -262,13 +262,13 @@ async fn binds_are_made_once_and_taken_away_with_their_path() {
         let target = ground.path("target");
         let target = target.to_str().unwrap();
         let before = ground.mounts().len();
-        node.bind(volume.id, &mounted.data, target, true).await.unwrap();
-        node.bind(volume.id, &mounted.data, target, true).await.unwrap();
+        node.bind(volume.id, &Bind::directory(&mounted.data, target, true)).await.unwrap();
+        node.bind(volume.id, &Bind::directory(&mounted.data, target, true)).await.unwrap();
         assert_eq!(ground.mounts().len(), before + 1);
         assert!(fs::write(format!("{target}/x"), "x").is_err(), "it was to be read-only");
         fs::write(format!("{}/y", mounted.data), "y").unwrap();
         assert_eq!(fs::read(format!("{target}/y")).unwrap(), b"y");
-        let error = node.bind(volume.id, &mounted.path, target, true).await.unwrap_err();
+        let error = node.bind(volume.id, &Bind::directory(&mounted.path, target, true)).await.unwrap_err();
         assert_eq!(error.kind, Kind::Precondition, "{error}");
         node.unbind(volume.id, target).await.unwrap();
         node.unbind(volume.id, target).await.unwrap();
@@ -276,7 +276,7 @@ async fn binds_are_made_once_and_taken_away_with_their_path() {
         // A directory that was there before stays.
         let own = ground.path("own");
         fs::create_dir_all(&own).unwrap();
-        node.bind(volume.id, &mounted.data, own.to_str().unwrap(), false).await.unwrap();
+        node.bind(volume.id, &Bind::directory(&mounted.data, own.to_str().unwrap(), false)).await.unwrap();
         node.unbind(volume.id, own.to_str().unwrap()).await.unwrap();
         assert!(fs::exists(&own).unwrap());
     }

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::FileExt as _};
 use kato_orchestrator::{
     Kind,
     model::{Caller, Connection, FsType},
-    ports::host::{Connections as _, Filesystems as _, Observations as _, Stray},
+    ports::host::{Bind, Connections as _, Filesystems as _, Observations as _, Stray},
 };
 
 use super::ground::{Ground, Running, SMALL, run, start, start_and_hear, until};
@@ -74,7 +74,7 @@ async fn a_bind_keeps_the_device_and_its_path_is_named() {
     let mounted = disk.mount(&node).await.unwrap();
     let target = ground.path("target");
     let target = target.to_str().unwrap();
-    node.bind(disk.id, &mounted.data, target, false).await.unwrap();
+    node.bind(disk.id, &Bind::directory(&mounted.data, target, false)).await.unwrap();
     let error = disk.unmount(&node).await.unwrap_err();
     assert_eq!(error.kind, Kind::InUse);
     assert!(error.message.contains(target), "{error}");
@@ -277,7 +277,7 @@ async fn what_nobody_knows_goes_only_when_nobody_has_it() {
     drop(holder);
     let target = ground.path("target");
     let target = target.to_str().unwrap();
-    node.bind(disk.id, &mounted.data, target, false).await.unwrap();
+    node.bind(disk.id, &Bind::directory(&mounted.data, target, false)).await.unwrap();
     refused(&mount, target).await;
     node.unbind(disk.id, target).await.unwrap();
     let file = fs::File::open(format!("{}/file", mounted.data)).unwrap();

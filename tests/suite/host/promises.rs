@@ -13,7 +13,7 @@ use kato_orchestrator::{
     ports::{
         Backend as _, Host,
         backend::{Blankness, Create, Effect},
-        host::{MountWish, Prepare},
+        host::{Bind, MountWish, Prepare},
     },
     testing::{BackendWorld, FakeBackend, FakeHost, Fuse, HostWorld},
 };
@@ -131,7 +131,7 @@ async fn a_bound_volume_is_in_use_until_it_is_unbound(stage: Stage) {
     stage.format(false).await.unwrap();
     let mounted = stage.host.mount(&stage.wish()).await.unwrap();
     for _ in 0..2 {
-        stage.host.bind(stage.volume, &mounted.data, &stage.target, false).await.unwrap();
+        stage.host.bind(stage.volume, &Bind::directory(&mounted.data, &stage.target, false)).await.unwrap();
     }
     assert_eq!(stage.unmount().await.unwrap_err().kind, Kind::InUse);
     for _ in 0..2 {

@@ -19,8 +19,22 @@ pub struct Attachment {
     pub fencing_token: u64,
     /// Whether it may only be read there.
     pub read_only: bool,
+    /// Who lets it go.
+    pub hold: Hold,
     /// The unfinished wish, if there is one.
     pub intent: Option<Intent>,
+}
+
+/// Who lets an attachment go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// It goes with the node's mount.
+    #[default]
+    WithMount,
+    /// A caller asked for it by itself, and it stays until the caller takes it back.
+    Asked,
+    /// Somebody else attached it and will detach it; here it is only known, for as long as it is mounted.
+    Lent,
 }
 
 /// Where an attachment is in its life.

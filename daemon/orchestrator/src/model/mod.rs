@@ -10,13 +10,14 @@ pub mod intent;
 pub mod mount;
 pub mod node;
 pub mod publication;
+pub mod reference;
 pub mod size;
 pub mod snapshot;
 pub mod time;
 pub mod volume;
 
 pub use self::{
-    attachment::{Attachment, AttachmentState},
+    attachment::{Attachment, AttachmentState, Hold},
     backend::{BackendRecord, Fingerprint},
     class::{Class, DataRoot, FsType},
     connection::Connection,
@@ -27,9 +28,12 @@ pub use self::{
     intent::{Failure, Intent},
     mount::{Mount, MountState},
     node::{Node, NodeState},
-    publication::{Caller, Publication, PublicationState, Target},
+    publication::{Caller, Publication, PublicationState, Purpose, Target},
+    reference::{Reference, SnapshotRef, VolumeRef},
     size::{Bytes, CapacityRange},
     snapshot::{Snapshot, SnapshotState},
     time::Timestamp,
-    volume::{Buried, Dependant, Filesystem, FsState, Source, Tombstone, Volume, VolumeState, Wanted},
+    volume::{
+        Buried, Dependant, Filesystem, FsState, Keeping, Source, Tombstone, Volume, VolumeState, Wanted,
+    },
 };

@@ -20,6 +20,10 @@ pub struct Mount {
     pub device: Option<String>,
     /// Whether it is mounted read-only.
     pub read_only: bool,
+    /// Whether its holders get the device itself: then it is connected and nothing is mounted.
+    pub raw: bool,
+    /// Options of this mount, on top of the volume's own.
+    pub options: Vec<String>,
     /// Since when nobody holds it; it is taken down after a while.
     pub idle_since: Option<Timestamp>,
     /// Whether the filesystem is known to be smaller than its device: grown at the next chance.

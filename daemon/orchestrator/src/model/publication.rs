@@ -17,6 +17,12 @@ pub struct Publication {
     pub target: Target,
     /// Whether it may only read.
     pub read_only: bool,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Whether nobody else may have a path of its own beside it.
+    pub alone: bool,
+    /// The group that everything on the volume is to belong to.
+    pub group: Option<u32>,
     /// Where it is in its life.
     pub state: PublicationState,
     /// Which process asked, where the door can tell.
@@ -47,6 +53,16 @@ pub enum Target {
     Shared,
     /// At a path of its own choice, bound from the mount.
     Path(String),
+}
+
+/// What a publication is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody uses the volume.
+    #[default]
+    Use,
+    /// The caller keeps the volume ready on this node, for uses to come.
+    Stage,
 }
 
 /// Where a publication is in its life.

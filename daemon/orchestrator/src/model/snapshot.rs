@@ -22,12 +22,16 @@ pub struct Snapshot {
     pub volume: VolumeId,
     /// What that volume was called then; it may be gone.
     pub volume_name: VolumeName,
+    /// What its backend called that volume.
+    pub volume_handle: Option<Handle>,
     /// What that volume was made by, for volumes made from the snapshot.
     pub class: ClassName,
     /// Where it lives.
     pub backend: BackendName,
     /// Which attempt at this name it is: part of the creation token.
     pub generation: u32,
+    /// The token that it was cut with, where its name does not tell.
+    pub made_as: Option<Token>,
     /// What the backend is told.
     pub parameters: BTreeMap<String, String>,
     /// How large a volume made from it is at least.
@@ -85,6 +89,9 @@ impl Snapshot {
     /// How the backend finds it without a handle.
     #[must_use]
     pub fn token(&self, cluster: ClusterId) -> Token {
-        Token::derive(cluster, "snapshot", self.name.as_str(), self.generation)
+        match &self.made_as {
+            Some(token) => token.clone(),
+            None => Token::derive(cluster, "snapshot", self.name.as_str(), self.generation),
+        }
     }
 }

@@ -36,6 +36,9 @@ pub struct Volume {
     pub backend: BackendName,
     /// Which attempt at this name it is: part of the creation token.
     pub generation: u32,
+    /// The token that it was made with, where its name does not tell: one that was found by its handle, and whose
+    /// mark had no room for its name, is called by it.
+    pub made_as: Option<Token>,
     /// What the caller wants it to be.
     pub wanted: Wanted,
     /// What the backend says it is; nothing while it is not made.
@@ -44,6 +47,9 @@ pub struct Volume {
     pub actual_parameters: BTreeMap<String, String>,
     /// What it was copied from.
     pub source: Option<Source>,
+    /// Whether its records were made from what its backend has: then they do not tell what was wished, and a create
+    /// asks the backend again whether it is that.
+    pub found: bool,
     /// For how long that was held still while it was copied; nothing where it did not have to be.
     pub held_still: Option<Duration>,
     /// How the backend calls it, once heard.
@@ -58,12 +64,27 @@ pub struct Volume {
     pub filesystem: Filesystem,
     /// What depends on it.
     pub dependants: BTreeSet<Dependant>,
+    /// Whose it is to end.
+    pub keeping: Keeping,
     /// What its owner wrote on it.
     pub labels: BTreeMap<String, String>,
     /// When it was wished for.
     pub created: Timestamp,
     /// The backend's part of the unfinished wish, if there is one.
     pub intent: Option<Intent>,
+}
+
+/// Whose it is to end a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keeping {
+    /// Whoever deletes it.
+    #[default]
+    Owned,
+    /// It ends with its last holder: it was made for one.
+    Ephemeral,
+    /// Another house with the same cluster id looks after it: this record is what this node needs to have it mounted,
+    /// and goes with its last mount. The volume stays.
+    Borrowed,
 }
 
 /// What the caller wants a volume to be.
@@ -73,6 +94,8 @@ pub struct Wanted {
     pub size: CapacityRange,
     /// The class's parameters with the caller's on top.
     pub parameters: BTreeMap<String, String>,
+    /// Where it has to be usable, the best place first; empty for where the daemon is.
+    pub places: Vec<BTreeMap<String, String>>,
 }
 
 /// Where a volume is in its life.
@@ -183,7 +206,10 @@ impl Volume {
     /// How the backend finds it without a handle.
     #[must_use]
     pub fn token(&self, cluster: ClusterId) -> Token {
-        Token::derive(cluster, "volume", self.name.as_str(), self.generation)
+        match &self.made_as {
+            Some(token) => token.clone(),
+            None => Token::derive(cluster, "volume", self.name.as_str(), self.generation),
+        }
     }
 
     /// Whether the backend still has to be told what is wanted.

@@ -7,7 +7,7 @@ use crate::{
     drivers::{Progress, Subject},
     error::{Error, Outcome},
     house::{House, Verdict},
-    model::{Intent, Volume, VolumeName, VolumeState},
+    model::{Intent, Volume, VolumeRef, VolumeState},
     ops::{Context, VolumeView, mount::unknown},
     ports::store::Durability,
 };
@@ -18,13 +18,13 @@ impl House {
     pub(super) async fn change_ready(
         self: &Arc<Self>,
         ctx: &Context,
-        name: &VolumeName,
+        which: &VolumeRef,
         mut wish: impl FnMut(&mut Volume, bool) -> Result<bool, Error> + Send,
         steps: &[&'static str],
         goal: impl FnMut(&Progress, Option<&Error>) -> Verdict<VolumeView> + Send,
     ) -> Result<Outcome<VolumeView>, Error> {
-        let about = |error: Error| error.about(format!("volume {name}"));
-        let id = self.ready_volume(ctx, name).await?;
+        let about = |error: Error| error.about(format!("volume {which}"));
+        let id = self.ready_volume(ctx, which).await?;
         let now = self.now();
         let watcher = self.drivers.watch(Subject::Volume(id));
         let (family, changed) = self
@@ -32,7 +32,7 @@ impl House {
             .edit_family(id, Durability::Durable, |family, _| {
                 let attached = !family.attachments.is_empty();
                 let volume = family.volume.as_mut().filter(|volume| volume.state == VolumeState::Ready);
-                let volume = volume.ok_or_else(|| unknown(name))?;
+                let volume = volume.ok_or_else(|| unknown(which))?;
                 let changed = wish(volume, attached)?;
                 if changed {
                     volume.intent.get_or_insert_with(|| Intent::new(now));
@@ -42,7 +42,7 @@ impl House {
             .await
             .map_err(about)?;
         if !changed {
-            return family.view().map(Outcome::Unchanged).ok_or_else(|| unknown(name));
+            return family.view().map(Outcome::Unchanged).ok_or_else(|| unknown(which));
         }
         self.settle(ctx, watcher, steps, goal).await.map(Outcome::Changed).map_err(about)
     }

@@ -38,6 +38,12 @@ impl House {
                         let view = self.settle(ctx, watcher, &["create"], made).await.map_err(about)?;
                         return Ok(Outcome::Unchanged(view));
                     }
+                    Some(VolumeState::Ready) if may_be_wished_again(&family) => {
+                        match self.record_create(ctx, wish, family.volume.as_ref()).await {
+                            Err(error) if error.kind == Kind::Busy && error.is_final() => {}
+                            other => return other.map(Outcome::Unchanged).map_err(about),
+                        }
+                    }
                     Some(VolumeState::Ready | VolumeState::Lost) => {
                         self.compare(wish, &family).await.map_err(about)?;
                         return family.view().map(Outcome::Unchanged).ok_or_else(contended);
@@ -45,7 +51,10 @@ impl House {
                 }
                 continue;
             }
-            match self.record_create(ctx, wish).await {
+            if self.recognise_volume(&wish.name).await? {
+                continue;
+            }
+            match self.record_create(ctx, wish, None).await {
                 Err(error) if error.kind == Kind::Busy => {}
                 other => return other.map(Outcome::Changed).map_err(about),
             }
@@ -63,16 +72,27 @@ impl House {
         .await
     }
 
+    /// Records the wish; over a volume that was found under the name, so that its backend says whether it is the one.
     async fn record_create(
         self: &Arc<Self>,
         ctx: &Context,
         wish: &CreateVolume,
+        found: Option<&Volume>,
     ) -> Result<VolumeView, Error> {
         let catalog = self.catalog();
         let class = catalog.class(wish.class.as_ref())?;
         let description = catalog.backend(&class.backend)?.describe();
         let source = self.resolve(wish, &class, &description).await?;
-        let volume = self.volume(wish, &class, &description, source.as_ref()).await?;
+        let mut volume = self.volume(wish, &class, &description, source.as_ref()).await?;
+        if let Some(found) = found {
+            if found.backend != volume.backend {
+                return Err(Error::already_exists(format!(
+                    "it exists on another backend ({}): use that one, or remove it, or choose another name",
+                    found.backend
+                )));
+            }
+            volume = wished_again(volume, found);
+        }
         let id = volume.id;
 
         let (families, snapshots) = match &volume.source {
@@ -101,10 +121,17 @@ impl House {
                     }
                     None => {}
                 }
-                let name = keys::volume_name(&volume.name);
-                change.guard_absent(name.clone());
-                change.put(name, &id);
-                draft.family(id).volume = Some(volume.clone());
+                let family = draft.family(id);
+                match found {
+                    Some(_) if may_be_wished_again(family) => {}
+                    Some(_) => return Err(contended()),
+                    None => {
+                        let name = keys::volume_name(&volume.name);
+                        change.guard_absent(name.clone());
+                        change.put(name, &id);
+                    }
+                }
+                family.volume = Some(volume.clone());
                 Ok(())
             })
             .await?;
@@ -153,10 +180,12 @@ impl House {
             class: class.name.clone(),
             backend: class.backend.clone(),
             generation: 0,
-            wanted: Wanted { size, parameters },
+            made_as: None,
+            wanted: Wanted { size, parameters, places: wish.places.clone() },
             actual: None,
             actual_parameters: Default::default(),
             source: source.map(|origin| origin.source.clone()),
+            found: false,
             held_still: None,
             handle: None,
             connection: None,
@@ -164,6 +193,7 @@ impl House {
             state: VolumeState::Creating,
             filesystem,
             dependants: BTreeSet::new(),
+            keeping: wish.keeping,
             labels: wish.labels.clone(),
             created: now,
             intent: Some(Intent::new(now)),
@@ -172,7 +202,7 @@ impl House {
 
     /// What a volume is to be a copy of.
     async fn resolve(
-        &self,
+        self: &Arc<Self>,
         wish: &CreateVolume,
         class: &Class,
         description: &Description,
@@ -182,7 +212,7 @@ impl House {
             None => return Ok(None),
             Some(SourceName::Snapshot(name)) => {
                 let unknown = || Error::not_found(format!("there is no snapshot \"{name}\" to make it from"));
-                let id = self.journal.snapshot_id(name).await?.ok_or_else(unknown)?;
+                let id = self.find_snapshot(name).await?.ok_or_else(unknown)?;
                 let snapshot = self.journal.snapshot(id).await?.value.ok_or_else(unknown)?;
                 if snapshot.state != SnapshotState::Ready {
                     return Err(Error::precondition(format!(
@@ -199,7 +229,7 @@ impl House {
             }
             Some(SourceName::Volume(name)) => {
                 let unknown = || Error::not_found(format!("there is no volume \"{name}\" to make it from"));
-                let id = self.journal.volume_id(name).await?.ok_or_else(unknown)?;
+                let id = self.find_volume(name).await?.ok_or_else(unknown)?;
                 let volume = self.journal.family(id).await?.value.volume.ok_or_else(unknown)?;
                 if volume.state != VolumeState::Ready {
                     return Err(Error::precondition(format!(
@@ -234,7 +264,7 @@ impl House {
     }
 
     /// Whether a volume that exists is what the wish asks for.
-    async fn compare(&self, wish: &CreateVolume, family: &Family) -> Result<(), Error> {
+    async fn compare(self: &Arc<Self>, wish: &CreateVolume, family: &Family) -> Result<(), Error> {
         let Some(volume) = family.volume.as_ref().filter(|_| wish.exact) else { return Ok(()) };
         let differs = |what: &str, is: &dyn std::fmt::Display| {
             Err(Error::already_exists(format!(
@@ -263,13 +293,40 @@ impl House {
         }
         let source = match &wish.source {
             None => None,
-            Some(SourceName::Snapshot(name)) => self.journal.snapshot_id(name).await?.map(Source::Snapshot),
-            Some(SourceName::Volume(name)) => self.journal.volume_id(name).await?.map(Source::Volume),
+            Some(SourceName::Snapshot(name)) => self.find_snapshot(name).await?.map(Source::Snapshot),
+            Some(SourceName::Volume(name)) => self.find_volume(name).await?.map(Source::Volume),
         };
         if source != volume.source {
             return differs("source", &"it was not made from that");
         }
         Ok(())
+    }
+}
+
+/// Whether a volume was found rather than made by a wish that we know, and nobody has begun to use it.
+fn may_be_wished_again(family: &Family) -> bool {
+    let found =
+        family.volume.as_ref().is_some_and(|volume| volume.found && volume.state == VolumeState::Ready);
+    found && family.attachments.is_empty() && family.mounts.is_empty() && family.publications.is_empty()
+}
+
+/// What is wished, over what was found under its name. What is on it stays.
+fn wished_again(wish: Volume, found: &Volume) -> Volume {
+    let state = match found.filesystem.state {
+        FsState::Blank => wish.filesystem.state,
+        begun => begun,
+    };
+    Volume {
+        id: found.id,
+        generation: found.generation,
+        made_as: found.made_as.clone(),
+        handle: found.handle.clone(),
+        connection: found.connection.clone(),
+        topology: found.topology.clone(),
+        dependants: found.dependants.clone(),
+        created: found.created,
+        filesystem: Filesystem { state, ..wish.filesystem },
+        ..wish
     }
 }
 

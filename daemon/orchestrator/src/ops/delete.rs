@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Outcome},
     family::Family,
     house::{House, Verdict},
-    model::{AttachmentState, Dependant, Intent, MountState, Timestamp, VolumeState},
+    model::{AttachmentState, Dependant, Hold, Intent, MountState, Timestamp, VolumeState},
     ops::{Context, DeleteVolume},
     ports::store::Durability,
 };
@@ -19,8 +19,8 @@ impl House {
         ctx: &Context,
         wish: &DeleteVolume,
     ) -> Result<Outcome<()>, Error> {
-        let about = |error: Error| error.about(format!("volume {}", wish.name));
-        let Some(id) = self.journal.volume_id(&wish.name).await? else { return Ok(Outcome::Unchanged(())) };
+        let about = |error: Error| error.about(format!("volume {}", wish.volume));
+        let Some(id) = self.find_volume(&wish.volume).await? else { return Ok(Outcome::Unchanged(())) };
         self.prune_dependants(id).await?;
         let now = self.now();
         let watcher = self.drivers.watch(Subject::Volume(id));
@@ -87,6 +87,13 @@ fn free(family: &Family) -> Result<(), Error> {
         return Err(Error::in_use(format!(
             "it is held by {}: stop what uses it first (`kato volume why` tells more)",
             family.holders_text()
+        )));
+    }
+    let asked = family.attachments.values().find(|attachment| attachment.hold == Hold::Asked);
+    if let Some(attachment) = asked {
+        return Err(Error::in_use(format!(
+            "it is attached to node {}, as somebody asked for: let that be taken back first",
+            attachment.node
         )));
     }
     let copies: Vec<String> = family

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::{
-    drivers::{Progress, Sight},
+    drivers::{Progress, Sight, Subject},
     error::{Error, Outcome},
     house::{House, Verdict},
     journal::contended,
-    model::{Bytes, Intent, MountState, Volume},
-    ops::{Context, GrowVolume, VolumeView},
-    ports::backend::Growing,
+    model::{CapacityRange, Connection, Intent, Keeping, MountState, Volume},
+    ops::{Context, GrowVolume, Reach, VolumeView, mount::unknown},
+    ports::{backend::Growing, store::Durability},
 };
 
 impl House {
@@ -18,6 +18,9 @@ impl House {
         ctx: &Context,
         wish: &GrowVolume,
     ) -> Result<Outcome<VolumeView>, Error> {
+        if wish.reach == Reach::Node {
+            return self.grow_here(ctx, wish).await;
+        }
         let catalog = self.catalog();
         let record = |volume: &mut Volume, attached: bool| {
             let actual = volume.actual.unwrap_or_default();
@@ -59,24 +62,71 @@ impl House {
             volume.intent = None;
             Ok(true)
         };
-        let goal =
-            |progress: &Progress, failure: Option<&Error>| grown(progress, failure, wish.size.required);
-        self.change_ready(ctx, &wish.name, record, &["grow", "grow-filesystem"], goal).await
+        let goal = |progress: &Progress, failure: Option<&Error>| grown(progress, failure, wish);
+        let steps: &[&str] = match wish.reach {
+            Reach::Backend => &["grow"],
+            Reach::Everywhere | Reach::Node => &["grow", "grow-filesystem"],
+        };
+        self.change_ready(ctx, &wish.volume, record, steps, goal).await
+    }
+
+    /// Lets what this node has of a volume become as large as the volume is by now.
+    async fn grow_here(
+        self: &Arc<Self>,
+        ctx: &Context,
+        wish: &GrowVolume,
+    ) -> Result<Outcome<VolumeView>, Error> {
+        let about = |error: Error| error.about(format!("volume {}", wish.volume));
+        let id = self.known_volume(&wish.volume).await?.ok_or_else(|| unknown(&wish.volume))?;
+        let node = self.node().clone();
+        let watcher = self.drivers.watch(Subject::Volume(id));
+        self.journal
+            .edit_family(id, Durability::Durable, |family, _| {
+                let mount = family.mounts.get_mut(&node).filter(|mount| mount.state == MountState::Mounted);
+                let Some(mount) = mount else {
+                    return Err(Error::not_found(
+                        "it is not in use on this node, so there is nothing to grow here",
+                    ));
+                };
+                let volume = family.volume.as_mut().ok_or_else(|| unknown(&wish.volume))?;
+                if volume.keeping == Keeping::Borrowed {
+                    // Nobody else tells this house how large it has become.
+                    let size = volume.actual.unwrap_or_default().max(wish.size.required);
+                    volume.actual = Some(size);
+                    volume.wanted.size = CapacityRange::at_least(size);
+                }
+                if !volume.connection.as_ref().is_some_and(Connection::is_directory) {
+                    mount.fs_behind = true;
+                    mount.intent = None;
+                }
+                Ok(())
+            })
+            .await
+            .map_err(about)?;
+        self.settle(ctx, watcher, &["grow", "grow-filesystem"], |progress, failure| {
+            grown(progress, failure, wish)
+        })
+        .await
+        .map(Outcome::Changed)
+        .map_err(about)
     }
 }
 
 /// A grow's goal: the volume is large enough, and each mounted filesystem is too or waits for its unmount.
-fn grown(progress: &Progress, failure: Option<&Error>, required: Bytes) -> Verdict<VolumeView> {
+fn grown(progress: &Progress, failure: Option<&Error>, wish: &GrowVolume) -> Verdict<VolumeView> {
     let Sight::Volume(family) = &progress.sight else { return Verdict::Wait };
     let Some(volume) = &family.volume else {
         return Verdict::Answer(Err(Error::not_found("it was removed by somebody else meanwhile")));
     };
-    if volume.actual.is_none_or(|actual| actual < required) {
+    if volume.actual.is_none_or(|actual| actual < wish.size.required) {
         if !volume.wants_growth() {
             // The wish was taken back.
             return Verdict::Answer(Err(failure.cloned().unwrap_or_else(contended)));
         }
         return Verdict::Wait;
+    }
+    if wish.reach == Reach::Backend {
+        return Verdict::Answer(family.view().ok_or_else(contended));
     }
     let behind = family
         .mounts

@@ -1,10 +1,13 @@
 //! What can be asked of the hall: one file per verb, one command struct per request. An op is *validate,
 //! record the wish, wait*; it never drives. Both doors and the admin door call these and nothing else.
 
+mod attach;
 mod change;
 mod create;
 mod delete;
+mod find;
 mod grow;
+mod measure;
 mod modify;
 pub(crate) mod mount;
 mod read;
@@ -18,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     model::{
-        Attachment, Bytes, Caller, CapacityRange, ClassName, DataRoot, FsType, HolderId, Mount, NodeId,
-        Publication, Snapshot, SnapshotName, Target, Timestamp, Volume, VolumeName,
+        Attachment, BackendName, Bytes, Caller, CapacityRange, ClassName, Connection, DataRoot, FsType,
+        HolderId, Keeping, Mount, NodeId, Publication, Purpose, Snapshot, SnapshotName, SnapshotRef, Target,
+        Timestamp, Token, Volume, VolumeName, VolumeRef,
     },
     ports::{backend::Health, store::Entry},
 };
@@ -62,6 +66,10 @@ pub struct CreateVolume {
     pub fs: Option<FsType>,
     /// What a container gets, instead of the class's; each given part counts.
     pub root: RootWish,
+    /// Where it has to be usable, the best place first; empty for where the daemon is.
+    pub places: Vec<BTreeMap<String, String>>,
+    /// Whose it is to end.
+    pub keeping: Keeping,
     /// What its owner writes on it.
     pub labels: BTreeMap<String, String>,
     /// Whether the caller's wish is complete: a repeat with other words is refused. Docker's implicit creates
@@ -81,6 +89,8 @@ impl CreateVolume {
             source: None,
             fs: None,
             root: RootWish::default(),
+            places: Vec::new(),
+            keeping: Keeping::Owned,
             labels: BTreeMap::new(),
             exact: false,
         }
@@ -91,9 +101,9 @@ impl CreateVolume {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceName {
     /// A snapshot.
-    Snapshot(SnapshotName),
+    Snapshot(SnapshotRef),
     /// A volume.
-    Volume(VolumeName),
+    Volume(VolumeRef),
 }
 
 /// Parts of a [`DataRoot`] that a caller wishes differently.
@@ -130,7 +140,7 @@ impl RootWish {
 #[derive(Clone, Debug)]
 pub struct DeleteVolume {
     /// Which.
-    pub name: VolumeName,
+    pub volume: VolumeRef,
     /// A person confirms that the backend's volume is gone or not ours to delete: forget the record alone.
     pub forget: bool,
 }
@@ -139,7 +149,7 @@ pub struct DeleteVolume {
 #[derive(Clone, Debug)]
 pub struct MountVolume {
     /// Which.
-    pub name: VolumeName,
+    pub volume: VolumeRef,
     /// Who holds it.
     pub holder: HolderId,
     /// Whether each further mount of the same holder counts, as Docker's do; holders without an id do not.
@@ -150,8 +160,58 @@ pub struct MountVolume {
     pub target: Target,
     /// Whether it may only read.
     pub read_only: bool,
+    /// In which way it wants it.
+    pub access: Access,
     /// Make the volume if there is none.
     pub implicit: Option<Box<CreateVolume>>,
+}
+
+/// In which way a holder wants a volume. The default is Docker's: whatever the volume is, shared with all.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The holder that keeps the volume ready here: without it the wish comes too early.
+    pub staged_by: Option<HolderId>,
+    /// Options of the mount, on top of the volume's own.
+    pub options: Vec<String>,
+    /// Which filesystem the caller expects.
+    pub fs: Option<FsType>,
+    /// Whether it wants the device itself and no filesystem.
+    pub raw: bool,
+    /// Whether nobody else may have a path of its own beside it.
+    pub alone: bool,
+    /// The group that everything on it is to belong to.
+    pub group: Option<u32>,
+    /// What another house tells of a volume that it looks after.
+    pub loan: Option<Box<Loan>>,
+}
+
+impl Access {
+    /// Whether the options are the caller's to choose: who only joins what is there takes it as it is.
+    pub(crate) fn asks_for_options(&self) -> bool {
+        self.purpose == Purpose::Stage || self.staged_by.is_some() || !self.options.is_empty()
+    }
+}
+
+/// What another house tells of a volume that it looks after and has attached to this node: enough to have it mounted
+/// without asking the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loan {
+    /// How the node reaches it.
+    pub connection: Connection,
+    /// Who the node is to the backend, where that is known before it connects.
+    pub client: Option<String>,
+    /// What it is called.
+    pub name: VolumeName,
+    /// What it was made with.
+    pub token: Token,
+    /// Its class.
+    pub class: ClassName,
+    /// How large it is.
+    pub size: Bytes,
+    /// What is on it.
+    pub filesystem: crate::model::Filesystem,
 }
 
 /// Where a holder finds the data.
@@ -165,7 +225,7 @@ pub struct MountedVolume {
 #[derive(Clone, Debug)]
 pub struct UnmountVolume {
     /// Which.
-    pub name: VolumeName,
+    pub volume: VolumeRef,
     /// Who held it.
     pub holder: HolderId,
     /// Whether to take back all of the holder's counts at once.
@@ -176,16 +236,86 @@ pub struct UnmountVolume {
 #[derive(Clone, Debug)]
 pub struct GrowVolume {
     /// Which.
-    pub name: VolumeName,
+    pub volume: VolumeRef,
     /// How large.
     pub size: CapacityRange,
+    /// How far to wait for it.
+    pub reach: Reach,
+}
+
+/// How far the growth of a volume goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Until every mounted filesystem has grown too, or waits for its unmount.
+    #[default]
+    Everywhere,
+    /// Until the backend has grown it: whoever has it mounted is told by somebody else.
+    Backend,
+    /// On this node alone: the backend has grown it, or does.
+    Node,
+}
+
+/// Let a node reach a volume, until that is taken back.
+#[derive(Clone, Debug)]
+pub struct AttachVolume {
+    /// Which.
+    pub volume: VolumeRef,
+    /// Which node.
+    pub node: NodeAddress,
+    /// Whether it may only read there.
+    pub read_only: bool,
+}
+
+/// Take that back.
+#[derive(Clone, Debug)]
+pub struct DetachVolume {
+    /// Which.
+    pub volume: VolumeRef,
+    /// From which node; nothing for all.
+    pub node: Option<NodeAddress>,
+}
+
+/// A node, and what backends call it where that is something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// The node.
+    pub id: NodeId,
+    /// What backends call it.
+    pub names: BTreeMap<BackendName, String>,
+}
+
+/// A volume that a node reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedVolume {
+    /// The volume.
+    pub volume: Volume,
+    /// How the node reaches it.
+    pub attachment: Attachment,
+}
+
+/// Tell how full a volume is, for whoever has it at a path.
+#[derive(Clone, Debug)]
+pub struct MeasureVolume {
+    /// Which.
+    pub volume: VolumeRef,
+    /// Where its holder has it, or where it is staged.
+    pub path: String,
+}
+
+/// How full a volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// What is on its filesystem.
+    Filesystem(crate::ports::host::Usage),
+    /// How large the device is.
+    Device(Bytes),
 }
 
 /// Change parameters of a volume.
 #[derive(Clone, Debug)]
 pub struct ModifyVolume {
     /// Which.
-    pub name: VolumeName,
+    pub volume: VolumeRef,
     /// What is to change; what is not named stays.
     pub parameters: BTreeMap<String, String>,
 }
@@ -205,7 +335,7 @@ pub struct CreateSnapshot {
     /// What it is called.
     pub name: SnapshotName,
     /// Whose bytes.
-    pub volume: VolumeName,
+    pub volume: VolumeRef,
     /// What the backend is told.
     pub parameters: BTreeMap<String, String>,
     /// What its owner writes on it.
@@ -218,7 +348,7 @@ pub struct CreateSnapshot {
 #[derive(Clone, Debug)]
 pub struct DeleteSnapshot {
     /// Which.
-    pub name: SnapshotName,
+    pub snapshot: SnapshotRef,
 }
 
 /// Make records again for what is ours and no record knows.

@@ -28,7 +28,7 @@ impl House {
             Ok(volume.wants_modify())
         };
         let goal = |progress: &Progress, failure: Option<&Error>| modified(progress, failure, wished);
-        self.change_ready(ctx, &wish.name, record, &["modify"], goal).await
+        self.change_ready(ctx, &wish.volume, record, &["modify"], goal).await
     }
 }
 

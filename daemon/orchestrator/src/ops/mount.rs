@@ -14,8 +14,9 @@ use crate::{
     family::Family,
     house::{House, Verdict, abandoned},
     model::{
-        Attachment, AttachmentState, Caller, Dependant, HolderId, Intent, Mount, MountState, NodeId,
-        Publication, PublicationState, Target, Timestamp, VolumeId, VolumeName, VolumeState,
+        Attachment, AttachmentState, Caller, Connection, Dependant, FsState, Hold, HolderId, Intent, Mount,
+        MountState, NodeId, Publication, PublicationState, Purpose, Target, Timestamp, VolumeId, VolumeRef,
+        VolumeState,
     },
     ops::{Context, CreateVolume, MountVolume, MountedVolume, unmount::take_down},
     ports::store::Durability,
@@ -40,7 +41,7 @@ impl House {
         ctx: &Context,
         wish: &MountVolume,
     ) -> Result<Outcome<MountedVolume>, Error> {
-        let about = |error: Error| error.about(format!("volume {}", wish.name));
+        let about = |error: Error| error.about(format!("volume {}", wish.volume));
         let restarted = self.is_restarted(wish).await?;
         for _ in 0..64 {
             let id = self.volume_to_mount(ctx, wish).await?;
@@ -83,18 +84,22 @@ impl House {
 
     /// The volume of that name, made if it may be, and ready.
     async fn volume_to_mount(self: &Arc<Self>, ctx: &Context, wish: &MountVolume) -> Result<VolumeId, Error> {
-        if let Some(id) = self.journal.volume_id(&wish.name).await? {
+        let known = match &wish.access.loan {
+            Some(loan) => Some(self.borrow(&wish.volume, loan).await?),
+            None => self.find_volume(&wish.volume).await?,
+        };
+        if let Some(id) = known {
             let state = self.journal.family(id).await?.value.volume.map(|volume| volume.state);
             if matches!(state, Some(VolumeState::Ready | VolumeState::Lost)) {
                 return Ok(id);
             }
             if state == Some(VolumeState::Creating) {
-                return self.ready_volume(ctx, &wish.name).await;
+                return self.ready_volume(ctx, &wish.volume).await;
             }
         }
         match &wish.implicit {
             Some(create) => self.create(ctx, create).await.map(|outcome| outcome.into_inner().volume.id),
-            None => Err(unknown(&wish.name)),
+            None => Err(unknown(&wish.volume)),
         }
     }
 
@@ -102,14 +107,14 @@ impl House {
     pub(crate) async fn ready_volume(
         self: &Arc<Self>,
         ctx: &Context,
-        name: &VolumeName,
+        which: &VolumeRef,
     ) -> Result<VolumeId, Error> {
-        let id = self.journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
-        let state = self.journal.family(id).await?.value.volume.map(|volume| volume.state);
-        if state != Some(VolumeState::Creating) {
+        let id = self.require_volume(which).await?;
+        let volume = self.journal.family(id).await?.value.volume;
+        let Some(volume) = volume.filter(|volume| volume.state == VolumeState::Creating) else {
             return Ok(id);
-        }
-        let wish = CreateVolume::named(name.clone());
+        };
+        let wish = CreateVolume::named(volume.name);
         self.create(ctx, &wish).await.map(|outcome| outcome.into_inner().volume.id)
     }
 
@@ -117,7 +122,7 @@ impl House {
     /// what that life held, it holds no more.
     async fn is_restarted(&self, wish: &MountVolume) -> Result<bool, Error> {
         let Some(caller) = wish.caller.as_ref().filter(|_| wish.counts) else { return Ok(false) };
-        let Some(id) = self.journal.volume_id(&wish.name).await? else { return Ok(false) };
+        let Some(id) = self.known_volume(&wish.volume).await? else { return Ok(false) };
         let family = self.journal.family(id).await?.value;
         let known = family.publications.get(&(self.node().clone(), wish.holder.clone()));
         match known.and_then(|publication| publication.caller.as_ref()) {
@@ -135,6 +140,7 @@ impl House {
     ) -> Result<Recorded, Error> {
         let node = self.node();
         usable(family, wish, node)?;
+        fits(family, wish, node)?;
         if is_broken(family, node) {
             take_down(family, node, now);
             return Ok(Recorded::Leaving);
@@ -158,7 +164,13 @@ impl House {
                 family.publications.insert(key.clone(), publication);
             }
         }
+        expect_filesystem(family, wish)?;
         stand_on(family, node, wish.read_only, &self.boot_id, now);
+        lend(family, node, wish);
+        if let Some(mount) = family.mounts.get_mut(node).filter(|mount| mount.state == MountState::Mounting) {
+            mount.raw = wish.access.raw;
+            mount.options.clone_from(&wish.access.options);
+        }
         let ready = family.mounts.get(node).is_some_and(|mount| mount.state == MountState::Mounted);
         let Some(publication) = family.publications.get_mut(&key) else { return Ok(Recorded::Wait) };
         if ready && publication.target == Target::Shared {
@@ -209,13 +221,13 @@ impl House {
     }
 }
 
-pub(crate) fn unknown(name: &crate::model::VolumeName) -> Error {
-    Error::not_found("there is no such volume: `kato volume ls` shows all").about(format!("volume {name}"))
+pub(crate) fn unknown(which: &impl std::fmt::Display) -> Error {
+    Error::not_found("there is no such volume: `kato volume ls` shows all").about(format!("volume {which}"))
 }
 
 /// Refuses what this volume cannot do now.
 fn usable(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Error> {
-    let Some(volume) = family.volume.as_ref() else { return Err(unknown(&wish.name)) };
+    let Some(volume) = family.volume.as_ref() else { return Err(unknown(&wish.volume)) };
     match volume.state {
         VolumeState::Ready => {}
         VolumeState::Lost => {
@@ -223,12 +235,12 @@ fn usable(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Erro
                 "its backend says that it is gone: bring it back, or remove the record with `kato volume rm --forget`",
             ));
         }
-        VolumeState::Creating | VolumeState::Deleting => return Err(unknown(&wish.name)),
+        VolumeState::Creating | VolumeState::Deleting => return Err(unknown(&wish.volume)),
     }
     if let Some(other) = family.attachments.keys().find(|other| *other != node) {
         return Err(Error::in_use(format!(
             "it is attached to node {other}: stop what uses it there first (`kato volume why {}` tells who)",
-            wish.name
+            volume.name
         )));
     }
     let Some(mount) = family.mounts.get(node) else { return Ok(()) };
@@ -245,6 +257,89 @@ fn usable(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Erro
     Ok(())
 }
 
+/// Refuses a wish that does not fit to how others on this node have the volume, or that comes too early.
+fn fits(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Error> {
+    let access = &wish.access;
+    let others = || family.holders(node).filter(|one| one.holder != wish.holder);
+    if let Some(stage) = &access.staged_by {
+        let staged = family.publications.get(&(node.clone(), stage.clone()));
+        if staged.is_none_or(|one| one.purpose != Purpose::Stage || one.state == PublicationState::Leaving) {
+            return Err(Error::precondition(format!(
+                "it is not staged at {stage} on this node: stage it there first"
+            )));
+        }
+    }
+    if access.purpose == Purpose::Stage
+        && let Some(other) = others().find(|one| one.purpose == Purpose::Stage)
+    {
+        return Err(Error::already_exists(format!(
+            "it is staged at {} on this node: unstage it there before it is staged elsewhere",
+            other.holder
+        )));
+    }
+    if access.purpose == Purpose::Use && matches!(wish.target, Target::Path(_)) {
+        let other = others().find(|one| one.purpose == Purpose::Use && (access.alone || one.alone));
+        if let Some(other) = other {
+            return Err(Error::precondition(format!(
+                "it is published at {} on this node, and whoever has it wants it alone: unpublish it there first",
+                other.holder
+            )));
+        }
+    }
+    let Some(mount) = family.mounts.get(node).filter(|mount| mount.state != MountState::Unmounting) else {
+        return Ok(());
+    };
+    if family.holders(node).next().is_none() {
+        return Ok(());
+    }
+    let shape = |raw| if raw { "as a device" } else { "with its filesystem" };
+    if mount.raw != access.raw {
+        return Err(Error::already_exists(format!(
+            "it is in use on this node {}, and cannot be used {} beside that",
+            shape(mount.raw),
+            shape(access.raw)
+        )));
+    }
+    if access.asks_for_options() && mount.options != access.options {
+        return Err(Error::already_exists(format!(
+            "it is mounted on this node with other options ({}): unmount it first",
+            if mount.options.is_empty() { "none".to_owned() } else { mount.options.join(",") }
+        )));
+    }
+    Ok(())
+}
+
+/// A volume that was never formatted gets the filesystem that its first user expects; another one has what it has.
+fn expect_filesystem(family: &mut Family, wish: &MountVolume) -> Result<(), Error> {
+    let (Some(volume), false) = (family.volume.as_mut(), wish.access.raw) else { return Ok(()) };
+    let is_directory = volume.connection.as_ref().is_some_and(Connection::is_directory);
+    let Some(fs) = wish.access.fs.filter(|fs| !is_directory && *fs != volume.filesystem.fs) else {
+        return Ok(());
+    };
+    if volume.filesystem.state != FsState::Blank {
+        return Err(Error::invalid(format!(
+            "it holds {}, and {fs} was asked for: leave the filesystem out, or copy the data to a new volume",
+            volume.filesystem.fs
+        )));
+    }
+    volume.filesystem.fs = fs;
+    Ok(())
+}
+
+/// What another house has attached is attached by saying so.
+fn lend(family: &mut Family, node: &NodeId, wish: &MountVolume) {
+    let Some(loan) = &wish.access.loan else { return };
+    if let Some(attachment) = family.attachments.get_mut(node)
+        && attachment.state == AttachmentState::Attaching
+    {
+        attachment.connection = Some(loan.connection.clone());
+        attachment.client.clone_from(&loan.client);
+        attachment.state = AttachmentState::Attached;
+        attachment.hold = Hold::Lent;
+        attachment.intent = None;
+    }
+}
+
 /// The refusal of a mount that does not reach its bytes any more, and is still held.
 pub(crate) fn broken(family: &Family, why: &str) -> Error {
     let name = family.volume.as_ref().map(|volume| volume.name.to_string()).unwrap_or_default();
@@ -257,7 +352,11 @@ pub(crate) fn broken(family: &Family, why: &str) -> Error {
 
 /// A holder that is known may ask again, with the same words.
 fn same_wish(publication: &Publication, wish: &MountVolume) -> Result<(), Error> {
-    if publication.target == wish.target && publication.read_only == wish.read_only {
+    let same = publication.target == wish.target
+        && publication.read_only == wish.read_only
+        && publication.purpose == wish.access.purpose
+        && (publication.alone == wish.access.alone || publication.purpose == Purpose::Stage);
+    if same {
         return Ok(());
     }
     Err(Error::already_exists(format!("the holder {} has it already, in another way", wish.holder)))
@@ -282,6 +381,9 @@ fn publication(family: &Family, wish: &MountVolume, node: &NodeId, now: Timestam
         count: 1,
         target: wish.target.clone(),
         read_only: wish.read_only,
+        purpose: wish.access.purpose,
+        alone: wish.access.alone,
+        group: wish.access.group,
         state: PublicationState::Publishing,
         caller,
         since: now,
@@ -303,6 +405,7 @@ pub(crate) fn stand_on(family: &mut Family, node: &NodeId, read_only: bool, boot
         client: None,
         fencing_token: now.0,
         read_only,
+        hold: Hold::WithMount,
         intent: Some(Intent::new(now)),
     });
     if connection.is_some() || attachment.state == AttachmentState::Detaching {
@@ -320,6 +423,8 @@ pub(crate) fn stand_on(family: &mut Family, node: &NodeId, read_only: bool, boot
         path: None,
         device: None,
         read_only,
+        raw: false,
+        options: Vec::new(),
         idle_since: None,
         fs_behind: false,
         intent: Some(Intent::new(now)),
@@ -339,7 +444,10 @@ fn path(family: &Family, node: &NodeId, holder: &HolderId) -> Option<String> {
     let publication = family.publications.get(&(node.clone(), holder.clone()))?;
     match &publication.target {
         Target::Path(path) => Some(path.clone()),
-        Target::Shared => family.view()?.path_on(node),
+        Target::Shared => {
+            let mount = family.mounts.get(node)?;
+            if mount.raw { mount.device.clone() } else { family.view()?.path_on(node) }
+        }
     }
 }
 

@@ -6,7 +6,10 @@ use crate::{
     drive::intents,
     error::Error,
     house::House,
-    model::{Dependant, Intent, MountState, PublicationState, Snapshot, VolumeName, VolumeState},
+    model::{
+        Dependant, Intent, MountState, PublicationState, Snapshot, SnapshotId, VolumeId, VolumeName,
+        VolumeRef, VolumeState,
+    },
     ops::{ListPage, VolumeView, Why, mount::unknown},
     records::{self, keys},
 };
@@ -21,6 +24,12 @@ impl House {
             .view()
             .map(|view| self.with_complaint(view))
             .ok_or_else(|| unknown(name))
+    }
+
+    pub(crate) async fn find(self: &Arc<Self>, which: &VolumeRef) -> Result<VolumeView, Error> {
+        let id = self.require_volume(which).await?;
+        let view = self.journal.family(id).await?.value.view();
+        view.map(|view| self.with_complaint(view)).ok_or_else(|| unknown(which))
     }
 
     fn with_complaint(&self, view: VolumeView) -> VolumeView {
@@ -55,6 +64,30 @@ impl House {
             }
         }
         Ok(ListPage { items, next })
+    }
+
+    /// The families of volumes, read in one pass: what belongs to a volume stands behind it.
+    pub(crate) async fn list_by_id(
+        &self,
+        after: Option<VolumeId>,
+        limit: usize,
+    ) -> Result<ListPage<VolumeView>, Error> {
+        let limit = limit.clamp(1, 100_000);
+        let after = after.map(|id| keys::end_of_volume(id));
+        let (families, more) = self.journal.families(after, limit).await?;
+        let next = more.then(|| families.last().map(|family| family.id.to_string())).flatten();
+        let items = families.into_iter().filter_map(|family| family.view());
+        Ok(ListPage { items: items.map(|view| self.with_complaint(view)).collect(), next })
+    }
+
+    pub(crate) async fn list_snapshots_by_id(
+        &self,
+        after: Option<SnapshotId>,
+        limit: usize,
+    ) -> Result<ListPage<Snapshot>, Error> {
+        let after = after.map(|id| id.to_string());
+        let (entries, next) = self.page_of(keys::SNAPSHOTS, after.as_deref(), limit).await?;
+        Ok(ListPage { items: entries.iter().map(records::decode).collect::<Result<_, _>>()?, next })
     }
 
     pub(crate) async fn list_snapshots(

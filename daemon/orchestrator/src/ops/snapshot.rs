@@ -8,7 +8,8 @@ use crate::{
     house::{House, Verdict},
     journal::contended,
     model::{
-        Dependant, Filesystem, Intent, Snapshot, SnapshotId, SnapshotName, SnapshotState, Volume, VolumeState,
+        Dependant, Filesystem, Intent, Snapshot, SnapshotId, SnapshotRef, SnapshotState, Volume, VolumeRef,
+        VolumeState,
     },
     ops::{Context, CreateSnapshot, DeleteSnapshot, create::holds_something, mount::unknown},
     ports::store::Durability,
@@ -28,7 +29,7 @@ impl House {
         for _ in 0..64 {
             if let Some(id) = self.journal.snapshot_id(&wish.name).await? {
                 let Some(snapshot) = self.journal.snapshot(id).await?.value else { continue };
-                if snapshot.volume_name != wish.volume {
+                if !is_of(&snapshot, &wish.volume) {
                     return Err(about(Error::already_exists(format!(
                         "it exists as a snapshot of the volume {}: choose another name",
                         snapshot.volume_name
@@ -49,6 +50,9 @@ impl House {
                 }
                 continue;
             }
+            if self.recognise_snapshot(&wish.name).await? {
+                continue;
+            }
             let id = SnapshotId(self.ports.ids.next());
             let watcher = self.drivers.watch(Subject::Snapshot(id));
             match self.record_snapshot(id, wish).await {
@@ -62,8 +66,8 @@ impl House {
         Err(about(contended()))
     }
 
-    async fn record_snapshot(&self, id: SnapshotId, wish: &CreateSnapshot) -> Result<(), Error> {
-        let source = self.journal.volume_id(&wish.volume).await?.ok_or_else(|| unknown(&wish.volume))?;
+    async fn record_snapshot(self: &Arc<Self>, id: SnapshotId, wish: &CreateSnapshot) -> Result<(), Error> {
+        let source = self.require_volume(&wish.volume).await?;
         let now = self.now();
         let catalog = self.catalog();
         self.journal
@@ -95,8 +99,8 @@ impl House {
         ctx: &Context,
         wish: &DeleteSnapshot,
     ) -> Result<Outcome<()>, Error> {
-        let about = |error: Error| error.about(format!("snapshot {}", wish.name));
-        let Some(id) = self.journal.snapshot_id(&wish.name).await? else { return Ok(Outcome::Unchanged(())) };
+        let about = |error: Error| error.about(format!("snapshot {}", wish.snapshot));
+        let Some(id) = self.find_snapshot(&wish.snapshot).await? else { return Ok(Outcome::Unchanged(())) };
         let now = self.now();
         let watcher = self.drivers.watch(Subject::Snapshot(id));
         let made_from_it = self.living_copies(id).await?;
@@ -138,13 +142,23 @@ impl House {
         Ok(living)
     }
 
-    pub(crate) async fn find_snapshot(&self, name: &SnapshotName) -> Result<Snapshot, Error> {
+    pub(crate) async fn inspect_snapshot(self: &Arc<Self>, which: &SnapshotRef) -> Result<Snapshot, Error> {
         let unknown = || {
             Error::not_found("there is no such snapshot: `kato snapshot ls` shows all")
-                .about(format!("snapshot {name}"))
+                .about(format!("snapshot {which}"))
         };
-        let id = self.journal.snapshot_id(name).await?.ok_or_else(unknown)?;
+        let id = self.find_snapshot(which).await?.ok_or_else(unknown)?;
         self.journal.snapshot(id).await?.value.ok_or_else(unknown)
+    }
+}
+
+/// Whether a snapshot is one of this volume, which may be gone.
+fn is_of(snapshot: &Snapshot, volume: &VolumeRef) -> bool {
+    match volume {
+        VolumeRef::Name(name) => snapshot.volume_name == *name,
+        VolumeRef::Handle(backend, handle) => {
+            snapshot.backend == *backend && snapshot.volume_handle.as_ref() == Some(handle)
+        }
     }
 }
 
@@ -160,9 +174,11 @@ fn record(
         name: wish.name.clone(),
         volume: volume.id,
         volume_name: volume.name.clone(),
+        volume_handle: volume.handle.clone(),
         class: volume.class.clone(),
         backend: volume.backend.clone(),
         generation: 0,
+        made_as: None,
         parameters: wish.parameters.clone(),
         size: volume.actual.unwrap_or_default(),
         handle: None,

@@ -9,8 +9,11 @@ use crate::{
     error::{Error, Kind, Outcome},
     family::Family,
     house::{House, Verdict},
-    model::{AttachmentState, HolderId, Intent, MountState, NodeId, PublicationState, Target, Timestamp},
-    ops::{Context, UnmountVolume},
+    model::{
+        AttachmentState, Hold, HolderId, Intent, Keeping, MountState, NodeId, PublicationState, Target,
+        Timestamp, VolumeId,
+    },
+    ops::{Context, DeleteVolume, UnmountVolume},
     ports::store::Durability,
 };
 
@@ -20,8 +23,29 @@ impl House {
         ctx: &Context,
         wish: &UnmountVolume,
     ) -> Result<Outcome<()>, Error> {
-        let about = |error: Error| error.about(format!("volume {}", wish.name));
-        let Some(id) = self.journal.volume_id(&wish.name).await? else { return Ok(Outcome::Unchanged(())) };
+        let about = |error: Error| error.about(format!("volume {}", wish.volume));
+        let Some(id) = self.known_volume(&wish.volume).await? else { return Ok(Outcome::Unchanged(())) };
+        let outcome = self.give_back(ctx, id, wish).await.map_err(about)?;
+        if self.ended_with_its_holder(id).await? {
+            // It was made for this holder, and nobody else knows of it.
+            return self.delete(ctx, &DeleteVolume { volume: wish.volume.clone(), forget: false }).await;
+        }
+        Ok(outcome)
+    }
+
+    /// Whether a volume was made for one holder and has none any more.
+    async fn ended_with_its_holder(&self, id: VolumeId) -> Result<bool, Error> {
+        let family = self.journal.family(id).await?.value;
+        let ephemeral = family.volume.as_ref().is_some_and(|volume| volume.keeping == Keeping::Ephemeral);
+        Ok(ephemeral && !family.is_held())
+    }
+
+    async fn give_back(
+        self: &Arc<Self>,
+        ctx: &Context,
+        id: VolumeId,
+        wish: &UnmountVolume,
+    ) -> Result<Outcome<()>, Error> {
         let node = self.node().clone();
         let now = self.now();
         let watcher = self.drivers.watch(Subject::Volume(id));
@@ -31,8 +55,7 @@ impl House {
                 change.frees_space();
                 Ok(leave(family, &node, &wish.holder, wish.all, now))
             })
-            .await
-            .map_err(about)?;
+            .await?;
         if !left {
             return Ok(Outcome::Unchanged(()));
         }
@@ -49,7 +72,6 @@ impl House {
         })
         .await
         .map(Outcome::Changed)
-        .map_err(about)
     }
 }
 
@@ -98,6 +120,7 @@ pub(crate) fn take_down(family: &mut Family, node: &NodeId, now: Timestamp) {
     }
     if let Some(attachment) = family.attachments.get_mut(node)
         && attachment.state != AttachmentState::Detaching
+        && attachment.hold != Hold::Asked
     {
         attachment.state = AttachmentState::Detaching;
         attachment.intent = Some(Intent::new(now));

@@ -88,6 +88,8 @@ pub struct Abilities {
     pub capacity: bool,
     /// It can be asked about much pending work at once.
     pub polling: bool,
+    /// Its volumes lie on the daemon's own host and are used nowhere else.
+    pub node_bound: bool,
     /// A snapshot keeps its volume from being deleted.
     pub snapshot_needs_volume: bool,
     /// A volume keeps the snapshot or volume that it was made from from being deleted.
@@ -187,6 +189,8 @@ pub struct Made {
     pub token: Option<Token>,
     /// How any node reaches it, where that needs no attaching.
     pub connection: Option<Connection>,
+    /// The nodes that it is attached to, by the backend's names for them; nothing where the backend does not tell.
+    pub attached: Option<Vec<String>>,
     /// Where it may be used.
     pub topology: BTreeMap<String, String>,
     /// The parameters in force, where the backend tells.
@@ -216,6 +220,8 @@ pub struct Check {
 pub struct Shot {
     /// How the backend calls it.
     pub handle: Handle,
+    /// How it calls the volume that it is of, where it tells.
+    pub volume: Option<Handle>,
     /// How large a volume made from it is at least.
     pub size: Bytes,
     /// When its moment was, if the backend knows better than we.
@@ -266,6 +272,27 @@ pub trait Backend: Send + Sync + 'static {
 
     /// All volumes that carry a token, ours and others', by pages.
     async fn list(&self, page: Option<String>) -> Result<Page<Made>, Error>;
+
+    /// Looks for volumes by their handles alone, for whoever never heard their tokens; nothing for one that is not
+    /// there. Answers in the order of the question, and each with its token.
+    async fn find(&self, handles: Vec<Handle>) -> Result<Vec<Option<Made>>, Error> {
+        let mut found: Vec<Option<Made>> = handles.iter().map(|_| None).collect();
+        let mut page = None;
+        loop {
+            let Page { items, next } = self.list(page).await?;
+            for made in items {
+                for (handle, place) in handles.iter().zip(&mut found) {
+                    if made.handle == *handle {
+                        *place = Some(made.clone());
+                    }
+                }
+            }
+            if next.is_none() || found.iter().all(Option::is_some) {
+                return Ok(found);
+            }
+            page = next;
+        }
+    }
 
     /// How this volume has to be held while it is copied; an error says why it cannot be.
     async fn clone_how(&self, source: Which) -> Result<Cutting, Error>;
@@ -381,6 +408,26 @@ pub trait Snapshots: Send + Sync {
 
     /// All snapshots that carry a token, by pages.
     async fn list_snapshots(&self, page: Option<String>) -> Result<Page<Shot>, Error>;
+
+    /// Looks for snapshots by their handles alone, as [`Backend::find`] does for volumes.
+    async fn find_snapshots(&self, handles: Vec<Handle>) -> Result<Vec<Option<Shot>>, Error> {
+        let mut found: Vec<Option<Shot>> = handles.iter().map(|_| None).collect();
+        let mut page = None;
+        loop {
+            let Page { items, next } = self.list_snapshots(page).await?;
+            for shot in items {
+                for (handle, place) in handles.iter().zip(&mut found) {
+                    if shot.handle == *handle {
+                        *place = Some(shot.clone());
+                    }
+                }
+            }
+            if next.is_none() || found.iter().all(Option::is_some) {
+                return Ok(found);
+            }
+            page = next;
+        }
+    }
 }
 
 /// How much room there is.

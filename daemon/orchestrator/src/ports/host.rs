@@ -71,6 +71,29 @@ pub struct MountedAt {
     pub fs_behind: bool,
 }
 
+/// A path of somebody's own into a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bind {
+    /// The mounted volume's data, or its device.
+    pub from: String,
+    /// Where it is wanted. Its parent is there; the last part is made if it is not, and taken away again with the bind.
+    pub to: String,
+    /// Whether nothing may be written through it.
+    pub read_only: bool,
+    /// Whether it is the device, which is bound to a file.
+    pub device: bool,
+    /// The group that everything beneath is given to first.
+    pub group: Option<u32>,
+}
+
+impl Bind {
+    /// Of a mounted volume's data.
+    #[must_use]
+    pub fn directory(from: &str, to: &str, read_only: bool) -> Self {
+        Self { from: from.to_owned(), to: to.to_owned(), read_only, ..Self::default() }
+    }
+}
+
 /// Something of ours that stands on this node and that nobody knows any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stray {
@@ -128,8 +151,8 @@ pub trait Filesystems: Send + Sync {
     /// is not ours is refused, and what is gone is taken down.
     async fn remove_stray(&self, volume: Option<VolumeId>, stray: &Stray) -> Result<(), Error>;
 
-    /// Binds a mounted volume's data to a path of the caller's choice.
-    async fn bind(&self, volume: VolumeId, from: &str, to: &str, read_only: bool) -> Result<(), Error>;
+    /// Binds a mounted volume's data, or its device, to a path of the caller's choice.
+    async fn bind(&self, volume: VolumeId, bind: &Bind) -> Result<(), Error>;
 
     /// Takes such a bind away, and the path where we made it.
     async fn unbind(&self, volume: VolumeId, path: &str) -> Result<(), Error>;

@@ -8,7 +8,9 @@
 //! b/<backend>                     backend         h/<node>      node
 //! w/v/<volume>, w/s/<snapshot>    has an unfinished wish
 //! i/m/<node>/<volume>             is mounted on this node
+//! i/v/<backend>/<handle>          volume by what its backend calls it; i/s/… the same for snapshots
 //! meta/cluster                    the cluster's id
+//! meta/handles                    everything is in the indexes of handles
 //! ```
 //!
 //! What a caller wrote is percent-encoded outside of `A-Z a-z 0-9 _ . -`, so a `/` never stands inside a
@@ -19,7 +21,7 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    model::{BackendName, HolderId, NodeId, SnapshotId, SnapshotName, VolumeId, VolumeName},
+    model::{BackendName, Handle, HolderId, NodeId, SnapshotId, SnapshotName, VolumeId, VolumeName},
     ports::store::Key,
 };
 
@@ -55,6 +57,18 @@ pub fn volume(id: VolumeId) -> Key {
 #[must_use]
 pub fn of_volume(id: VolumeId) -> Key {
     format!("v/{id}/")
+}
+
+/// What comes after everything that belongs to a volume, and before the next one.
+#[must_use]
+pub fn end_of_volume(id: VolumeId) -> Key {
+    format!("v/{id}/~")
+}
+
+/// Which volume a key beneath [`VOLUMES`] belongs to.
+#[must_use]
+pub fn volume_of(key: &str) -> Option<VolumeId> {
+    VolumeId::parse(key.strip_prefix(VOLUMES)?.split('/').next()?)
 }
 
 /// A volume's attachment to a node.
@@ -139,6 +153,24 @@ pub fn work_snapshot(id: SnapshotId) -> Key {
 #[must_use]
 pub fn node_mount(node: &NodeId, volume: VolumeId) -> Key {
     format!("i/m/{}/{volume}", segment(node.as_str()))
+}
+
+/// A volume by what its backend calls it.
+#[must_use]
+pub fn volume_handle(backend: &BackendName, handle: &Handle) -> Key {
+    format!("i/v/{}/{}", segment(backend.as_str()), segment(handle.as_str()))
+}
+
+/// A snapshot by what its backend calls it.
+#[must_use]
+pub fn snapshot_handle(backend: &BackendName, handle: &Handle) -> Key {
+    format!("i/s/{}/{}", segment(backend.as_str()), segment(handle.as_str()))
+}
+
+/// Whether everything is in the indexes of handles: stores of an earlier release had none.
+#[must_use]
+pub fn handles() -> Key {
+    "meta/handles".to_owned()
 }
 
 /// All mounts of a node, as a prefix.
@@ -235,6 +267,12 @@ pub enum KeyKind {
     WorkSnapshot,
     /// A node's mount.
     NodeMount,
+    /// A volume's handle.
+    VolumeHandle,
+    /// A snapshot's handle.
+    SnapshotHandle,
+    /// That the indexes of handles are whole.
+    Handles,
     /// Nothing that this program would write.
     Unknown,
 }
@@ -261,6 +299,9 @@ impl KeyKind {
             ["w", "v", id] if volume(id) => Self::WorkVolume,
             ["w", "s", id] if snapshot(id) => Self::WorkSnapshot,
             ["i", "m", _, id] if volume(id) => Self::NodeMount,
+            ["i", "v", _, _] => Self::VolumeHandle,
+            ["i", "s", _, _] => Self::SnapshotHandle,
+            ["meta", "handles"] => Self::Handles,
             _ => Self::Unknown,
         }
     }
@@ -273,14 +314,14 @@ impl KeyKind {
             Self::Attachment => Some("attachment"),
             Self::Mount => Some("mount"),
             Self::Publication => Some("publication"),
-            Self::VolumeName => Some("volume-id"),
+            Self::VolumeName | Self::VolumeHandle => Some("volume-id"),
             Self::Snapshot => Some("snapshot"),
-            Self::SnapshotName => Some("snapshot-id"),
+            Self::SnapshotName | Self::SnapshotHandle => Some("snapshot-id"),
             Self::Tombstone => Some("tombstone"),
             Self::Backend => Some("backend"),
             Self::Node => Some("node"),
             Self::Cluster => Some("cluster"),
-            Self::WorkVolume | Self::WorkSnapshot | Self::NodeMount => Some("marker"),
+            Self::WorkVolume | Self::WorkSnapshot | Self::NodeMount | Self::Handles => Some("marker"),
             Self::Unknown => None,
         }
     }
@@ -320,6 +361,7 @@ mod tests {
         let (volume_id, snapshot_id) = (VolumeId(1), SnapshotId(2));
         let node_id = NodeId::parse("a/b").unwrap();
         let holder = HolderId::parse("/x").unwrap();
+        let backend_name = || BackendName::parse("ebs").unwrap();
         for (key, kind) in [
             (volume(volume_id), KeyKind::Volume),
             (attachment(volume_id, &node_id), KeyKind::Attachment),
@@ -329,11 +371,14 @@ mod tests {
             (snapshot(snapshot_id), KeyKind::Snapshot),
             (snapshot_name(&SnapshotName::parse("a/b").unwrap()), KeyKind::SnapshotName),
             (tombstone(volume_id), KeyKind::Tombstone),
-            (backend(&BackendName::parse("ebs").unwrap()), KeyKind::Backend),
+            (backend(&backend_name()), KeyKind::Backend),
             (node(&node_id), KeyKind::Node),
             (cluster(), KeyKind::Cluster),
             (work_volume(volume_id), KeyKind::WorkVolume),
             (work_snapshot(snapshot_id), KeyKind::WorkSnapshot),
+            (volume_handle(&backend_name(), &Handle::parse("vol/1").unwrap()), KeyKind::VolumeHandle),
+            (snapshot_handle(&backend_name(), &Handle::parse("s-1").unwrap()), KeyKind::SnapshotHandle),
+            (handles(), KeyKind::Handles),
             (node_mount(&node_id, volume_id), KeyKind::NodeMount),
             ("v/short".to_owned(), KeyKind::Unknown),
             (String::new(), KeyKind::Unknown),

@@ -5,17 +5,19 @@ use serde::{Deserialize, Serialize};
 
 use super::form::{self, empty, mirror};
 use crate::model::{
-    Attachment, AttachmentState, Caller, Connection, HolderId, Intent, Mount, MountState, NodeId,
-    Publication, PublicationState, Target, Timestamp, VolumeId,
+    Attachment, AttachmentState, Caller, Connection, Hold, HolderId, Intent, Mount, MountState, NodeId,
+    Publication, PublicationState, Purpose, Target, Timestamp, VolumeId,
 };
 
 mirror! {
     Attachment => AttachmentForm,
     AttachmentState => AttachmentStateForm,
+    Hold => HoldForm,
     Mount => MountForm,
     MountState => MountStateForm,
     Publication => PublicationForm,
     PublicationState => PublicationStateForm,
+    Purpose => PurposeForm,
     Target => TargetForm,
     Caller => CallerForm,
 }
@@ -38,6 +40,8 @@ struct AttachmentForm {
     #[serde(default, skip_serializing_if = "empty")]
     read_only: bool,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
+    hold: Hold,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
     intent: Option<Intent>,
 }
 
@@ -47,6 +51,14 @@ enum AttachmentStateForm {
     Attaching,
     Attached,
     Detaching,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Hold", rename_all = "kebab-case")]
+enum HoldForm {
+    WithMount,
+    Asked,
+    Lent,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,6 +77,10 @@ struct MountForm {
     device: Option<String>,
     #[serde(default, skip_serializing_if = "empty")]
     read_only: bool,
+    #[serde(default, skip_serializing_if = "empty")]
+    raw: bool,
+    #[serde(default, skip_serializing_if = "empty")]
+    options: Vec<String>,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     idle_since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "empty")]
@@ -96,6 +112,12 @@ struct PublicationForm {
     target: Target,
     #[serde(default, skip_serializing_if = "empty")]
     read_only: bool,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    purpose: Purpose,
+    #[serde(default, skip_serializing_if = "empty")]
+    alone: bool,
+    #[serde(default, skip_serializing_if = "empty")]
+    group: Option<u32>,
     #[serde(with = "form")]
     state: PublicationState,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
@@ -106,6 +128,13 @@ struct PublicationForm {
     doubtful_since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     intent: Option<Intent>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Purpose", rename_all = "kebab-case")]
+enum PurposeForm {
+    Use,
+    Stage,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::form::{self, empty, mirror};
 use crate::model::{
     BackendName, Bytes, ClassName, Filesystem, Handle, Intent, Snapshot, SnapshotId, SnapshotName,
-    SnapshotState, Timestamp, VolumeId, VolumeName,
+    SnapshotState, Timestamp, Token, VolumeId, VolumeName,
 };
 
 mirror! {
@@ -29,12 +29,16 @@ struct SnapshotForm {
     volume: VolumeId,
     #[serde(with = "form")]
     volume_name: VolumeName,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    volume_handle: Option<Handle>,
     #[serde(with = "form")]
     class: ClassName,
     #[serde(with = "form")]
     backend: BackendName,
     #[serde(default, skip_serializing_if = "empty")]
     generation: u32,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    made_as: Option<Token>,
     #[serde(default, skip_serializing_if = "empty")]
     parameters: BTreeMap<String, String>,
     #[serde(with = "form")]

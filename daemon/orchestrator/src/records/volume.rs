@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::form::{self, empty, mirror};
 use crate::model::{
     BackendName, Buried, Bytes, CapacityRange, ClassName, Connection, Dependant, Filesystem, Handle, Intent,
-    NodeId, SnapshotId, Source, Timestamp, Token, Tombstone, Volume, VolumeId, VolumeName, VolumeState,
-    Wanted,
+    Keeping, NodeId, SnapshotId, Source, Timestamp, Token, Tombstone, Volume, VolumeId, VolumeName,
+    VolumeState, Wanted,
 };
 
 mirror! {
@@ -19,6 +19,7 @@ mirror! {
     Wanted => WantedForm,
     VolumeState => VolumeStateForm,
     Source => SourceForm,
+    Keeping => KeepingForm,
     Dependant => DependantForm,
     Tombstone => TombstoneForm,
     Buried => BuriedForm,
@@ -37,6 +38,8 @@ struct VolumeForm {
     backend: BackendName,
     #[serde(default, skip_serializing_if = "empty")]
     generation: u32,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    made_as: Option<Token>,
     #[serde(with = "form")]
     wanted: Wanted,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
@@ -45,6 +48,8 @@ struct VolumeForm {
     actual_parameters: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     source: Option<Source>,
+    #[serde(default, skip_serializing_if = "empty")]
+    found: bool,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     held_still: Option<Duration>,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
@@ -59,6 +64,8 @@ struct VolumeForm {
     filesystem: Filesystem,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     dependants: BTreeSet<Dependant>,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    keeping: Keeping,
     #[serde(default, skip_serializing_if = "empty")]
     labels: BTreeMap<String, String>,
     #[serde(with = "form")]
@@ -68,12 +75,22 @@ struct VolumeForm {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Keeping", rename_all = "kebab-case")]
+enum KeepingForm {
+    Owned,
+    Ephemeral,
+    Borrowed,
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(remote = "Wanted", rename_all = "kebab-case")]
 struct WantedForm {
     #[serde(with = "form")]
     size: CapacityRange,
     #[serde(default, skip_serializing_if = "empty")]
     parameters: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "empty")]
+    places: Vec<BTreeMap<String, String>>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -83,6 +83,9 @@ impl Remembered {
                 | KeyKind::WorkVolume
                 | KeyKind::WorkSnapshot
                 | KeyKind::NodeMount
+                | KeyKind::VolumeHandle
+                | KeyKind::SnapshotHandle
+                | KeyKind::Handles
                 | KeyKind::Unknown => {}
             }
         }

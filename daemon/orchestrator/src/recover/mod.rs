@@ -25,10 +25,10 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use self::rebuild::Sources;
 use self::{
     dump::Remembered,
     known::{Known, Standing},
-    rebuild::Sources,
 };
 use crate::{
     Catalog, Finding, Mark, SnapshotMark,
@@ -38,7 +38,7 @@ use crate::{
     family::Family,
     house::House,
     model::{
-        BackendName, ClusterId, Dependant, FsState, Handle, HolderId, Publication, PublicationState,
+        BackendName, ClusterId, Dependant, FsState, Handle, HolderId, Publication, PublicationState, Purpose,
         Snapshot, SnapshotName, SnapshotState, Source, Target, Timestamp, Volume, VolumeId, VolumeName,
         VolumeState,
     },
@@ -505,6 +505,9 @@ fn hold_for_somebody(
         count: 1,
         target: Target::Shared,
         read_only: false,
+        purpose: Purpose::Use,
+        alone: false,
+        group: None,
         state: PublicationState::Published,
         caller: None,
         since: now,

@@ -16,15 +16,15 @@ use crate::{
 };
 
 /// Where a record is made from.
-pub(super) struct Sources<'a> {
-    pub(super) house: &'a House,
-    pub(super) catalog: &'a Catalog,
-    pub(super) backend: &'a BackendName,
+pub(crate) struct Sources<'a> {
+    pub(crate) house: &'a House,
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) backend: &'a BackendName,
 }
 
 impl Sources<'_> {
     /// A volume's record. It is ready, whatever it was on its way to: no wish of its owner is carried out twice.
-    pub(super) fn volume(
+    pub(crate) fn volume(
         &self,
         mark: &Mark,
         made: &Made,
@@ -54,10 +54,16 @@ impl Sources<'_> {
             ),
             backend: self.backend.clone(),
             generation: mark.generation,
-            wanted: Wanted { size: CapacityRange::at_least(made.size), parameters: parameters.clone() },
+            made_as: None,
+            wanted: Wanted {
+                size: CapacityRange::at_least(made.size),
+                parameters: parameters.clone(),
+                places: Vec::new(),
+            },
             actual: Some(made.size),
             actual_parameters: parameters,
             source: remembered.and_then(|volume| volume.source.clone()),
+            found: remembered.is_none(),
             held_still: remembered.and_then(|volume| volume.held_still),
             handle: Some(made.handle.clone()),
             connection: made.connection.clone(),
@@ -65,6 +71,7 @@ impl Sources<'_> {
             state: VolumeState::Ready,
             filesystem,
             dependants: BTreeSet::new(),
+            keeping: remembered.map(|volume| volume.keeping).unwrap_or_default(),
             labels: remembered.map(|volume| volume.labels.clone()).unwrap_or_default(),
             created: remembered.map_or_else(|| self.house.now(), |volume| volume.created),
             intent: None,
@@ -72,7 +79,7 @@ impl Sources<'_> {
     }
 
     /// A snapshot's record. `of` is what its volume is called, if that is still there.
-    pub(super) fn snapshot(
+    pub(crate) fn snapshot(
         &self,
         mark: &SnapshotMark,
         shot: &Shot,
@@ -95,12 +102,14 @@ impl Sources<'_> {
                 Some(name) => name,
                 None => VolumeName::parse(&format!("gone-{}", mark.volume))?,
             },
+            volume_handle: shot.volume.clone(),
             class: remembered.map_or_else(
                 || class.map_or_else(|| mark.class.clone(), |class| class.name.clone()),
                 |snapshot| snapshot.class.clone(),
             ),
             backend: self.backend.clone(),
             generation: mark.generation,
+            made_as: None,
             parameters: remembered.map(|snapshot| snapshot.parameters.clone()).unwrap_or_default(),
             size: shot.size,
             handle: Some(shot.handle.clone()),

@@ -10,10 +10,10 @@ use crate::{
     hold::{self, Copied, Copying},
     house::House,
     journal::Draft,
-    mark::Mark,
+    mark::{Mark, is_class},
     model::{
-        Attachment, AttachmentState, Buried, Bytes, Connection, Dependant, FsState, Intent, NodeId,
-        SnapshotId, Source, Timestamp, Volume, VolumeId, VolumeState,
+        Attachment, AttachmentState, Buried, Bytes, Connection, Dependant, FsState, Hold, Intent, Node,
+        NodeId, SnapshotId, Source, Timestamp, Volume, VolumeId, VolumeState,
     },
     plan::Step,
     ports::{
@@ -21,6 +21,7 @@ use crate::{
         backend::{Create, Cutting, Effect, Made, NodeFacts, Origin, Pending, Verb, Which},
         store::Durability,
     },
+    records::keys,
     steps::{asked_later, resume},
     tombstones::{self, Grave},
 };
@@ -64,27 +65,60 @@ pub(super) async fn create(house: &Arc<House>, volume: &Volume) -> Result<(), Er
     }
     let backend = house.backend(&volume.backend).await?;
     match ask_for(house, volume, &backend).await {
-        Ok(Copied::Done(made, held_still)) => record_made(house, volume, &backend, made, held_still).await,
+        Ok(Copied::Done(made, held_still)) => match is_another(house, volume, &made) {
+            Some(error) => refused(house, volume, error).await,
+            None => record_made(house, volume, &backend, made, held_still).await,
+        },
         Ok(Copied::Later(pending)) => later(house, volume, &pending, Durability::Durable).await,
         Ok(Copied::Unwanted) => Ok(()),
         Err(error) if error.token_burnt => edit_volume(house, volume, Durability::Durable, raise).await,
-        Err(error) if error.is_final() => {
-            // The caller hears of it, so it is taken back durably.
-            if house.may_have_asked(volume.intent.as_ref()) {
-                // An earlier try may have made something, or may still come true.
-                let now = house.now();
-                edit_volume(house, volume, Durability::Durable, |volume| {
-                    volume.state = VolumeState::Deleting;
-                    volume.intent = Some(Intent::new(now));
-                })
-                .await?;
-            } else {
-                forget(house, volume, None, Durability::Durable).await?;
-            }
-            Err(error)
-        }
+        Err(error) if error.is_final() => refused(house, volume, error).await,
         Err(error) => Err(error),
     }
+}
+
+/// Takes a create back that is refused; durably, because the caller hears of it.
+async fn refused(house: &House, volume: &Volume, error: Error) -> Result<(), Error> {
+    let now = house.now();
+    if volume.handle.is_some() {
+        // It was there before this wish and is not what is wished: it stays as it was found.
+        edit_volume(house, volume, Durability::Durable, |volume| {
+            volume.state = VolumeState::Ready;
+            volume.found = true;
+            volume.intent = None;
+        })
+        .await?;
+    } else if error.kind != Kind::AlreadyExists && house.may_have_asked(volume.intent.as_ref()) {
+        // An earlier try may have made something, or may still come true.
+        edit_volume(house, volume, Durability::Durable, |volume| {
+            volume.state = VolumeState::Deleting;
+            volume.intent = Some(Intent::new(now));
+        })
+        .await?;
+    } else {
+        // What stands under the token and is not what is wished was made by somebody else's wish: it is not ours to
+        // delete.
+        forget(house, volume, None, Durability::Durable).await?;
+    }
+    Err(error)
+}
+
+/// Why a volume that a create found under its token is another than is wished, as far as the backend cannot tell.
+fn is_another(house: &House, volume: &Volume, made: &Made) -> Option<Error> {
+    let mark = Mark::decode(&made.mark).ok().filter(|mark| mark.cluster == house.cluster)?;
+    let differs = |what: &str, is: &dyn std::fmt::Display| {
+        Some(Error::already_exists(format!(
+            "it exists with another {what} ({is}): use that one, or remove it, or choose another name"
+        )))
+    };
+    if !is_class(&mark.class, &volume.class) {
+        return differs("class", &mark.class);
+    }
+    let has_filesystem = !made.connection.as_ref().is_some_and(Connection::is_directory);
+    if has_filesystem && mark.fs != volume.filesystem.fs {
+        return differs("filesystem", &mark.fs);
+    }
+    None
 }
 
 async fn ask_for(
@@ -120,9 +154,10 @@ impl Making<'_> {
             size: volume.wanted.size,
             parameters: volume.wanted.parameters.clone(),
             source: self.origin.clone(),
-            topology: match house.config.topology.is_empty() {
-                true => Vec::new(),
-                false => vec![house.config.topology.clone()],
+            topology: match (volume.wanted.places.is_empty(), house.config.topology.is_empty()) {
+                (false, _) => volume.wanted.places.clone(),
+                (true, true) => Vec::new(),
+                (true, false) => vec![house.config.topology.clone()],
             },
             resume,
         };
@@ -268,6 +303,7 @@ fn apply_made(draft: &mut Draft, volume: &Volume, made: &Made) {
     now.wanted.parameters = now.actual_parameters.clone();
     now.connection = made.connection.clone();
     now.topology = made.topology.clone();
+    now.found = false;
     if now.source.is_some() || made.connection.as_ref().is_some_and(Connection::is_directory) {
         now.filesystem.state = FsState::Formatted;
     }
@@ -290,6 +326,9 @@ pub(super) async fn delete(house: &Arc<House>, volume: &Volume) -> Result<(), Er
         return forget(house, volume, None, Durability::Lazy).await;
     }
     let backend = house.backend(&volume.backend).await?;
+    if volume.handle.is_none() && is_of_another_life(house, volume, &backend).await? {
+        return forget(house, volume, None, Durability::Lazy).await;
+    }
     match backend.delete(which(house, volume), resume(volume.intent.as_ref())).await? {
         Effect::Pending(pending) => later(house, volume, &pending, Durability::Durable).await,
         Effect::Done(()) => {
@@ -298,6 +337,18 @@ pub(super) async fn delete(house: &Arc<House>, volume: &Volume) -> Result<(), Er
             forget(house, volume, unheard.then(|| house.now().plus(settle)), Durability::Lazy).await
         }
     }
+}
+
+/// Whether what stands under a volume's token was made for another record than this one, whose create was never
+/// heard: records that were lost knew it, or another daemon's do. Reversing our create must not take it away.
+async fn is_of_another_life(
+    house: &House,
+    volume: &Volume,
+    backend: &Arc<dyn Backend>,
+) -> Result<bool, Error> {
+    let found = backend.inspect(vec![which(house, volume)]).await.map_err(Error::pending)?;
+    let mark = found.into_iter().next().flatten().and_then(|made| Mark::decode(&made.mark).ok());
+    Ok(mark.is_some_and(|mark| mark.id != volume.id))
 }
 
 /// Removes the record and what stands for it; leaves a tombstone where a create may still come true.
@@ -387,13 +438,20 @@ pub(super) async fn modify(house: &Arc<House>, volume: &Volume) -> Result<(), Er
 }
 
 /// What the backend is told of a node.
-fn node_facts(family: &Family, node: &NodeId) -> NodeFacts {
+async fn node_facts(
+    house: &House,
+    family: &Family,
+    volume: &Volume,
+    node: &NodeId,
+) -> Result<NodeFacts, Error> {
     let used = family.mounts.get(node).and_then(|mount| mount.device.clone());
-    NodeFacts {
-        name: node.as_str().to_owned(),
+    let known = house.journal.record::<Node>(keys::node(node)).await?.value;
+    let name = known.and_then(|known| known.names.get(&volume.backend).cloned());
+    Ok(NodeFacts {
+        name: name.unwrap_or_else(|| node.as_str().to_owned()),
         used_devices: used.into_iter().collect(),
         ..NodeFacts::default()
-    }
+    })
 }
 
 pub(super) async fn attach(
@@ -408,7 +466,8 @@ pub(super) async fn attach(
         (Some(attachments), _) => {
             let read_only = attachment.is_some_and(|one| one.read_only);
             let resume = resume(attachment.and_then(|one| one.intent.as_ref()));
-            attachments.attach(which(house, volume), node_facts(family, node), read_only, resume).await?
+            let facts = node_facts(house, family, volume, node).await?;
+            attachments.attach(which(house, volume), facts, read_only, resume).await?
         }
         (None, Some(connection)) => {
             Effect::Done(crate::ports::backend::Attached { connection: connection.clone(), client: None })
@@ -443,10 +502,16 @@ pub(super) async fn detach(
     volume: &Volume,
     node: &NodeId,
 ) -> Result<(), Error> {
+    let lent = family.attachments.get(node).is_some_and(|one| one.hold == Hold::Lent);
+    if lent {
+        // Whoever attached it detaches it.
+        return let_go(house, volume, node).await;
+    }
     let backend = house.backend(&volume.backend).await?;
     if let Some(attachments) = backend.attachments() {
+        let facts = node_facts(house, family, volume, node).await?;
         let resume = resume(family.attachments.get(node).and_then(|one| one.intent.as_ref()));
-        let answer = attachments.detach(which(house, volume), node_facts(family, node), resume).await;
+        let answer = attachments.detach(which(house, volume), facts, resume).await;
         let now = house.now();
         match answer {
             Ok(Effect::Done(())) => {}
@@ -462,6 +527,11 @@ pub(super) async fn detach(
             Err(error) => return Err(error),
         }
     }
+    let_go(house, volume, node).await
+}
+
+/// Takes an attachment that is over off the records.
+async fn let_go(house: &House, volume: &Volume, node: &NodeId) -> Result<(), Error> {
     house
         .journal
         .edit_family(volume.id, Durability::Lazy, |family, _| {

@@ -10,12 +10,12 @@ use crate::{
     house::House,
     mark::Mark,
     model::{
-        AttachmentState, Connection, FsState, HolderId, Intent, Mount, MountState, PublicationState, Target,
-        Volume, VolumeState,
+        AttachmentState, Connection, FsState, Hold, HolderId, Intent, Mount, MountState, NodeId,
+        PublicationState, Target, Volume, VolumeState,
     },
     ops::unmount::take_down,
     ports::{
-        host::{Grown, MountWish, Prepare},
+        host::{Bind, Grown, MountWish, Prepare},
         store::Durability,
     },
     steps::backend::which,
@@ -42,13 +42,7 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
     let backend = house.backend(&volume.backend).await?;
     let resumed = volume.filesystem.state == FsState::Formatting;
     if !resumed {
-        let mut marked = volume.clone();
-        marked.filesystem.state = FsState::Formatting;
-        match backend.remark(which(house, volume), Mark::of(&marked, house.cluster).encode()).await {
-            Ok(()) => {}
-            Err(error) if error.kind == Kind::Unsupported => {}
-            Err(error) => return Err(error),
-        }
+        mark_begun(house, volume).await?;
         set_filesystem(house, volume, FsState::Formatting).await?;
     }
     let how = Prepare { fs: volume.filesystem.fs, blank: backend.describe().blank, resumed };
@@ -61,6 +55,17 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
         return Err(error);
     }
     set_filesystem(house, volume, FsState::Formatted).await
+}
+
+/// Marks at the backend that there is, or may be, something on a volume by now.
+async fn mark_begun(house: &House, volume: &Volume) -> Result<(), Error> {
+    let backend = house.backend(&volume.backend).await?;
+    let mut marked = volume.clone();
+    marked.filesystem.state = FsState::Formatting;
+    match backend.remark(which(house, volume), Mark::of(&marked, house.cluster).encode()).await {
+        Err(error) if error.kind != Kind::Unsupported => Err(error),
+        _ => Ok(()),
+    }
 }
 
 async fn set_filesystem(house: &House, volume: &Volume, state: FsState) -> Result<(), Error> {
@@ -78,11 +83,16 @@ async fn set_filesystem(house: &House, volume: &Volume, state: FsState) -> Resul
 
 pub(super) async fn mount(house: &Arc<House>, family: &Family, volume: &Volume) -> Result<(), Error> {
     let node = house.node();
+    if family.mounts.get(node).is_some_and(|mount| mount.raw) {
+        return open_raw(house, family, volume).await;
+    }
+    let mut options = volume.filesystem.mount_options.clone();
+    options.extend(family.mounts.get(node).iter().flat_map(|mount| mount.options.iter().cloned()));
     let wish = MountWish {
         volume: volume.id,
         name: volume.name.as_str().to_owned(),
         connection: connection(house, family)?,
-        options: volume.filesystem.mount_options.clone(),
+        options,
         read_only: family.mounts.get(node).is_some_and(|mount| mount.read_only),
         root: volume.filesystem.root.clone(),
     };
@@ -109,16 +119,60 @@ pub(super) async fn mount(house: &Arc<House>, family: &Family, volume: &Volume) 
             }
             mount.state = MountState::Mounted;
             mount.intent = None;
-            for publication in family.publications.values_mut().filter(|one| one.node == *node) {
-                if publication.state == PublicationState::Publishing && publication.target == Target::Shared {
-                    publication.state = PublicationState::Published;
-                    publication.intent = None;
-                }
-            }
+            publish_shared(family, node);
             Ok(())
         })
         .await
         .map(drop)
+}
+
+/// Connects a volume whose holders get the device itself. From then on it holds whatever they write, and is never
+/// formatted: mark first, then the record, then the device.
+async fn open_raw(house: &Arc<House>, family: &Family, volume: &Volume) -> Result<(), Error> {
+    let (node, connection) = (house.node(), connection(house, family)?);
+    if connection.is_directory() {
+        return Err(Error::precondition("it is a directory, which has no device: use it with a mount"));
+    }
+    if volume.filesystem.state != FsState::Formatted {
+        mark_begun(house, volume).await?;
+        set_filesystem(house, volume, FsState::Formatted).await?;
+    }
+    let read_only = family.mounts.get(node).is_some_and(|mount| mount.read_only);
+    let device = match house.ports.host.connect(volume.id, &connection, read_only).await {
+        Ok(device) => device,
+        Err(error) if error.kind == Kind::NotFound => return Err(missing(house, volume, error).await),
+        Err(error) => return Err(error),
+    };
+    house
+        .journal
+        .edit_family(volume.id, Durability::Durable, |family, _| {
+            if let Some(attachment) = family.attachments.get_mut(node)
+                && device.client.is_some()
+            {
+                attachment.client.clone_from(&device.client);
+            }
+            let Some(mount) = family.mounts.get_mut(node) else { return Ok(()) };
+            mount.device = Some(device.path.clone());
+            if mount.state != MountState::Mounting {
+                return Ok(());
+            }
+            mount.state = MountState::Mounted;
+            mount.intent = None;
+            publish_shared(family, node);
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+/// Whoever shares what is there by now is told.
+fn publish_shared(family: &mut Family, node: &NodeId) {
+    for publication in family.publications.values_mut().filter(|one| one.node == *node) {
+        if publication.state == PublicationState::Publishing && publication.target == Target::Shared {
+            publication.state = PublicationState::Published;
+            publication.intent = None;
+        }
+    }
 }
 
 /// The node did not find the bytes. If the backend, being the one we know, says so too, the volume is lost.
@@ -157,8 +211,11 @@ async fn missing(house: &Arc<House>, volume: &Volume, error: Error) -> Error {
 
 pub(super) async fn unmount(house: &Arc<House>, family: &Family, volume: &Volume) -> Result<(), Error> {
     let node = house.node();
-    if let Ok(connection) = connection(house, family) {
-        house.ports.host.unmount(volume.id, volume.name.as_str(), &connection).await?;
+    let raw = family.mounts.get(node).is_some_and(|mount| mount.raw);
+    match connection(house, family) {
+        Ok(connection) if raw => house.ports.host.disconnect(volume.id, &connection).await?,
+        Ok(connection) => house.ports.host.unmount(volume.id, volume.name.as_str(), &connection).await?,
+        Err(_) => {}
     }
     let backend = house.catalog().backends.get(&volume.backend).cloned();
     let now = house.now();
@@ -174,7 +231,8 @@ pub(super) async fn unmount(house: &Arc<House>, family: &Family, volume: &Volume
             family.mounts.remove(node);
             let leaves =
                 family.attachments.get(node).is_some_and(|one| one.state == AttachmentState::Detaching);
-            if leaves && !has_to_detach {
+            let lent = family.attachments.get(node).is_some_and(|one| one.hold == Hold::Lent);
+            if leaves && (lent || !has_to_detach) {
                 family.drop_attachment(node);
             }
             Ok(())
@@ -193,7 +251,8 @@ pub(super) async fn grow_filesystem(
     let path = family.mounts.get(node).and_then(|mount| mount.path.clone()).unwrap_or_default();
     let host = &house.ports.host;
     host.rescan(volume.id, &connection, volume.actual.unwrap_or_default()).await?;
-    let grown = host.grow(volume.id, &path).await?;
+    let raw = family.mounts.get(node).is_some_and(|mount| mount.raw);
+    let grown = if raw { Grown::Done } else { host.grow(volume.id, &path).await? };
     let now = house.now();
     edit_mount(house, volume, |mount| match grown {
         Grown::Done => {
@@ -236,11 +295,21 @@ pub(super) async fn bind(
     holder: &HolderId,
 ) -> Result<(), Error> {
     let key = (house.node().clone(), holder.clone());
-    let view = family.view();
-    let from = view.and_then(|view| view.path_on(house.node())).unwrap_or_default();
     let Some(publication) = family.publications.get(&key) else { return Ok(()) };
+    let Some(mount) = family.mounts.get(house.node()) else { return Ok(()) };
     if let Target::Path(to) = &publication.target {
-        house.ports.host.bind(volume.id, &from, to, publication.read_only).await?;
+        let from = match mount.raw {
+            true => mount.device.clone(),
+            false => family.view().and_then(|view| view.path_on(house.node())),
+        };
+        let bind = Bind {
+            from: from.unwrap_or_default(),
+            to: to.clone(),
+            read_only: publication.read_only,
+            device: mount.raw,
+            group: publication.group,
+        };
+        house.ports.host.bind(volume.id, &bind).await?;
     }
     house
         .journal

@@ -350,6 +350,7 @@ impl Backend for FakeBackend {
                 mark: wish.mark,
                 token: Some(wish.token.clone()),
                 connection: (!attaches).then_some(connection),
+                attached: None,
                 topology: BTreeMap::new(),
                 parameters: Some(wish.parameters),
             };
@@ -531,9 +532,11 @@ impl Snapshots for FakeBackend {
                 return Ok(shot.clone());
             }
             let size = world.volumes.get(&wish.volume.token).ok_or_else(absent)?.made.size;
+            let source = wish.volume.token.clone();
             let bytes = world.copied(&Origin::Volume(wish.volume), &wish.token)?;
             let shot = Shot {
                 handle: Handle::parse(&format!("snap/{}", wish.token))?,
+                volume: world.volumes.get(&source).map(|thing| thing.made.handle.clone()),
                 size,
                 cut: None,
                 ready: true,

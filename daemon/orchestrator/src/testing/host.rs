@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     model::{Bytes, Caller, Connection, VolumeId},
     ports::host::{
-        Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations,
+        Bind, Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations,
         Prepare, Standing, Stray, Survey, Usage,
     },
 };
@@ -292,14 +292,18 @@ impl Filesystems for FakeHost {
         Ok(())
     }
 
-    async fn bind(&self, volume: VolumeId, _: &str, to: &str, _: bool) -> Result<(), Error> {
+    async fn bind(&self, volume: VolumeId, bind: &Bind) -> Result<(), Error> {
         self.fuse.pass().await;
         {
             let mut world = self.world();
-            if !world.mounts.contains_key(&volume) {
+            let there = match bind.device {
+                true => world.connected.contains_key(&volume),
+                false => world.mounts.contains_key(&volume),
+            };
+            if !there {
                 return Err(Error::internal("bound before it was mounted"));
             }
-            world.binds.insert(to.to_owned(), volume);
+            world.binds.insert(bind.to.clone(), volume);
         }
         self.fuse.pass().await;
         Ok(())

@@ -97,6 +97,11 @@ impl Kinds {
         Self { grants: grants.clone(), kinds }
     }
 
+    /// Whether all that may be answered lies in directories of this host.
+    pub(crate) fn are_of_this_host(&self) -> bool {
+        !self.kinds.is_empty() && self.kinds.iter().all(|kind| matches!(*kind, "directory" | "file"))
+    }
+
     /// Checks an answer. Opens files, so it belongs where blocking is allowed.
     pub(crate) fn check(&self, connection: &Connection) -> Result<(), Error> {
         let kind = connection.kind();

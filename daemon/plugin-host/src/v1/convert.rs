@@ -244,14 +244,23 @@ pub(crate) fn volume_from_wire(wire: types::Volume, powers: &Powers) -> Result<M
         mark: mark(wire.mark, secrets)?,
         token: token(wire.token, secrets)?,
         connection: wire.connection.map(|wire| connection_from_wire(wire, powers)).transpose()?,
+        attached: wire.attached.map(|nodes| nodes_from_wire(nodes, secrets)).transpose()?,
         topology: words(wire.topology, "topology keys", secrets)?,
         parameters: wire.parameters.map(|wire| words(wire, "parameters", secrets)).transpose()?,
     })
 }
 
+fn nodes_from_wire(wire: Vec<String>, secrets: &Secrets) -> Result<Vec<String>, Lie> {
+    if wire.len() > limits::PAIRS {
+        return Err(format!("it is attached to {} nodes, and {} are allowed", wire.len(), limits::PAIRS));
+    }
+    wire.iter().map(|node| word(node, "a node's name", secrets)).collect()
+}
+
 pub(crate) fn snapshot_from_wire(wire: types::Snapshot, secrets: &Secrets) -> Result<Shot, Lie> {
     Ok(Shot {
         handle: handle(&wire.handle, secrets)?,
+        volume: wire.volume.map(|wire| handle(&wire, secrets)).transpose()?,
         size: size(wire.size_bytes)?,
         cut: wire.cut_ms.map(Timestamp),
         ready: wire.ready,
@@ -383,6 +392,7 @@ pub(crate) fn description_from_wire(
             health: offers.health.is_some(),
             capacity: offers.capacity.is_some(),
             polling: offers.polling.is_some(),
+            node_bound: false,
             snapshot_needs_volume: wire.snapshot_needs_volume,
             clone_needs_source: wire.clone_needs_source,
         },

@@ -96,8 +96,11 @@ impl Plugin {
             }
         })?;
         let secrets = &caller.ground.powers.secrets;
-        let description = convert::description_from_wire(wire, &caller.loaded.abilities, secrets)
+        let mut description = convert::description_from_wire(wire, &caller.loaded.abilities, secrets)
             .map_err(|lie| caller.lied("identity.describe", lie))?;
+        // What needs no attaching and lies in a directory of this host is of no use on another one.
+        description.abilities.node_bound =
+            !description.abilities.attachments && caller.ground.powers.connections.are_of_this_host();
         Ok(Self { caller, description, given: Mutex::default() })
     }
 

@@ -1,0 +1,206 @@
+//! Paths of the callers' own into a volume: its directory bound to a directory, or its device to a file. The path is
+//! the caller's, and what lies on the way to it may be somebody else's: its folder is found once, without any
+//! link that leads out of where such paths may be, and from then on used by descriptor.
+//!
+//! What we made for a bind carries a mark of ours and goes with the bind; what was there before stays.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path as FsPath, PathBuf},
+};
+
+use kato_orchestrator::Error;
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
+    io::Errno,
+    mount::MountAttrFlags,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    connect::directory,
+    errno::failed,
+    mount::{self, Options},
+};
+
+/// A path that somebody wants into a volume.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Path {
+    /// The volume's directory, or its device.
+    pub(crate) from: PathBuf,
+    /// Where it is wanted.
+    pub(crate) to: PathBuf,
+    /// Whether nothing may be written through it.
+    pub(crate) read_only: bool,
+    /// Whether it is the device.
+    pub(crate) device: bool,
+    /// The group that everything beneath is given to first.
+    pub(crate) group: Option<u32>,
+    /// Where such paths may be; empty for anywhere.
+    pub(crate) roots: Vec<PathBuf>,
+}
+
+impl Path {
+    /// Binds, or finds it bound.
+    pub(crate) fn make(&self) -> Result<(), Error> {
+        let source = self.source()?;
+        if let Some(group) = self.group.filter(|_| !self.device) {
+            crate::group::give(source.as_fd(), group)?;
+        }
+        let place = Place::find(&self.to, &self.roots)?;
+        let (point, is_fresh) = if self.device { place.file()? } else { place.directory()? };
+        if is_fresh {
+            mount::remember_place(&place.path())?;
+        }
+        if mount::is_mount_root(&mount::look(point.as_fd())?) {
+            if !is_same(source.as_fd(), point.as_fd(), self.device)? {
+                return Err(mount::occupied(&self.to));
+            }
+            return match self.device {
+                true => Ok(()),
+                false => mount::require_same_access(&point, self.read_only, &self.to),
+            };
+        }
+        let attributes = match self.device {
+            // A device that may not be opened is of no use.
+            true if self.read_only => MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID,
+            true => MountAttrFlags::MOUNT_ATTR_NOSUID,
+            false => Options::parse(&[], self.read_only)?.attributes,
+        };
+        let tree = mount::clone_of(source.as_fd(), attributes)?;
+        mount::place(tree.as_fd(), point.as_fd())
+    }
+
+    fn source(&self) -> Result<OwnedFd, Error> {
+        if !self.device {
+            return mount::open_folder(&self.from);
+        }
+        let what = |error| failed(format_args!("open {}", self.from.display()), error);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let device = rustix::fs::openat(CWD, &self.from, flags, Mode::empty()).map_err(what)?;
+        let stat = rustix::fs::fstat(&device).map_err(what)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
+            return Err(Error::precondition(format!("{} is no block device", self.from.display())));
+        }
+        Ok(device)
+    }
+}
+
+/// Takes a bind away, and what we made for it.
+pub(crate) fn take_away(path: &FsPath, roots: &[PathBuf]) -> Result<(), Error> {
+    let place = match Place::find(path, roots) {
+        Ok(place) => place,
+        // Its folder is gone, and with it the bind.
+        Err(error) if error.kind == kato_orchestrator::Kind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let here = place.path();
+    mount::take_down(&here)?;
+    if !mount::is_ours(&here) {
+        return Ok(());
+    }
+    let is_directory = match rustix::fs::statat(&place.folder, &place.name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(failed(format_args!("look at {}", path.display()), error)),
+    };
+    if is_directory {
+        return mount::remove_place(&here);
+    }
+    match rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(failed(format_args!("remove {}", path.display()), error)),
+    }
+}
+
+/// Whether two descriptors are of one directory, or of one device.
+fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>, device: bool) -> Result<bool, Error> {
+    if !device {
+        return directory::is_same(one, other);
+    }
+    let look = |descriptor| {
+        rustix::fs::fstat(descriptor).map_err(|error| failed("look at the volume's device", error))
+    };
+    let (one, other) = (look(one)?, look(other)?);
+    Ok(FileType::from_raw_mode(other.st_mode) == FileType::BlockDevice && one.st_rdev == other.st_rdev)
+}
+
+/// Where a path is wanted: its folder, open, and its last part.
+struct Place {
+    folder: File,
+    real: PathBuf,
+    name: OsString,
+    /// As the caller says it, for people.
+    told: PathBuf,
+}
+
+impl Place {
+    /// Finds the folder of a path. What links lead there has to end where such paths may be.
+    fn find(path: &FsPath, roots: &[PathBuf]) -> Result<Self, Error> {
+        let nameless =
+            || Error::invalid(format!("{} names nothing in a folder: give another path", path.display()));
+        let (folder, name) = (path.parent().ok_or_else(nameless)?, path.file_name().ok_or_else(nameless)?);
+        let real = folder
+            .canonicalize()
+            .map_err(|error| failed(format_args!("find the folder of {}", path.display()), error))?;
+        let allowed = |root: &PathBuf| root.canonicalize().is_ok_and(|root| real.starts_with(root));
+        if !roots.is_empty() && !roots.iter().any(allowed) {
+            return Err(Error::permission_denied(format!(
+                "{} is in {}, which is outside of the folders that csi.roots allows",
+                path.display(),
+                real.display()
+            )));
+        }
+        // By now nothing on the way is a link; what becomes one meanwhile is refused.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat2(CWD, &real, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+            .map_err(|error| failed(format_args!("open {}", real.display()), error))?;
+        Ok(Self { folder: File::from(folder), real, name: name.to_owned(), told: path.to_owned() })
+    }
+
+    /// The path without links, as the kernel tells it of what is mounted there.
+    fn path(&self) -> PathBuf {
+        self.real.join(&self.name)
+    }
+
+    /// Opens the directory, making it if it is not there. Says whether it made it.
+    fn directory(&self) -> Result<(OwnedFd, bool), Error> {
+        let made = match rustix::fs::mkdirat(&self.folder, &self.name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => {
+                return Err(failed(format_args!("make the directory {}", self.told.display()), error));
+            }
+        };
+        self.open(OFlags::DIRECTORY).map(|opened| (opened, made))
+    }
+
+    /// Opens the file, making it if it is not there. Says whether it made it.
+    fn file(&self) -> Result<(OwnedFd, bool), Error> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let made = match rustix::fs::openat(&self.folder, &self.name, flags, Mode::from_raw_mode(0o600)) {
+            Ok(_) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(failed(format_args!("make the file {}", self.told.display()), error)),
+        };
+        let opened = self.open(OFlags::empty())?;
+        let stat = rustix::fs::fstat(&opened)
+            .map_err(|error| failed(format_args!("look at {}", self.told.display()), error))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::BlockDevice => Ok((opened, made)),
+            _ => Err(Error::precondition(format!(
+                "{} is no file that a device could be bound to",
+                self.told.display()
+            ))),
+        }
+    }
+
+    fn open(&self, more: OFlags) -> Result<OwnedFd, Error> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
+        let name: &OsStr = &self.name;
+        rustix::fs::openat(&self.folder, name, flags, Mode::empty())
+            .map_err(|error| failed(format_args!("open {}", self.told.display()), error))
+    }
+}
