@@ -1,13 +1,43 @@
-//! Front door: the Container Storage Interface. The room is empty: there is no server here yet, nothing
-//! listens, and the daemon has no `[csi]` table to switch one on.
+//! Front door: the Container Storage Interface, version 1.13, for Kubernetes, Nomad, Mesos and Swarm.
 //!
-//! What will live here has the shape of the other front door: `server` (gRPC on a unix socket), `convert`
-//! (between the generated types and the hall's), `error` (kind to status, per call), and one file per service:
-//! `identity`, `controller`, `group`, `snapshot_metadata`, `node`. Like `docker-plugin` it will know one
-//! object, the [`kato_orchestrator::Orchestrator`], and no adapter. Read `docker-plugin/src/lib.rs` to see what
-//! a door is like.
+//! A call is decoded, checked against the specification's limits (`check.rs`), turned into one command of the hall, and
+//! answered. This room knows one object, the [`kato_orchestrator::Orchestrator`]; no store, no backend, no mount.
+//! `server.rs` is the way in, `door.rs` what every call goes through, then there is one file per service. What
+//! leaves this room and comes back is in `ids.rs`, `nodes.rs` and `pages.rs`, and, sealed, `seal.rs`.
 
-/// What the operator decides for this door: nothing yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Config {}
+mod capabilities;
+mod check;
+mod config;
+mod connection;
+mod context;
+mod controller;
+mod convert;
+mod door;
+mod error;
+mod flight;
+mod group;
+mod health;
+mod identity;
+mod ids;
+mod metric;
+mod node;
+mod nodes;
+mod operation;
+mod pages;
+#[cfg(not(feature = "client"))]
+mod protocol;
+#[cfg(feature = "client")]
+pub mod protocol;
+mod rules;
+mod seal;
+mod server;
+mod snapshot_metadata;
+mod snapshots;
+mod volumes;
+
+pub use self::{
+    capabilities::Claims,
+    config::{Config, Role},
+    seal::SealKey,
+    server::serve,
+};

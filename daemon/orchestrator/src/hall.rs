@@ -23,9 +23,9 @@ use crate::{
         SnapshotRef, SnapshotState, VolumeId, VolumeName, VolumeRef, VolumeState,
     },
     ops::{
-        AttachVolume, AttachedVolume, Context, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume,
-        DetachVolume, ExamineHouse, GrowVolume, ListPage, Measure, MeasureVolume, ModifyVolume, MountVolume,
-        MountedVolume, RecoverRecords, RepairVolume, UnmountVolume, VolumeView, Why,
+        AskRoom, AttachVolume, AttachedVolume, Context, CreateSnapshot, CreateVolume, DeleteSnapshot,
+        DeleteVolume, DetachVolume, ExamineHouse, GrowVolume, ListPage, Measure, MeasureVolume, ModifyVolume,
+        MountVolume, MountedVolume, RecoverRecords, RepairVolume, RoomView, UnmountVolume, VolumeView, Why,
     },
     ports::{
         Clock, Host, Ids, Store,
@@ -122,6 +122,7 @@ impl Orchestrator {
             complaints: Default::default(),
             census: tokio::sync::Mutex::default(),
             polls: Default::default(),
+            filled: Default::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             abandoning: CancellationToken::new(),
@@ -159,6 +160,17 @@ impl Orchestrator {
     /// Takes that back.
     pub async fn detach(&self, ctx: &Context, wish: DetachVolume) -> Result<Outcome<()>, Error> {
         self.house.detach(ctx, &wish).await
+    }
+
+    /// How much room there is for volumes of a class.
+    pub async fn room(&self, wish: &AskRoom) -> Result<RoomView, Error> {
+        self.house.room(wish).await
+    }
+
+    /// Fills the records from what the backends have, where they are not kept for good. The daemon calls it before it says
+    /// that it is ready.
+    pub async fn refill(&self) -> Result<(), Error> {
+        self.house.refill().await
     }
 
     /// How full a volume is that somebody has at a path on this node.
@@ -322,6 +334,12 @@ impl Orchestrator {
     /// Asks the backends how their volumes are. The daemon calls it every half a minute.
     pub async fn consult(&self) -> Result<(), Error> {
         consult::consult(&self.house).await
+    }
+
+    /// What keeps a volume of this node waiting, where its device does not answer now.
+    #[must_use]
+    pub fn stalled(&self, id: VolumeId) -> Option<String> {
+        self.house.stalls.of(id)
     }
 
     /// Numbers for the metrics page and for `kato node inspect`.

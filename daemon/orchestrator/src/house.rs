@@ -47,6 +47,8 @@ pub(crate) struct House {
     /// What was counted when somebody asked last.
     pub(crate) census: tokio::sync::Mutex<Census>,
     pub(crate) polls: Polls,
+    /// When the records were last filled from what the backends have, where they are not kept for good.
+    pub(crate) filled: tokio::sync::Mutex<Option<Timestamp>>,
     /// When other mount namespaces were last seen to have a volume that a doubtful holder has.
     pub(crate) seen_elsewhere: Mutex<HashMap<VolumeId, Timestamp>>,
     pub(crate) tasks: TaskTracker,

@@ -123,6 +123,7 @@ pub(crate) fn create_from_wire(bytes: &[u8]) -> Result<CreateVolume, Error> {
         root: RootWish { directory: wish.data_root, uid: wish.uid, gid: wish.gid, mode: mode.transpose()? },
         places: Vec::new(),
         keeping: Keeping::Owned,
+        many: false,
         labels: wish.labels,
         exact: true,
     })
@@ -428,6 +429,7 @@ pub(crate) fn class_to_wire(class: &Class, is_default: bool) -> Json {
         "data_root": root_to_wire(&class.root),
         "anonymous": class.anonymous,
         "retain": class.retain,
+        "inline": class.inline,
     });
     if let Some(map) = wire.as_object_mut() {
         put(map, "default_size_bytes", (class.default_size.0 > 0).then(|| class.default_size.0.into()));

@@ -353,6 +353,7 @@ fn class(name: &str, scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<C
         root: DataRoot { directory, uid: id("uid"), gid: id("gid"), mode: scope.mode("mode") },
         anonymous: false,
         retain: scope.flag("retain"),
+        inline: scope.flag("inline"),
     })
 }
 

@@ -254,6 +254,12 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("class.*.retain", Flag, "false", "Whether deleting a volume leaves its data with the backend."),
     key(
+        "class.*.inline",
+        Flag,
+        "false",
+        "Whether any pod may bring volumes of it about that live and die with the pod (Kubernetes' ephemeral inline volumes). Whoever may write a pod may then use up its room.",
+    ),
+    key(
         "backend.*.plugin",
         Text,
         "",

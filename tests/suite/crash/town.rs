@@ -391,6 +391,7 @@ fn catalog(backend: Arc<dyn Backend>) -> Catalog {
         root: DataRoot::default(),
         anonymous: false,
         retain: false,
+        inline: false,
     };
     Catalog {
         classes: BTreeMap::from([(class.clone(), Arc::new(recipe))]),

@@ -159,6 +159,7 @@ fn catalog(backend: Arc<dyn Backend>) -> Catalog {
                 root: DataRoot::default(),
                 anonymous: false,
                 retain: false,
+                inline: false,
             }),
         )]
         .into(),

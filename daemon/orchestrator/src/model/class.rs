@@ -29,6 +29,8 @@ pub struct Class {
     pub anonymous: bool,
     /// Whether deleting a volume deletes its data, or keeps the backend's volume and forgets ours.
     pub retain: bool,
+    /// Whether a container may bring volumes of it about that live and die with the container.
+    pub inline: bool,
 }
 
 /// A filesystem that the node can make.
@@ -47,6 +49,16 @@ impl FsType {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
+        }
+    }
+
+    /// The smallest device that it can be made on.
+    #[must_use]
+    pub fn least(self) -> Bytes {
+        match self {
+            Self::Ext4 => Bytes(1 << 20),
+            // What mkfs.xfs refuses to go below.
+            Self::Xfs => Bytes(300 << 20),
         }
     }
 

@@ -173,7 +173,7 @@ fn record(family: &mut Family, wish: &AttachVolume, now: Timestamp) -> Result<Re
         }
         VolumeState::Creating | VolumeState::Deleting => return Err(unknown(&wish.volume)),
     }
-    if let Some(other) = family.attachments.keys().find(|other| *other != node) {
+    if let Some(other) = family.attachments.keys().find(|other| *other != node && !wish.many) {
         return Err(Error::in_use(format!("it is attached to node {other}: detach it there first")));
     }
     let Some(attachment) = family.attachments.get_mut(node) else {

@@ -1,7 +1,10 @@
 //! Create: check the wish against its class and backend, record it under its name, wait until it is made.
 //! Finding the volume there already is an answer too, if it satisfies the wish.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     drivers::{Progress, Sight, Subject},
@@ -13,7 +16,7 @@ use crate::{
         Bytes, CapacityRange, Class, DataRoot, Dependant, Filesystem, FsState, Intent, SnapshotState, Source,
         Volume, VolumeId, VolumeState, Wanted,
     },
-    ops::{Context, CreateVolume, SourceName, VolumeView},
+    ops::{Context, CreateVolume, SourceName, VolumeView, room::NODE},
     ports::{backend::Description, store::Durability},
     records::keys,
 };
@@ -160,6 +163,7 @@ impl House {
             }
             parameters.insert(name.clone(), value.clone());
         }
+        let places = self.places(wish, class, description)?;
         if let Some(directory) = wish.root.directory.as_deref().filter(|name| !matches!(*name, "" | "/")) {
             DataRoot::check_directory(directory)?;
         }
@@ -181,7 +185,7 @@ impl House {
             backend: class.backend.clone(),
             generation: 0,
             made_as: None,
-            wanted: Wanted { size, parameters, places: wish.places.clone() },
+            wanted: Wanted { size, parameters, places },
             actual: None,
             actual_parameters: Default::default(),
             source: source.map(|origin| origin.source.clone()),
@@ -198,6 +202,35 @@ impl House {
             created: now,
             intent: Some(Intent::new(now)),
         })
+    }
+
+    /// Where the volume has to be usable, as far as its backend is to know; refused where it cannot be.
+    fn places(
+        &self,
+        wish: &CreateVolume,
+        class: &Class,
+        description: &Description,
+    ) -> Result<Vec<BTreeMap<String, String>>, Error> {
+        let abilities = &description.abilities;
+        if wish.many && !abilities.shared {
+            return Err(Error::invalid(format!(
+                "volumes of the backend {} are used by one node at a time: ask for an access mode of a single node",
+                class.backend
+            )));
+        }
+        if wish.places.is_empty() || wish.places.iter().any(|place| self.is_here(abilities, place)) {
+            let mut places = wish.places.clone();
+            for place in &mut places {
+                place.remove(NODE);
+            }
+            places.retain(|place| !place.is_empty());
+            return Ok(places);
+        }
+        Err(Error::exhausted(format!(
+            "volumes of the backend {} lie on node {}, and are wanted elsewhere: ask the daemon of that node",
+            class.backend,
+            self.node()
+        )))
     }
 
     /// What a volume is to be a copy of.
@@ -383,6 +416,16 @@ fn size(
             )));
         }
         size.required = description.min_size;
+    }
+    let fs = wish.fs.unwrap_or(class.fs);
+    if source.is_none() && size.required.0 > 0 && size.required < fs.least() {
+        if size.limit.is_some_and(|limit| limit < fs.least()) {
+            return Err(Error::out_of_range(format!(
+                "a filesystem of {fs} needs {} at least: allow more, or choose another filesystem",
+                fs.least()
+            )));
+        }
+        size.required = fs.least();
     }
     let most = [class.max_size, description.max_size].into_iter().flatten().min();
     if let Some(most) = most.filter(|most| size.required > *most) {

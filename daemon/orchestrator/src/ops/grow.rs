@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Outcome},
     house::{House, Verdict},
     journal::contended,
-    model::{CapacityRange, Connection, Intent, Keeping, MountState, Volume},
+    model::{CapacityRange, Connection, HolderId, Intent, Keeping, MountState, Volume},
     ops::{Context, GrowVolume, Reach, VolumeView, mount::unknown},
     ports::{backend::Growing, store::Durability},
 };
@@ -18,8 +18,8 @@ impl House {
         ctx: &Context,
         wish: &GrowVolume,
     ) -> Result<Outcome<VolumeView>, Error> {
-        if wish.reach == Reach::Node {
-            return self.grow_here(ctx, wish).await;
+        if let Reach::Node(holder) = &wish.reach {
+            return self.grow_here(ctx, wish, holder).await;
         }
         let catalog = self.catalog();
         let record = |volume: &mut Volume, attached: bool| {
@@ -65,7 +65,7 @@ impl House {
         let goal = |progress: &Progress, failure: Option<&Error>| grown(progress, failure, wish);
         let steps: &[&str] = match wish.reach {
             Reach::Backend => &["grow"],
-            Reach::Everywhere | Reach::Node => &["grow", "grow-filesystem"],
+            Reach::Everywhere | Reach::Node(_) => &["grow", "grow-filesystem"],
         };
         self.change_ready(ctx, &wish.volume, record, steps, goal).await
     }
@@ -75,6 +75,7 @@ impl House {
         self: &Arc<Self>,
         ctx: &Context,
         wish: &GrowVolume,
+        holder: &HolderId,
     ) -> Result<Outcome<VolumeView>, Error> {
         let about = |error: Error| error.about(format!("volume {}", wish.volume));
         let id = self.known_volume(&wish.volume).await?.ok_or_else(|| unknown(&wish.volume))?;
@@ -82,6 +83,9 @@ impl House {
         let watcher = self.drivers.watch(Subject::Volume(id));
         self.journal
             .edit_family(id, Durability::Durable, |family, _| {
+                if !family.publications.contains_key(&(node.clone(), holder.clone())) {
+                    return Err(Error::not_found(format!("it is not at {holder} on this node")));
+                }
                 let mount = family.mounts.get_mut(&node).filter(|mount| mount.state == MountState::Mounted);
                 let Some(mount) = mount else {
                     return Err(Error::not_found(

@@ -11,7 +11,9 @@ mod measure;
 mod modify;
 pub(crate) mod mount;
 mod read;
+mod refill;
 mod repair;
+pub(crate) mod room;
 mod snapshot;
 pub(crate) mod unmount;
 
@@ -70,6 +72,8 @@ pub struct CreateVolume {
     pub places: Vec<BTreeMap<String, String>>,
     /// Whose it is to end.
     pub keeping: Keeping,
+    /// Whether several nodes are to use it at the same time.
+    pub many: bool,
     /// What its owner writes on it.
     pub labels: BTreeMap<String, String>,
     /// Whether the caller's wish is complete: a repeat with other words is refused. Docker's implicit creates
@@ -91,6 +95,7 @@ impl CreateVolume {
             root: RootWish::default(),
             places: Vec::new(),
             keeping: Keeping::Owned,
+            many: false,
             labels: BTreeMap::new(),
             exact: false,
         }
@@ -181,6 +186,8 @@ pub struct Access {
     pub raw: bool,
     /// Whether nobody else may have a path of its own beside it.
     pub alone: bool,
+    /// Whether other nodes may have it at the same time.
+    pub many: bool,
     /// The group that everything on it is to belong to.
     pub group: Option<u32>,
     /// What another house tells of a volume that it looks after.
@@ -244,15 +251,15 @@ pub struct GrowVolume {
 }
 
 /// How far the growth of a volume goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Reach {
     /// Until every mounted filesystem has grown too, or waits for its unmount.
     #[default]
     Everywhere,
     /// Until the backend has grown it: whoever has it mounted is told by somebody else.
     Backend,
-    /// On this node alone: the backend has grown it, or does.
-    Node,
+    /// On this node alone, for whoever has it there: the backend has grown it, or does.
+    Node(HolderId),
 }
 
 /// Let a node reach a volume, until that is taken back.
@@ -264,6 +271,8 @@ pub struct AttachVolume {
     pub node: NodeAddress,
     /// Whether it may only read there.
     pub read_only: bool,
+    /// Whether other nodes may reach it at the same time.
+    pub many: bool,
 }
 
 /// Take that back.
@@ -291,6 +300,28 @@ pub struct AttachedVolume {
     pub volume: Volume,
     /// How the node reaches it.
     pub attachment: Attachment,
+}
+
+/// Tell how much room there is.
+#[derive(Clone, Debug, Default)]
+pub struct AskRoom {
+    /// For volumes of this class; nothing for the default one.
+    pub class: Option<ClassName>,
+    /// On top of the class's parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// Where they have to be usable; empty for anywhere.
+    pub place: BTreeMap<String, String>,
+}
+
+/// How much room there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomView {
+    /// In all.
+    pub available: Bytes,
+    /// The smallest volume.
+    pub min: Bytes,
+    /// The largest volume; nothing where there is no limit.
+    pub max: Option<Bytes>,
 }
 
 /// Tell how full a volume is, for whoever has it at a path.

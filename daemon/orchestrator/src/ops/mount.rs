@@ -237,7 +237,7 @@ fn usable(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Erro
         }
         VolumeState::Creating | VolumeState::Deleting => return Err(unknown(&wish.volume)),
     }
-    if let Some(other) = family.attachments.keys().find(|other| *other != node) {
+    if let Some(other) = family.attachments.keys().find(|other| *other != node && !wish.access.many) {
         return Err(Error::in_use(format!(
             "it is attached to node {other}: stop what uses it there first (`kato volume why {}` tells who)",
             volume.name

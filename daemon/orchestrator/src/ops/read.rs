@@ -68,12 +68,15 @@ impl House {
 
     /// The families of volumes, read in one pass: what belongs to a volume stands behind it.
     pub(crate) async fn list_by_id(
-        &self,
+        self: &Arc<Self>,
         after: Option<VolumeId>,
         limit: usize,
     ) -> Result<ListPage<VolumeView>, Error> {
+        if after.is_none() {
+            self.refill().await?;
+        }
         let limit = limit.clamp(1, 100_000);
-        let after = after.map(|id| keys::end_of_volume(id));
+        let after = after.map(keys::end_of_volume);
         let (families, more) = self.journal.families(after, limit).await?;
         let next = more.then(|| families.last().map(|family| family.id.to_string())).flatten();
         let items = families.into_iter().filter_map(|family| family.view());
@@ -81,10 +84,13 @@ impl House {
     }
 
     pub(crate) async fn list_snapshots_by_id(
-        &self,
+        self: &Arc<Self>,
         after: Option<SnapshotId>,
         limit: usize,
     ) -> Result<ListPage<Snapshot>, Error> {
+        if after.is_none() {
+            self.refill().await?;
+        }
         let after = after.map(|id| id.to_string());
         let (entries, next) = self.page_of(keys::SNAPSHOTS, after.as_deref(), limit).await?;
         Ok(ListPage { items: entries.iter().map(records::decode).collect::<Result<_, _>>()?, next })

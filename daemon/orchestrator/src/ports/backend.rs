@@ -88,6 +88,8 @@ pub struct Abilities {
     pub capacity: bool,
     /// It can be asked about much pending work at once.
     pub polling: bool,
+    /// Several nodes can use a volume at the same time.
+    pub shared: bool,
     /// Its volumes lie on the daemon's own host and are used nowhere else.
     pub node_bound: bool,
     /// A snapshot keeps its volume from being deleted.

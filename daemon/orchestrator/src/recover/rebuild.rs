@@ -67,7 +67,10 @@ impl Sources<'_> {
             held_still: remembered.and_then(|volume| volume.held_still),
             handle: Some(made.handle.clone()),
             connection: made.connection.clone(),
-            topology: made.topology.clone(),
+            topology: match self.catalog.backends.get(self.backend) {
+                Some(backend) => self.house.places_of(&backend.describe().abilities, &made.topology),
+                None => made.topology.clone(),
+            },
             state: VolumeState::Ready,
             filesystem,
             dependants: BTreeSet::new(),

@@ -1,6 +1,6 @@
 //! Steps that a backend takes: create, delete, grow, modify, attach, detach.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -272,7 +272,9 @@ async fn record_made(
     made: Made,
     held_still: Option<Duration>,
 ) -> Result<(), Error> {
-    let keeps_source = backend.describe().abilities.clone_needs_source;
+    let abilities = backend.describe().abilities;
+    let keeps_source = abilities.clone_needs_source;
+    let places = house.places_of(&abilities, &made.topology);
     let (families, snapshots) = with_source(volume);
     // A copy that is made again would be one of a later moment.
     let durability = match volume.source {
@@ -282,7 +284,7 @@ async fn record_made(
     house
         .journal
         .edit(&families, &snapshots, durability, |draft, _| {
-            apply_made(draft, volume, &made);
+            apply_made(draft, volume, &made, &places);
             if let Some(now) = draft.family(volume.id).volume.as_mut() {
                 now.held_still = held_still;
             }
@@ -295,14 +297,14 @@ async fn record_made(
         .map(drop)
 }
 
-fn apply_made(draft: &mut Draft, volume: &Volume, made: &Made) {
+fn apply_made(draft: &mut Draft, volume: &Volume, made: &Made, places: &BTreeMap<String, String>) {
     let Some(now) = draft.family(volume.id).volume.as_mut() else { return };
     now.handle = Some(made.handle.clone());
     now.actual = Some(made.size);
     now.actual_parameters = made.parameters.clone().unwrap_or_else(|| volume.wanted.parameters.clone());
     now.wanted.parameters = now.actual_parameters.clone();
     now.connection = made.connection.clone();
-    now.topology = made.topology.clone();
+    now.topology.clone_from(places);
     now.found = false;
     if now.source.is_some() || made.connection.as_ref().is_some_and(Connection::is_directory) {
         now.filesystem.state = FsState::Formatted;

@@ -392,6 +392,7 @@ pub(crate) fn description_from_wire(
             health: offers.health.is_some(),
             capacity: offers.capacity.is_some(),
             polling: offers.polling.is_some(),
+            shared: false,
             node_bound: false,
             snapshot_needs_volume: wire.snapshot_needs_volume,
             clone_needs_source: wire.clone_needs_source,

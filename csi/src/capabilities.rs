@@ -1,0 +1,315 @@
+//! What we claim, derived from the role, from how the door is set up, and from what the configured backends can do; never
+//! written down by hand. Whatever one backend can is claimed, and a request that another cannot serve says so by name.
+//!
+//! Sidecars and kubelet ask once, when they start, so [`Claims::restarts`] tells which of them have to start again
+//! after a change of the configuration.
+
+use kato_orchestrator::{
+    Catalog,
+    ports::backend::{Abilities, Growing},
+};
+
+use crate::{
+    config::{Config, Role},
+    protocol::{
+        self as wire, ControllerServiceCapability, GroupControllerServiceCapability, NodeServiceCapability,
+        PluginCapability,
+        controller_service_capability::{self as controller, rpc::Type as Controls},
+        group_controller_service_capability::{self as group, rpc::Type as Groups},
+        node_service_capability::{self as node, rpc::Type as Mounts},
+        plugin_capability::{self as plugin, service::Type as Serves, volume_expansion::Type as Expands},
+    },
+};
+
+/// Services that are not derived from an ability alone: whether their files serve anything.
+#[derive(Clone, Copy, Debug)]
+struct Served {
+    /// `group.rs`.
+    groups: bool,
+    /// `snapshot_metadata.rs`.
+    metadata: bool,
+}
+
+const SERVED: Served = Served { groups: false, metadata: false };
+
+/// Everything that we claim, each once and in the order of the specification's numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    services: Vec<Serves>,
+    expansion: Option<Expands>,
+    controller: Vec<Controls>,
+    group: Vec<Groups>,
+    node: Vec<Mounts>,
+}
+
+impl Claims {
+    /// What is claimed with these backends.
+    #[must_use]
+    pub fn of(config: &Config, catalog: &Catalog) -> Self {
+        let backends =
+            catalog.backends.values().map(|backend| backend.describe().abilities).collect::<Vec<_>>();
+        Self::derive(config.role, config.stage, &backends, SERVED)
+    }
+
+    fn derive(role: Role, stage: bool, backends: &[Abilities], served: Served) -> Self {
+        let some = |ability: fn(&Abilities) -> bool| backends.iter().any(ability);
+        let (controls, mounts) = (role.controls(), role.mounts());
+        let attachments = some(|abilities| abilities.attachments);
+        let snapshots = some(|abilities| abilities.snapshots);
+        let health = some(|abilities| abilities.health);
+        let grow = some(|abilities| abilities.grow.is_some());
+        // OFFLINE says that what is published is never grown; so ONLINE has to be true of all that grow at all.
+        let offline = some(|abilities| abilities.grow == Some(Growing::Offline));
+        let groups = served.groups && controls && snapshots;
+        Self {
+            services: claimed([
+                (Serves::ControllerService, controls),
+                // There always is a topology: the node itself is a part of it.
+                (Serves::VolumeAccessibilityConstraints, true),
+                (Serves::GroupControllerService, groups),
+                (
+                    Serves::SnapshotMetadataService,
+                    served.metadata && controls && some(|abilities| abilities.block_data),
+                ),
+            ]),
+            expansion: grow.then_some(if offline { Expands::Offline } else { Expands::Online }),
+            controller: claimed([
+                (Controls::CreateDeleteVolume, controls),
+                (Controls::PublishUnpublishVolume, controls && attachments),
+                (Controls::ListVolumes, controls),
+                (Controls::GetCapacity, controls && some(|abilities| abilities.capacity)),
+                (Controls::CreateDeleteSnapshot, controls && snapshots),
+                (Controls::ListSnapshots, controls && snapshots),
+                (Controls::CloneVolume, controls && some(|abilities| abilities.clone)),
+                (Controls::PublishReadonly, controls && attachments),
+                (Controls::ExpandVolume, controls && grow),
+                (Controls::ListVolumesPublishedNodes, controls && attachments),
+                (Controls::GetVolume, controls),
+                (Controls::SingleNodeMultiWriter, controls),
+                (Controls::ModifyVolume, controls && some(|abilities| abilities.modify)),
+                (Controls::GetSnapshot, controls && snapshots),
+                (Controls::GetVolumeHealth, controls && health),
+                (Controls::ListVolumeHealth, controls && health),
+            ]),
+            group: claimed([(Groups::CreateDeleteGetVolumeGroupSnapshot, groups)]),
+            // VOLUME_MOUNT_GROUP is never claimed: kubelet would leave the group of every file to us, and no
+            // filesystem of ours has an option for it.
+            node: claimed([
+                (Mounts::StageUnstageVolume, mounts && stage),
+                (Mounts::GetVolumeStats, mounts),
+                (Mounts::ExpandVolume, mounts && grow),
+                (Mounts::SingleNodeMultiWriter, mounts),
+                (Mounts::GetVolumeHealth, mounts),
+                (Mounts::GetStorageHealth, mounts),
+            ]),
+        }
+    }
+
+    /// Who has to start again to learn of the difference, because it asked for what we claim when it started.
+    #[must_use]
+    pub fn restarts(&self, now: &Self) -> Vec<&'static str> {
+        let controls = |capability: Controls| {
+            self.controller.contains(&capability) != now.controller.contains(&capability)
+        };
+        let services = self.services != now.services;
+        let whom = [
+            (
+                "csi-provisioner",
+                services
+                    || controls(Controls::CreateDeleteVolume)
+                    || controls(Controls::GetCapacity)
+                    || controls(Controls::CloneVolume)
+                    || controls(Controls::CreateDeleteSnapshot)
+                    || controls(Controls::ModifyVolume)
+                    || controls(Controls::PublishUnpublishVolume)
+                    || controls(Controls::SingleNodeMultiWriter)
+                    || self.node != now.node,
+            ),
+            (
+                "csi-attacher",
+                services
+                    || controls(Controls::PublishUnpublishVolume)
+                    || controls(Controls::PublishReadonly)
+                    || controls(Controls::ListVolumes)
+                    || controls(Controls::ListVolumesPublishedNodes)
+                    || controls(Controls::SingleNodeMultiWriter),
+            ),
+            (
+                "csi-resizer",
+                services
+                    || self.expansion != now.expansion
+                    || controls(Controls::ExpandVolume)
+                    || controls(Controls::ModifyVolume)
+                    || self.node.contains(&Mounts::ExpandVolume) != now.node.contains(&Mounts::ExpandVolume),
+            ),
+            (
+                "csi-snapshotter",
+                controls(Controls::CreateDeleteSnapshot)
+                    || controls(Controls::ListSnapshots)
+                    || controls(Controls::GetSnapshot)
+                    || self.group != now.group,
+            ),
+            ("csi-snapshot-metadata", services),
+            ("node-driver-registrar", services || self.node != now.node),
+        ];
+        claimed(whom)
+    }
+
+    pub(crate) fn plugin_to_wire(&self) -> Vec<PluginCapability> {
+        let services = self
+            .services
+            .iter()
+            .map(|service| plugin::Type::Service(plugin::Service { r#type: (*service).into() }));
+        let expansion = self.expansion.map(|expansion| {
+            plugin::Type::VolumeExpansion(plugin::VolumeExpansion { r#type: expansion.into() })
+        });
+        services.chain(expansion).map(|claim| PluginCapability { r#type: Some(claim) }).collect()
+    }
+
+    pub(crate) fn controller_to_wire(&self) -> Vec<ControllerServiceCapability> {
+        let claim = |claim: &Controls| controller::Type::Rpc(controller::Rpc { r#type: (*claim).into() });
+        let claims = self.controller.iter().map(claim);
+        claims.map(|claim| ControllerServiceCapability { r#type: Some(claim) }).collect()
+    }
+
+    pub(crate) fn group_to_wire(&self) -> Vec<GroupControllerServiceCapability> {
+        let claim = |claim: &Groups| group::Type::Rpc(group::Rpc { r#type: (*claim).into() });
+        self.group
+            .iter()
+            .map(claim)
+            .map(|claim| wire::GroupControllerServiceCapability { r#type: Some(claim) })
+            .collect()
+    }
+
+    pub(crate) fn node_to_wire(&self) -> Vec<NodeServiceCapability> {
+        let claim = |claim: &Mounts| node::Type::Rpc(node::Rpc { r#type: (*claim).into() });
+        self.node.iter().map(claim).map(|claim| NodeServiceCapability { r#type: Some(claim) }).collect()
+    }
+}
+
+fn claimed<T, const N: usize>(all: [(T, bool); N]) -> Vec<T> {
+    all.into_iter().filter_map(|(claim, holds)| holds.then_some(claim)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Abilities = Abilities {
+        grow: None,
+        attachments: false,
+        fence: false,
+        snapshots: false,
+        clone: false,
+        modify: false,
+        groups: false,
+        block_data: false,
+        health: false,
+        capacity: false,
+        polling: false,
+        snapshot_needs_volume: false,
+        clone_needs_source: false,
+        shared: false,
+        node_bound: false,
+    };
+
+    fn claims(role: Role, stage: bool, backends: &[Abilities]) -> Claims {
+        Claims::derive(role, stage, backends, Served { groups: true, metadata: true })
+    }
+
+    #[test]
+    fn every_ability_adds_what_it_makes_possible_and_nothing_else() {
+        use Controls::*;
+        let least = claims(Role::All, true, &[NOTHING]);
+        let always = [CreateDeleteVolume, ListVolumes, GetVolume, SingleNodeMultiWriter];
+        assert_eq!(least.controller, always);
+        let table: &[(Abilities, &[Controls])] = &[
+            (
+                Abilities { attachments: true, ..NOTHING },
+                &[PublishUnpublishVolume, PublishReadonly, ListVolumesPublishedNodes],
+            ),
+            (Abilities { snapshots: true, ..NOTHING }, &[CreateDeleteSnapshot, ListSnapshots, GetSnapshot]),
+            (Abilities { capacity: true, ..NOTHING }, &[GetCapacity]),
+            (Abilities { clone: true, ..NOTHING }, &[CloneVolume]),
+            (Abilities { grow: Some(Growing::Offline), ..NOTHING }, &[ExpandVolume]),
+            (Abilities { modify: true, ..NOTHING }, &[ModifyVolume]),
+            (Abilities { health: true, ..NOTHING }, &[GetVolumeHealth, ListVolumeHealth]),
+            (Abilities { fence: true, polling: true, ..NOTHING }, &[]),
+        ];
+        for (abilities, added) in table {
+            // That another backend cannot takes nothing away.
+            let found = claims(Role::All, true, &[NOTHING, *abilities]).controller;
+            let mut expected: Vec<_> = always.iter().chain(*added).copied().collect();
+            expected.sort_by_key(|claim| i32::from(*claim));
+            assert_eq!(found, expected, "{abilities:?}");
+        }
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_numbers_and_each_is_claimed_once() {
+        let everything = Abilities {
+            grow: Some(Growing::Online),
+            attachments: true,
+            snapshots: true,
+            clone: true,
+            modify: true,
+            groups: true,
+            block_data: true,
+            health: true,
+            capacity: true,
+            ..NOTHING
+        };
+        let all = claims(Role::All, true, &[everything, everything]);
+        let numbers: Vec<_> = all.controller.iter().map(|claim| i32::from(*claim)).collect();
+        assert_eq!(numbers, (1..=17).filter(|number| *number != 11).collect::<Vec<_>>());
+        let numbers: Vec<_> = all.node.iter().map(|claim| i32::from(*claim)).collect();
+        assert_eq!(numbers, [1, 2, 3, 5, 7, 8], "4 is gone and 6, VOLUME_MOUNT_GROUP, is never claimed");
+        let numbers: Vec<_> = all.services.iter().map(|claim| i32::from(*claim)).collect();
+        assert_eq!(numbers, [1, 2, 3, 4]);
+        assert_eq!(all.plugin_to_wire().len(), 5);
+        assert_eq!(all.controller_to_wire().len(), 16);
+        assert_eq!((all.group_to_wire().len(), all.node_to_wire().len()), (1, 6));
+    }
+
+    #[test]
+    fn a_role_claims_only_what_it_serves() {
+        let backends = [Abilities { snapshots: true, attachments: true, ..NOTHING }];
+        let controller = claims(Role::Controller, true, &backends);
+        assert!(controller.node.is_empty() && controller.services.contains(&Serves::ControllerService));
+        let node = claims(Role::Node, true, &backends);
+        assert!(node.controller.is_empty() && node.group.is_empty());
+        assert_eq!(node.services, [Serves::VolumeAccessibilityConstraints]);
+        let unstaged = claims(Role::Node, false, &backends);
+        assert!(!unstaged.node.contains(&Mounts::StageUnstageVolume));
+    }
+
+    #[test]
+    fn growth_is_online_only_if_all_that_grows_does_so() {
+        let of = |backends: &[Option<Growing>]| {
+            let backends: Vec<_> = backends.iter().map(|grow| Abilities { grow: *grow, ..NOTHING }).collect();
+            claims(Role::All, true, &backends).expansion
+        };
+        assert_eq!(of(&[None]), None);
+        assert_eq!(of(&[None, Some(Growing::Online)]), Some(Expands::Online));
+        assert_eq!(of(&[Some(Growing::Offline), Some(Growing::Online)]), Some(Expands::Offline));
+    }
+
+    #[test]
+    fn services_that_are_not_there_are_not_claimed() {
+        let backends = [Abilities { snapshots: true, block_data: true, ..NOTHING }];
+        let claims = Claims::derive(Role::All, true, &backends, Served { groups: false, metadata: false });
+        assert!(claims.group.is_empty());
+        assert_eq!(claims.services, [Serves::ControllerService, Serves::VolumeAccessibilityConstraints]);
+    }
+
+    #[test]
+    fn whoever_asked_for_what_has_changed_is_named() {
+        let least = claims(Role::All, true, &[NOTHING]);
+        assert!(least.restarts(&least).is_empty());
+        let snapshots = claims(Role::All, true, &[Abilities { snapshots: true, ..NOTHING }]);
+        assert!(least.restarts(&snapshots).contains(&"csi-snapshotter"));
+        let grow = claims(Role::All, true, &[Abilities { grow: Some(Growing::Online), ..NOTHING }]);
+        assert!(least.restarts(&grow).contains(&"csi-resizer"));
+        assert!(!least.restarts(&grow).contains(&"csi-attacher"));
+    }
+}
