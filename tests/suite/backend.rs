@@ -4,7 +4,7 @@
 //! is `backend/local.rs`; that every call of it can be cut off is proved beside the plugin, where its host can
 //! be made to fail.
 
-mod ground;
+pub(crate) mod ground;
 mod local;
 mod stalls;
 

@@ -8,7 +8,7 @@
 
 mod directories;
 mod formats;
-mod ground;
+pub(crate) mod ground;
 mod growth;
 mod health;
 mod holders;

@@ -262,7 +262,7 @@ impl Subject {
 }
 
 /// The `local` plugin over this folder.
-pub(super) async fn load(data: &Path, configuration: &[(&str, &str)]) -> Arc<dyn Backend> {
+pub(crate) async fn load(data: &Path, configuration: &[(&str, &str)]) -> Arc<dyn Backend> {
     load_within(data, configuration, Limits::default()).await
 }
 

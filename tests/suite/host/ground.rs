@@ -27,28 +27,28 @@ use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
 /// Small enough to be quick, large enough for ext4.
-pub(super) const SMALL: u64 = 64 << 20;
+pub(crate) const SMALL: u64 = 64 << 20;
 /// Large enough for xfs.
-pub(super) const LARGE: u64 = 512 << 20;
+pub(crate) const LARGE: u64 = 512 << 20;
 
 /// A folder of the test's own, and how its nodes are configured.
-pub(super) struct Ground {
+pub(crate) struct Ground {
     folder: TempDir,
-    pub(super) config: Config,
+    pub(crate) config: Config,
     _apart: Apart,
 }
 
 /// A volume that is a file.
 #[derive(Clone, Debug)]
-pub(super) struct Disk {
-    pub(super) id: VolumeId,
-    pub(super) path: PathBuf,
-    pub(super) connection: Connection,
+pub(crate) struct Disk {
+    pub(crate) id: VolumeId,
+    pub(crate) path: PathBuf,
+    pub(crate) connection: Connection,
 }
 
 impl Ground {
     /// A fresh one.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "the host suite mounts filesystems: run it as root");
         let folder = tempfile::Builder::new().prefix("kato-host-").tempdir().unwrap();
         fs::create_dir(folder.path().join("granted")).unwrap();
@@ -58,29 +58,29 @@ impl Ground {
     }
 
     /// A path in the folder.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The granted directory.
-    pub(super) fn granted(&self) -> PathBuf {
+    pub(crate) fn granted(&self) -> PathBuf {
         self.path("granted")
     }
 
     /// A node that begins now. The mounts of an earlier one are still there.
-    pub(super) async fn node(&self) -> LinuxHost {
+    pub(crate) async fn node(&self) -> LinuxHost {
         LinuxHost::open(self.config.clone()).await.unwrap()
     }
 
     /// A volume that is a sparse file of zeroes.
-    pub(super) fn disk(&self, name: &str, size: u64) -> Disk {
+    pub(crate) fn disk(&self, name: &str, size: u64) -> Disk {
         let path = self.granted().join(name);
         File::create_new(&path).unwrap().set_len(size).unwrap();
         Disk::at(self.granted(), name)
     }
 
     /// A volume that is a directory.
-    pub(super) fn directory(&self, name: &str) -> Disk {
+    pub(crate) fn directory(&self, name: &str) -> Disk {
         fs::create_dir(self.granted().join(name)).unwrap();
         let Disk { id, path, .. } = Disk::at(self.granted(), name);
         let root = self.granted().display().to_string();
@@ -88,12 +88,12 @@ impl Ground {
     }
 
     /// The mounts beneath the folder, in the order in which they were made.
-    pub(super) fn mounts(&self) -> Vec<String> {
+    pub(crate) fn mounts(&self) -> Vec<String> {
         mounts_beneath(self.folder.path())
     }
 
     /// Loop devices over files in the folder, in the manner of `/dev/loop3`.
-    pub(super) fn loops(&self) -> Vec<PathBuf> {
+    pub(crate) fn loops(&self) -> Vec<PathBuf> {
         loops_beneath(self.folder.path())
     }
 }
@@ -116,7 +116,7 @@ impl Drop for Ground {
 
 impl Disk {
     /// The volume that this file is.
-    pub(super) fn at(root: PathBuf, name: &str) -> Self {
+    pub(crate) fn at(root: PathBuf, name: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = VolumeId((u128::from(std::process::id()) << 64) | u128::from(number));
@@ -126,7 +126,7 @@ impl Disk {
     }
 
     /// A wish to mount it, with its data in `data`.
-    pub(super) fn wish(&self) -> MountWish {
+    pub(crate) fn wish(&self) -> MountWish {
         MountWish {
             volume: self.id,
             name: format!("volume-{:x}", self.id.0),
@@ -138,29 +138,29 @@ impl Disk {
     }
 
     /// Formats it as new.
-    pub(super) async fn format(&self, node: &LinuxHost, fs: FsType) -> Result<(), Error> {
+    pub(crate) async fn format(&self, node: &LinuxHost, fs: FsType) -> Result<(), Error> {
         let how = Prepare { fs, blank: Blankness::Zeroes, resumed: false };
         node.format(self.id, &self.connection, &how).await
     }
 
     /// Mounts it.
-    pub(super) async fn mount(&self, node: &LinuxHost) -> Result<MountedAt, Error> {
+    pub(crate) async fn mount(&self, node: &LinuxHost) -> Result<MountedAt, Error> {
         node.mount(&self.wish()).await
     }
 
     /// How it ought to stand.
-    pub(super) fn standing(&self, path: &str) -> Standing {
+    pub(crate) fn standing(&self, path: &str) -> Standing {
         let (path, connection) = (path.to_owned(), self.connection.clone());
         Standing { volume: self.id, path, connection, read_only: false }
     }
 
     /// Whether it reaches its bytes.
-    pub(super) async fn health(&self, node: &LinuxHost, path: &str) -> Condition {
+    pub(crate) async fn health(&self, node: &LinuxHost, path: &str) -> Condition {
         node.health(&self.standing(path)).await.unwrap()
     }
 
     /// Why it does not.
-    pub(super) async fn complaint(&self, node: &LinuxHost, path: &str) -> String {
+    pub(crate) async fn complaint(&self, node: &LinuxHost, path: &str) -> String {
         match self.health(node, path).await {
             Condition::Broken(why) => why,
             other => panic!("{other:?} is not broken"),
@@ -168,23 +168,23 @@ impl Disk {
     }
 
     /// Unmounts it.
-    pub(super) async fn unmount(&self, node: &LinuxHost) -> Result<(), Error> {
+    pub(crate) async fn unmount(&self, node: &LinuxHost) -> Result<(), Error> {
         node.unmount(self.id, &self.wish().name, &self.connection).await
     }
 
     /// Writes into the file behind everybody's back.
-    pub(super) fn scribble(&self, offset: u64, bytes: &[u8]) {
+    pub(crate) fn scribble(&self, offset: u64, bytes: &[u8]) {
         File::options().write(true).open(&self.path).unwrap().write_all_at(bytes, offset).unwrap();
     }
 
     /// Makes the file this large.
-    pub(super) fn set_size(&self, size: u64) {
+    pub(crate) fn set_size(&self, size: u64) {
         File::options().write(true).open(&self.path).unwrap().set_len(size).unwrap();
     }
 }
 
 /// Tries a few times what may be busy for a moment.
-pub(super) fn retry(mut act: impl FnMut() -> bool) -> bool {
+pub(crate) fn retry(mut act: impl FnMut() -> bool) -> bool {
     (0..100).any(|_| {
         let done = act();
         if !done {
@@ -195,7 +195,7 @@ pub(super) fn retry(mut act: impl FnMut() -> bool) -> bool {
 }
 
 /// How this binary is started as a worker.
-pub(super) fn worker_line() -> Vec<OsString> {
+pub(crate) fn worker_line() -> Vec<OsString> {
     let mut line = vec![std::env::current_exe().unwrap().into_os_string()];
     line.extend(
         ["host::node_worker", "--exact", "--ignored", "--nocapture", "--test-threads=1"].map(OsString::from),
@@ -204,22 +204,22 @@ pub(super) fn worker_line() -> Vec<OsString> {
 }
 
 /// Runs a program that has to succeed.
-pub(super) fn run(program: &str, arguments: &[&str]) -> Output {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
     let output = command(program, arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
 /// A program that runs until this is dropped.
-pub(super) struct Running(pub(super) Child);
+pub(crate) struct Running(pub(crate) Child);
 
 /// Starts a program.
-pub(super) fn start(program: &str, arguments: &[&str]) -> Running {
+pub(crate) fn start(program: &str, arguments: &[&str]) -> Running {
     Running(command(program, arguments).stdout(Stdio::piped()).spawn().unwrap())
 }
 
 /// Starts a program and waits until it says `ready`.
-pub(super) fn start_and_hear(program: &str, arguments: &[&str]) -> Running {
+pub(crate) fn start_and_hear(program: &str, arguments: &[&str]) -> Running {
     let mut running = start(program, arguments);
     let mut line = String::new();
     BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -243,7 +243,7 @@ fn command(program: &str, arguments: &[&str]) -> Command {
 }
 
 /// Tries until it is true, for a minute.
-pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -255,7 +255,7 @@ pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// Mount points beneath a folder, in the order in which they were made.
-pub(super) fn mounts_beneath(folder: &Path) -> Vec<String> {
+pub(crate) fn mounts_beneath(folder: &Path) -> Vec<String> {
     fs::read_to_string("/proc/self/mountinfo")
         .unwrap()
         .lines()
@@ -266,7 +266,7 @@ pub(super) fn mounts_beneath(folder: &Path) -> Vec<String> {
 }
 
 /// The options of the mount at this path.
-pub(super) fn options_of(path: &str) -> String {
+pub(crate) fn options_of(path: &str) -> String {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = text.lines().rfind(|line| line.split(' ').nth(4) == Some(path)).unwrap();
     line.to_owned()
