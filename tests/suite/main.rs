@@ -8,6 +8,8 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod csi;
+#[cfg(test)]
 mod docker;
 #[cfg(test)]
 mod hall;
