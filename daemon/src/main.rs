@@ -10,6 +10,7 @@ mod config;
 
 mod catalog;
 mod clock;
+mod csi;
 mod folder;
 mod journal;
 mod plugins;

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use kato_csi::Claims;
 use kato_orchestrator::{Error, Orchestrator, model::BackendName};
 use serde_json::{Value as Json, json};
 use tokio::sync::Mutex;
@@ -22,11 +23,19 @@ pub(crate) struct Reloader {
     loader: Loader,
     hall: Arc<Orchestrator>,
     now: Mutex<Config>,
+    /// What the CSI door was told; nothing while it is closed.
+    csi: Option<kato_csi::Config>,
 }
 
 impl Reloader {
-    pub(crate) fn new(sources: Sources, loader: Loader, hall: Arc<Orchestrator>, config: Config) -> Self {
-        Self { sources, loader, hall, now: Mutex::new(config) }
+    pub(crate) fn new(
+        sources: Sources,
+        loader: Loader,
+        hall: Arc<Orchestrator>,
+        config: Config,
+        csi: Option<kato_csi::Config>,
+    ) -> Self {
+        Self { sources, loader, hall, now: Mutex::new(config), csi }
     }
 
     /// What each backend is made of.
@@ -44,6 +53,9 @@ impl Reloader {
         let catalog = self.loader.catalog(&new, Some((&now, &*self.hall.catalog()))).await;
         let broken: Vec<Json> =
             catalog.broken.iter().map(|(name, why)| json!({ "name": name.as_str(), "why": why })).collect();
+        if let Some(door) = &self.csi {
+            tell_claims(&Claims::of(door, &self.hall.catalog()), &Claims::of(door, &catalog));
+        }
         self.hall.set_catalog(catalog);
         for key in &applied {
             tracing::info!(%key, "the configuration was changed");
@@ -63,6 +75,18 @@ impl Reloader {
         };
         now.take_live(&written);
         Ok(json!({ "applied": applied, "needs_restart": needs_restart, "broken": broken }))
+    }
+}
+
+/// Says who has to start again because the backends can do more, or less, than before.
+fn tell_claims(before: &Claims, now: &Claims) {
+    let restart = before.restarts(now);
+    if !restart.is_empty() {
+        let who = restart.join(", ");
+        tracing::warn!(
+            who,
+            "what CSI callers may ask for has changed, and these asked only when they started: restart them"
+        );
     }
 }
 

@@ -25,7 +25,8 @@ use crate::{
     catalog::{self, Loader},
     cli::{Exit, Failure},
     clock::{RandomIds, SystemClock},
-    config::{Config, Layout, Sources, environment, environment::Service, load},
+    config::{Config, Csi, Layout, Sources, environment, environment::Service, load},
+    csi,
     folder::Folder,
     journal::Journal,
     plugins::Plugins,
@@ -83,6 +84,13 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
         true => Some(kato_docker_plugin::listen(&config.docker.socket, &service.passed, "docker")?),
         false => None,
     };
+    let csi = match config.csi.enabled {
+        true => Some((
+            kato_docker_plugin::listen_anywhere(&config.csi.socket, &service.passed, "csi")?,
+            csi::door(&config, &folder.path, &*ids)?,
+        )),
+        false => None,
+    };
     let doorway = Doorway::bind(&config.admin, &service.passed).await?;
 
     notifier.say("STATUS=Opening the records");
@@ -110,10 +118,19 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
 
     let shutdown = CancellationToken::new();
     let doors = TaskTracker::new();
-    let reloader = Arc::new(Reloader::new(sources, loader, Arc::clone(&hall), config.clone()));
+    let reloader = Arc::new(Reloader::new(
+        sources,
+        loader,
+        Arc::clone(&hall),
+        config.clone(),
+        csi.as_ref().map(|(_, door)| door.clone()),
+    ));
     if let Some(listener) = docker {
         let served = kato_docker_plugin::serve(listener, Arc::clone(&hall), door(&config), shutdown.clone());
         doors.spawn(served);
+    }
+    if let Some((listener, door)) = csi {
+        doors.spawn(kato_csi::serve(listener, Arc::clone(&hall), door, shutdown.clone()));
     }
     let entry = Door {
         hall: Arc::clone(&hall),
@@ -171,12 +188,24 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
 fn hall(config: &Config, folder: &Folder) -> kato_orchestrator::Config {
     kato_orchestrator::Config {
         node: config.node.id.clone(),
-        role: kato_orchestrator::Role::All,
-        cluster: Some(ClusterId(folder.id)),
+        role: role(&config.csi),
+        // What is written wins: a controller and its nodes are one cluster, and each has a folder of its own.
+        cluster: Some(config.cluster.unwrap_or(ClusterId(folder.id))),
         topology: config.node.topology.clone(),
         idle_grace: config.node.idle_grace,
         reap_after: config.node.reap_after,
         freeze_limit: config.node.freeze_limit,
+    }
+}
+
+/// What the hall's records are of. Only a daemon that CSI alone speaks to, in a part of it, is less than everything.
+fn role(csi: &Csi) -> kato_orchestrator::Role {
+    match csi.role {
+        kato_csi::Role::Controller if csi.enabled => kato_orchestrator::Role::Controller,
+        kato_csi::Role::Node if csi.enabled => kato_orchestrator::Role::Node,
+        kato_csi::Role::All | kato_csi::Role::Controller | kato_csi::Role::Node => {
+            kato_orchestrator::Role::All
+        }
     }
 }
 

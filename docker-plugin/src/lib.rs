@@ -20,5 +20,5 @@ pub use self::{
     config::{Config, Scope},
     engine::neighbours,
     server::serve,
-    socket::{Passed, listen},
+    socket::{Passed, listen, listen_anywhere},
 };

@@ -57,11 +57,27 @@ impl Passed {
 
 /// The listening socket: the one that systemd passed under this name, or our own at this path.
 pub fn listen(path: &Path, passed: &Passed, name: &str) -> Result<UnixListener, Error> {
+    open(path, passed, name, Folder::Ours)
+}
+
+/// The same, in a folder that others may write to: what containers of one pod share is open to each of them.
+pub fn listen_anywhere(path: &Path, passed: &Passed, name: &str) -> Result<UnixListener, Error> {
+    open(path, passed, name, Folder::Shared)
+}
+
+/// What is known of the folder that a socket is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Folder {
+    Ours,
+    Shared,
+}
+
+fn open(path: &Path, passed: &Passed, name: &str, place: Folder) -> Result<UnixListener, Error> {
     let listener = match passed.find(name, &getpid().as_raw_nonzero().to_string()) {
         Some(descriptor) => {
             take(descriptor).map_err(|error| broken(path, "cannot be taken from systemd", error))?
         }
-        None => bind(path)?,
+        None => bind(path, place)?,
     };
     listener
         .set_nonblocking(true)
@@ -83,7 +99,7 @@ fn broken(path: &Path, what: &str, error: io::Error) -> Error {
         .caused_by(error)
 }
 
-fn bind(path: &Path) -> Result<net::UnixListener, Error> {
+fn bind(path: &Path, shared: Folder) -> Result<net::UnixListener, Error> {
     let subject = format!("socket {}", path.display());
     let (Some(folder), Some(file)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid("the path names no file in a directory").about(subject));
@@ -95,7 +111,10 @@ fn bind(path: &Path) -> Result<net::UnixListener, Error> {
         .map_err(|error| broken(path, "has no directory", error))?;
     let place = fs::metadata(folder).map_err(|error| broken(path, "has no directory", error))?;
     let own = rustix::process::geteuid().as_raw();
-    if (place.uid() != own && place.uid() != 0) || place.mode() & 0o022 != 0 {
+    let open = (place.uid() != own && place.uid() != 0) || place.mode() & 0o022 != 0;
+    if open && shared == Folder::Shared {
+        tracing::warn!(folder = %folder.display(), "others may write to the folder of the socket");
+    } else if open {
         return Err(Error::permission_denied(format!(
             "others than root may write to {}: anybody could take the socket's place. Make it root's, mode 0755",
             folder.display()

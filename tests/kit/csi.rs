@@ -1,13 +1,16 @@
-//! The CSI door, in this process and over a real socket, and clients for everything that it serves. What is behind the
-//! door is the test's own.
+//! The CSI door over a socket of its own, before any hall, and the clients that sidecars have. What a client of theirs would not
+//! say is sent as bare bytes.
 
 #![expect(clippy::expect_used, reason = "a door that does not open ends the test, in words")]
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use kato_csi::{
     Config, SealKey,
@@ -16,6 +19,7 @@ use kato_csi::{
         identity_client::IdentityClient, node_client::NodeClient,
         snapshot_metadata_client::SnapshotMetadataClient,
     },
+    serve,
 };
 use kato_orchestrator::Orchestrator;
 use tempfile::TempDir;
@@ -24,44 +28,28 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
-use tower::service_fn;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::{ServiceExt as _, service_fn};
 
-/// The largest answer that clients of Go take.
-const ANSWER_LIMIT: usize = 4 << 20;
-
-/// An open door.
+/// A door that is served.
 #[derive(Debug)]
-pub struct Door {
+pub struct CsiDoor {
     folder: TempDir,
     shutdown: CancellationToken,
     served: JoinSet<()>,
 }
 
-/// A client for each service.
-#[derive(Clone, Debug)]
-pub struct Clients {
-    /// Who is there.
-    pub identity: IdentityClient<Channel>,
-    /// Volumes and snapshots.
-    pub controller: ControllerClient<Channel>,
-    /// Groups of snapshots.
-    pub group: GroupControllerClient<Channel>,
-    /// What happens on the node.
-    pub node: NodeClient<Channel>,
-    /// Blocks of snapshots.
-    pub metadata: SnapshotMetadataClient<Channel>,
-}
-
-impl Door {
-    /// Opens it.
+impl CsiDoor {
+    /// Opens one before this hall.
     #[must_use]
-    pub fn open(hall: Arc<Orchestrator>, config: Config) -> Self {
-        let folder = tempfile::Builder::new().prefix("kato-csi-").tempdir().expect("a folder");
+    pub fn open(hall: Arc<Orchestrator>, change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
         let listener = UnixListener::bind(folder.path().join("csi.sock")).expect("a socket");
+        let mut config = Config::new(SealKey::new([7; 32]).expect("a key"));
+        change(&mut config);
         let shutdown = CancellationToken::new();
         let mut served = JoinSet::new();
-        served.spawn(kato_csi::serve(listener, hall, config, shutdown.clone()));
+        served.spawn(serve(listener, hall, config, shutdown.clone()));
         Self { folder, shutdown, served }
     }
 
@@ -71,50 +59,78 @@ impl Door {
         self.folder.path().join("csi.sock")
     }
 
-    /// Clients on one new connection.
-    pub async fn clients(&self) -> Clients {
-        Clients::at(&self.socket()).await
+    /// A caller with a connection of its own.
+    pub async fn caller(&self) -> Caller {
+        Caller::at(&self.socket()).await
     }
 
-    /// Closes it, after what was begun has ended.
+    /// Closes it, and waits until every call has ended.
     pub async fn close(self) {
         self.shutdown.cancel();
         self.served.join_all().await;
     }
 }
 
-impl Clients {
-    /// Clients on one new connection to a socket.
+/// Who calls, with one connection.
+#[derive(Clone, Debug)]
+pub struct Caller(Channel);
+
+impl Caller {
+    /// Connects.
     pub async fn at(socket: &Path) -> Self {
-        let channel = connect(socket).await;
-        macro_rules! client {
-            ($client:ident) => {
-                $client::new(channel.clone()).max_decoding_message_size(ANSWER_LIMIT)
-            };
-        }
-        Self {
-            identity: client!(IdentityClient),
-            controller: client!(ControllerClient),
-            group: client!(GroupControllerClient),
-            node: client!(NodeClient),
-            metadata: client!(SnapshotMetadataClient),
-        }
+        let socket = socket.to_owned();
+        let connect = service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
+        });
+        let endpoint = Endpoint::from_static("http://csi.sock");
+        Self(endpoint.connect_with_connector(connect).await.expect("the door answers"))
     }
-}
 
-/// A new connection to a socket.
-pub async fn connect(socket: &Path) -> Channel {
-    let socket = socket.to_owned();
-    let connector = service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    let endpoint = Endpoint::from_static("http://csi");
-    endpoint.connect_with_connector(connector).await.expect("a connection")
-}
+    /// The service of this name.
+    #[must_use]
+    pub fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(self.0.clone())
+    }
 
-/// The usual configuration, with a key that every door of the tests has.
-#[must_use]
-pub fn config() -> Config {
-    Config::new(SealKey::new([7; 32]).expect("a key"))
+    /// The service of this name.
+    #[must_use]
+    pub fn controller(&self) -> ControllerClient<Channel> {
+        ControllerClient::new(self.0.clone())
+    }
+
+    /// The service of this name.
+    #[must_use]
+    pub fn groups(&self) -> GroupControllerClient<Channel> {
+        GroupControllerClient::new(self.0.clone())
+    }
+
+    /// The service of this name.
+    #[must_use]
+    pub fn snapshot_metadata(&self) -> SnapshotMetadataClient<Channel> {
+        SnapshotMetadataClient::new(self.0.clone())
+    }
+
+    /// The service of this name.
+    #[must_use]
+    pub fn node(&self) -> NodeClient<Channel> {
+        NodeClient::new(self.0.clone())
+    }
+
+    /// Sends a message as bare bytes, and tells the status's number.
+    pub async fn raw(&self, path: &str, message: &[u8]) -> i32 {
+        let mut body = vec![0];
+        body.extend(u32::try_from(message.len()).expect("a short message").to_be_bytes());
+        body.extend(message);
+        let request = http::Request::post(format!("http://csi.sock{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(tonic::body::Body::new(Full::new(Bytes::from(body))))
+            .expect("a request");
+        let (head, body) = self.0.clone().oneshot(request).await.expect("an answer").into_parts();
+        let body = body.collect().await.expect("a whole answer");
+        let told = body.trailers().and_then(|trailers| trailers.get("grpc-status"));
+        let status = told.or(head.headers.get("grpc-status")).expect("a status");
+        status.to_str().ok().and_then(|status| status.parse().ok()).expect("a number")
+    }
 }

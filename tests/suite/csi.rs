@@ -1,11 +1,95 @@
-//! The CSI suite: what the specification asks of a driver, and what its callers do, by real gRPC over a real socket.
-//! `ground.rs` makes houses: the `local` plugin as the daemon carries it, a real node with loop devices, and doors of any
-//! role. The rest is by theme: `volumes.rs` what a controller is asked, `nodes.rs` staging and publishing, `growth.rs`,
-//! `snapshots.rs`, and `lost.rs` what holds while a controller's records are lost at any moment.
+//! The CSI door by a real gRPC client over a real socket: who it says it is (`identity`), what a field may hold (`limits`),
+//! and what a caller may do to the wire (`wire`), before a hall whose backend, node and clock are in memory.
+//!
+//! What becomes of the calls is tried on houses of `ground.rs`: the `local` plugin as the daemon carries it, a real node
+//! with loop devices, and doors of any role: `volumes` is what a controller is asked, `nodes` staging and publishing, then
+//! `growth`, `snapshots`, and `lost`, what holds while a controller's records are lost at any moment.
 
 mod ground;
 mod growth;
+mod identity;
+mod limits;
 mod lost;
 mod nodes;
 mod snapshots;
 mod volumes;
+mod wire;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use kato_csi::{
+    Config,
+    protocol::{
+        CreateVolumeRequest, VolumeCapability,
+        volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+    },
+};
+use kato_orchestrator::{
+    Catalog, Orchestrator, Ports,
+    model::{BackendName, Bytes, Class, ClassName, DataRoot, FsType, NodeId},
+    testing::{BackendWorld, FakeBackend, FakeClock, FakeHost, FakeIds, Fuse, HostWorld},
+};
+use kato_store::MemoryStore;
+use kato_tests::csi::CsiDoor;
+
+/// A hall over fakes, and what its backend holds.
+async fn hall() -> (Arc<Orchestrator>, Arc<Mutex<BackendWorld>>) {
+    let (world, fuse) = (Arc::<Mutex<BackendWorld>>::default(), Arc::<Fuse>::default());
+    let host = FakeHost::new(Arc::<Mutex<HostWorld>>::default(), Arc::clone(&world), Arc::clone(&fuse));
+    let ports = Ports {
+        store: Arc::new(MemoryStore::new()),
+        host: Arc::new(host),
+        clock: Arc::new(FakeClock::default()),
+        ids: Arc::new(FakeIds::default()),
+    };
+    let config = kato_orchestrator::Config {
+        node: NodeId::parse("here").unwrap(),
+        role: kato_orchestrator::Role::All,
+        cluster: None,
+        topology: Default::default(),
+        idle_grace: Duration::from_secs(1),
+        reap_after: Duration::from_secs(600),
+        freeze_limit: Duration::from_secs(10),
+    };
+    let fake = FakeBackend::new(Arc::clone(&world), fuse, true, Duration::from_secs(60));
+    let (class, backend) = (ClassName::parse("fake").unwrap(), BackendName::parse("fake").unwrap());
+    let recipe = Class {
+        name: class.clone(),
+        backend: backend.clone(),
+        parameters: Default::default(),
+        fs: FsType::Ext4,
+        mount_options: Vec::new(),
+        default_size: Bytes::GIB,
+        max_size: None,
+        root: DataRoot::default(),
+        anonymous: false,
+        retain: false,
+        inline: false,
+    };
+    let catalog = Catalog {
+        classes: [(class.clone(), Arc::new(recipe))].into(),
+        backends: [(backend, Arc::new(fake) as _)].into(),
+        broken: Default::default(),
+        default_class: Some(class),
+        anonymous_class: None,
+    };
+    (Orchestrator::open(ports, catalog, config).await.unwrap(), world)
+}
+
+async fn door(change: impl FnOnce(&mut Config)) -> CsiDoor {
+    CsiDoor::open(hall().await.0, change)
+}
+
+fn mounted() -> VolumeCapability {
+    VolumeCapability {
+        access_type: Some(AccessType::Mount(MountVolume { fs_type: "ext4".into(), ..Default::default() })),
+        access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+    }
+}
+
+fn create(name: &str) -> CreateVolumeRequest {
+    CreateVolumeRequest { name: name.into(), volume_capabilities: vec![mounted()], ..Default::default() }
+}

@@ -62,19 +62,19 @@ const PEERS: &[Peer] = &[
         program: "ip",
         package: "iproute2",
         why: "each test has a network of its own",
-        parts: &["docker", "cli", "crash", "sandbox", "bench-smoke", "bench"],
+        parts: &["docker", "csi", "cli", "crash", "sandbox", "bench-smoke", "bench"],
     },
     Peer {
         program: "mkfs.ext4",
         package: "e2fsprogs",
         why: "volumes with an ext4 filesystem",
-        parts: &["host", "docker", "crash", "cli", "bench-smoke", "bench", "managed-plugin"],
+        parts: &["host", "docker", "csi", "crash", "cli", "bench-smoke", "bench", "managed-plugin"],
     },
     Peer {
         program: "mkfs.xfs",
         package: "xfsprogs",
         why: "volumes with an xfs filesystem",
-        parts: &["host", "docker", "crash", "cli", "managed-plugin"],
+        parts: &["host", "docker", "csi", "crash", "cli", "managed-plugin"],
     },
     Peer {
         program: "systemd-analyze",
@@ -92,7 +92,7 @@ const PEERS: &[Peer] = &[
 ];
 
 /// Parts that mount filesystems.
-const NEEDS_ROOT: &[&str] = &["host", "docker", "crash", "cli", "bench-smoke", "bench"];
+const NEEDS_ROOT: &[&str] = &["host", "docker", "csi", "crash", "cli", "bench-smoke", "bench"];
 
 /// Installs what these parts need and this machine lacks.
 pub(crate) fn ensure(shell: &Shell, parts: &[&Part]) -> Fallible {

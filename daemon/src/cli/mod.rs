@@ -91,7 +91,11 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon
-    Serve,
+    Serve {
+        /// Open the CSI door, and serve this part of it there
+        #[arg(long, value_name = "ROLE", value_parser = ["all", "controller", "node"])]
+        role: Option<String>,
+    },
     /// Volumes
     #[command(subcommand, visible_alias = "volumes", alias = "vol")]
     Volume(volume::Verb),
@@ -160,7 +164,13 @@ pub(crate) fn run() -> Task {
     };
     let global = cli.global;
     let done = match cli.command {
-        Command::Serve => return Task::Serve(global.sources()),
+        Command::Serve { role } => {
+            let mut sources = global.sources();
+            if let Some(role) = role {
+                sources.set.extend(["csi.enabled=true".to_owned(), format!("csi.role={role}")]);
+            }
+            return Task::Serve(sources);
+        }
         Command::NodeWorker => return Task::Worker,
         Command::Volume(verb) => verb.run(&global),
         Command::Snapshot(verb) => verb.run(&global),

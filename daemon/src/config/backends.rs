@@ -99,7 +99,7 @@ fn authoriser(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Authoris
     }
 }
 
-fn secret(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<SecretSource> {
+pub(super) fn secret(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<SecretSource> {
     let mut sources = [
         scope.path("file").map(|file| ("file", SecretSource::File(file))),
         scope.text("env").map(|name| ("env", SecretSource::Env(name))),

@@ -21,14 +21,6 @@ fn check_table(node: &Node, pattern: &mut Vec<String>, shown: &str, mistakes: &m
             "" => word.clone(),
             shown => format!("{shown}.{word}"),
         };
-        if pattern.is_empty() && word == "csi" {
-            mistakes.push(Mistake::new(
-                child.origin.clone(),
-                path,
-                "the CSI door is not part of this release: remove the section",
-            ));
-            continue;
-        }
         pattern.push(word.clone());
         if let Some(key) = find(pattern) {
             check_value(key, child, pattern, &path, mistakes);
@@ -61,7 +53,6 @@ fn meant(word: &str, table: &[String]) -> Option<String> {
             .then(|| segments.next())
             .flatten()
     });
-    let beside = beside.chain(table.is_empty().then_some("csi"));
     nearest(word, beside).or_else(|| {
         let spelt = word.replace('_', "-");
         KEYS.iter()

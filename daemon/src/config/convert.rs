@@ -17,7 +17,7 @@ use kato_orchestrator::{
 
 use super::{
     Admin, Config, Docker, Folders, Layout, Limits, Log, LogFormat, NodeConfig, Store, StoreKind, Tcp,
-    backends,
+    backends, csi,
     mistakes::{Mistake, nearest},
     scope::Scope,
     tree::{self, Node, Origin, Value},
@@ -79,10 +79,14 @@ pub(crate) fn config(written: Node, mistakes: &mut Vec<Mistake>) -> Option<Confi
     let (store, node) = (store(&root, mistakes), node(&root, &folders, mistakes));
     let (docker, admin) = (docker(&root, mistakes), admin(&root, &folders, mistakes));
     let log = log(&root, mistakes);
+    let cluster = csi::cluster(&root, mistakes);
+    let csi = csi::csi(&root, cluster, backends.keys(), mistakes);
     Some(Config {
         store: store?,
         node: node?,
+        cluster,
         docker,
+        csi,
         admin,
         log,
         limits: limits(&root),
@@ -199,7 +203,7 @@ fn docker(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Docker {
 }
 
 /// The kernel takes at most 107 bytes for a socket's path, and says nothing helpful about longer ones.
-fn check_socket(scope: &Scope<'_>, word: &str, path: &Path, mistakes: &mut Vec<Mistake>) {
+pub(super) fn check_socket(scope: &Scope<'_>, word: &str, path: &Path, mistakes: &mut Vec<Mistake>) {
     let length = path.as_os_str().len();
     if length > 107 {
         mistakes.push(scope.mistake(
@@ -387,7 +391,7 @@ mod tests {
         let told = told(
             "[node]\nidd = \"x\"\nreap-after = 5\n\n[docker]\nscope = \"globl\"\nanonymous = \"xsf\"\n\n\
              [class.fast]\nbackend = \"lcal\"\ndefault-size = \"5GiB\"\nmax-size = \"1GiB\"\n\n\
-             [csi]\nenabled = true\n\n[store]\nkind = \"etcd\"\n\n[admin]\ntcp = \"0.0.0.0:80\"\nmode = \"0666\"\n",
+             [csi]\nrole = \"nod\"\n\n[store]\nkind = \"etcd\"\n\n[admin]\ntcp = \"0.0.0.0:80\"\nmode = \"0666\"\n",
         );
         let expected = [
             "c.toml:2: node.idd: there is no such key; did you mean \"id\"?",
@@ -396,7 +400,7 @@ mod tests {
             "c.toml:7: docker.anonymous: there is no class \"xsf\", and it is not \"deny\"; did you mean \"xfs\"?",
             "c.toml:10: class.fast.backend: there is no backend \"lcal\"; did you mean \"local\"?",
             "c.toml:11: class.fast.default-size: the default, 5GiB, is larger than the largest allowed, 1GiB",
-            "c.toml:14: csi: the CSI door is not part of this release: remove the section",
+            "c.toml:15: csi.role: \"nod\" is none of all, controller, node; did you mean \"node\"?",
             "c.toml:18: store.kind: \"etcd\", records shared by several hosts, is not part of this release: use \"sled\"",
         ];
         for line in expected {

@@ -7,6 +7,7 @@
 mod backends;
 mod check;
 mod convert;
+mod csi;
 pub(crate) mod environment;
 mod keys;
 mod mistakes;
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use kato_orchestrator::model::{BackendName, Class, ClassName, NodeId};
+use kato_orchestrator::model::{BackendName, Class, ClassName, ClusterId, NodeId};
 
 pub(crate) use self::{keys::span, mistakes::Mistakes, sources::Sources, tree::Node};
 
@@ -32,7 +33,10 @@ pub(crate) struct Config {
     pub(crate) folders: Folders,
     pub(crate) store: Store,
     pub(crate) node: NodeConfig,
+    /// What several daemons without common records share.
+    pub(crate) cluster: Option<ClusterId>,
     pub(crate) docker: Docker,
+    pub(crate) csi: Csi,
     pub(crate) admin: Admin,
     pub(crate) log: Log,
     pub(crate) limits: Limits,
@@ -87,6 +91,20 @@ pub(crate) struct Docker {
     pub(crate) global: bool,
     pub(crate) implicit: bool,
     pub(crate) engine: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Csi {
+    pub(crate) enabled: bool,
+    pub(crate) socket: PathBuf,
+    pub(crate) role: kato_csi::Role,
+    pub(crate) name: String,
+    pub(crate) stage: bool,
+    pub(crate) roots: Vec<PathBuf>,
+    pub(crate) wait: Duration,
+    pub(crate) calls: usize,
+    /// Where the key for seals is; nothing for one that is made in the data folder.
+    pub(crate) seal: Option<kato_plugin_host::SecretSource>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,9 +25,6 @@ pub(crate) fn default_file() -> String {
         let header = if *section == example { "" } else { "# " };
         text.push('\n');
         text += &comment(doc);
-        if *section == "csi" {
-            continue;
-        }
         text += &format!("{header}[{example}]\n");
         let mut table = String::new();
         for key in KEYS.iter().filter(|key| key.path.starts_with(&format!("{section}."))) {
@@ -238,7 +235,7 @@ pub(crate) fn schema() -> Json {
         "additionalProperties": false,
         "properties": {},
     });
-    for (section, doc) in SECTIONS.iter().filter(|(section, _)| *section != "csi") {
+    for (section, doc) in SECTIONS {
         if let Some(place) = place(&mut root, section) {
             place.insert("description".to_owned(), Json::from(*doc));
         }

@@ -18,6 +18,9 @@ use super::{
 /// Where the file is when nobody says otherwise.
 pub(crate) const FILE: &str = "/etc/kato/config.toml";
 
+/// Where the specification lets an orchestrator say which socket is to be served.
+const ENDPOINT: &str = "CSI_ENDPOINT";
+
 /// What the environment's names begin with.
 const PREFIX: &str = "KATO__";
 
@@ -59,6 +62,9 @@ impl Sources {
             let path = rest.split("__").map(|word| word.to_lowercase().replace('_', "-")).collect::<Vec<_>>();
             lay_scalar(&mut tree, &path, value, &Origin::Environment(name.clone()), &mut mistakes);
         }
+        if let Some(endpoint) = self.environment.get(ENDPOINT).filter(|endpoint| !endpoint.is_empty()) {
+            lay_endpoint(&mut tree, endpoint, &mut mistakes);
+        }
         for setting in &self.set {
             let origin = Origin::Flag(format!("--set {setting}"));
             match setting.split_once('=') {
@@ -73,18 +79,28 @@ impl Sources {
     }
 }
 
+/// Opens the CSI door where an orchestrator says, in the words of the specification: `unix:///csi/csi.sock`.
+fn lay_endpoint(tree: &mut Node, endpoint: &str, mistakes: &mut Vec<Mistake>) {
+    let origin = Origin::Environment(ENDPOINT.to_owned());
+    let path = endpoint.strip_prefix("unix:").unwrap_or(endpoint);
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if !path.starts_with('/') {
+        let reason = format!("\"{endpoint}\" is no unix socket: write unix:///csi/csi.sock");
+        mistakes.push(Mistake::new(origin, "csi.socket", reason));
+        return;
+    }
+    let key = |word: &str| ["csi".to_owned(), word.to_owned()];
+    tree.set(&key("socket"), Value::Text(path.to_owned()), &origin);
+    tree.set(&key("enabled"), Value::Flag(true), &origin);
+}
+
 /// Puts a value that arrived as bare text where it belongs, read as its key wants it.
 fn lay_scalar(tree: &mut Node, path: &[String], text: &str, origin: &Origin, mistakes: &mut Vec<Mistake>) {
     let shown = path.join(".");
     let Some((key, rest)) = key_of(path) else {
         let known = keys::KEYS.iter().map(|key| key.path);
         let meant = nearest(&shown, known);
-        let reason = if path.first().is_some_and(|word| word == "csi") {
-            "the CSI door is not part of this release: remove it"
-        } else {
-            "there is no such key"
-        };
-        mistakes.push(Mistake::new(origin.clone(), shown, reason).meaning(meant));
+        mistakes.push(Mistake::new(origin.clone(), shown, "there is no such key").meaning(meant));
         return;
     };
     let mut wrong = |reason: String| mistakes.push(Mistake::new(origin.clone(), shown.clone(), reason));

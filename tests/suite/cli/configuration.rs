@@ -29,7 +29,7 @@ fn every_mistake_is_told_at_once_with_its_file_and_line() {
         format!("{main}:5: docker.scope: \"globl\" is none of local, global; did you mean \"global\"?"),
         format!("{main}:6: docker.implicit: this has to be true or false, not text"),
         format!("{piece}:2: class.fast.backend: there is no backend \"locl\"; did you mean \"local\"?"),
-        format!("{piece}:4: csi: the CSI door is not part of this release: remove the section"),
+        format!("{piece}:5: csi.x: there is no such key"),
         "environment KATO__STORE__KIND: store.kind: \"etcd\"".to_owned(),
         "command line --set log.level=loud: log.level".to_owned(),
     ] {

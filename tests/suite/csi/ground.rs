@@ -28,8 +28,8 @@ use kato_orchestrator::{
     testing::{FakeClock, FakeIds},
 };
 use kato_store::MemoryStore;
-use kato_tests::csi::{self, Clients, Door};
-use tonic::Status;
+use kato_tests::csi::CsiDoor;
+use tonic::{Status, transport::Channel};
 
 use crate::{backend::ground::load, host::ground::Ground};
 
@@ -59,8 +59,14 @@ impl Reach {
 /// A daemon with its door.
 pub(super) struct House {
     pub(super) hall: Arc<Orchestrator>,
-    pub(super) door: Door,
+    pub(super) door: CsiDoor,
     pub(super) clients: Clients,
+}
+
+/// Clients of its services, on one connection.
+pub(super) struct Clients {
+    pub(super) controller: ControllerClient<Channel>,
+    pub(super) node: NodeClient<Channel>,
 }
 
 impl<'g> Plan<'g> {
@@ -101,16 +107,18 @@ impl<'g> Plan<'g> {
             None => local,
         };
         let hall = Orchestrator::open(ports, catalog(backend), hall_config).await.unwrap();
-        let mut config = csi::config();
-        config.role = match self.role {
-            Role::All => kato_csi::Role::All,
-            Role::Controller => kato_csi::Role::Controller,
-            Role::Node => kato_csi::Role::Node,
-        };
-        config.topology = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
-        config.stage = self.stage;
-        let door = Door::open(Arc::clone(&hall), config);
-        let clients = door.clients().await;
+        let (role, stage) = (self.role, self.stage);
+        let door = CsiDoor::open(Arc::clone(&hall), |config| {
+            config.role = match role {
+                Role::All => kato_csi::Role::All,
+                Role::Controller => kato_csi::Role::Controller,
+                Role::Node => kato_csi::Role::Node,
+            };
+            config.topology = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+            config.stage = stage;
+        });
+        let caller = door.caller().await;
+        let clients = Clients { controller: caller.controller(), node: caller.node() };
         House { hall, door, clients }
     }
 }
