@@ -10,6 +10,7 @@ mod config;
 
 mod catalog;
 mod clock;
+mod deploy;
 mod folder;
 mod journal;
 mod plugins;
@@ -17,6 +18,7 @@ mod reload;
 mod systemd;
 mod tasks;
 mod telemetry;
+mod yaml;
 
 use std::process::ExitCode;
 
