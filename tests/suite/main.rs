@@ -8,6 +8,8 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod docker;
 #[cfg(test)]
 mod hall;

@@ -35,7 +35,8 @@ pub(crate) enum Kind {
 }
 
 /// Modules of the suite of which no two tests run side by side; `.config/nextest.toml` says why, and has them too.
-pub(crate) const ONE_BY_ONE: &[&str] = &["docker::", "host::", "cli::", "backend::", "crash::kills"];
+pub(crate) const ONE_BY_ONE: &[&str] =
+    &["docker::", "host::", "cli::", "backend::", "crash::kills", "deploy::image"];
 
 /// All parts.
 pub(crate) const PARTS: &[Part] = &[
@@ -73,6 +74,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "docker", budget: 6.0, tells: "a real dockerd, and podman", kind: Kind::Suite },
     Part { name: "crash", budget: 1.0, tells: "kills at every port call", kind: Kind::Suite },
     Part { name: "cli", budget: 0.5, tells: "the command line against a daemon", kind: Kind::Suite },
+    Part { name: "deploy", budget: 0.5, tells: "what orchestrators are told, the image", kind: Kind::Suite },
     Part { name: "tidy", budget: 0.25, tells: "the project's rules", kind: Kind::Suite },
 ];
 
