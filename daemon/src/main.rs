@@ -11,6 +11,7 @@ mod config;
 mod catalog;
 mod clock;
 mod csi;
+mod deploy;
 mod folder;
 mod journal;
 mod plugins;
@@ -18,6 +19,7 @@ mod reload;
 mod systemd;
 mod tasks;
 mod telemetry;
+mod yaml;
 
 use std::process::ExitCode;
 

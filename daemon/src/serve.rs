@@ -116,6 +116,8 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
     let ports = Ports { store: Arc::clone(&journal.store), host, clock: Arc::clone(&clock), ids };
     let hall = Orchestrator::open(ports, catalog, hall(&config, &folder)).await?;
 
+    hall.refill().await?;
+
     let shutdown = CancellationToken::new();
     let doors = TaskTracker::new();
     let reloader = Arc::new(Reloader::new(
@@ -224,6 +226,7 @@ fn node(config: &Config) -> Result<kato_node::Config, Error> {
         }
     };
     node.granted = catalog::granted(config).into_iter().collect();
+    node.roots.clone_from(&config.csi.roots);
     Ok(node)
 }
 

@@ -10,6 +10,8 @@ mod crash;
 #[cfg(test)]
 mod csi;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod docker;
 #[cfg(test)]
 mod hall;

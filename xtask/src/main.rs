@@ -13,11 +13,13 @@
 
 mod bench;
 mod conform;
+mod image;
 mod managed_plugin;
 mod nextest;
 mod parts;
 mod peers;
 mod plain;
+mod rootfs;
 mod shell;
 mod soak;
 mod test;
@@ -53,6 +55,8 @@ enum Task {
     Bench(bench::Bench),
     /// Build the managed Docker plugin (root file system and config.json) and create it in dockerd
     ManagedPlugin(managed_plugin::ManagedPlugin),
+    /// Build the container image as a file, without a registry
+    Image(image::Image),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Task::Conform(task) => task.run(&shell),
         Task::Bench(task) => task.run(&shell),
         Task::ManagedPlugin(task) => task.run(&shell),
+        Task::Image(task) => task.run(&shell),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -36,7 +36,7 @@ pub(crate) enum Kind {
 
 /// Modules of the suite of which no two tests run side by side; `.config/nextest.toml` says why, and has them too.
 pub(crate) const ONE_BY_ONE: &[&str] =
-    &["docker::", "host::", "cli::", "backend::", "crash::kills", "csi::identity"];
+    &["docker::", "host::", "cli::", "backend::", "crash::kills", "deploy::image", "csi::"];
 
 /// All parts.
 pub(crate) const PARTS: &[Part] = &[
@@ -75,6 +75,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "csi", budget: 3.0, tells: "the CSI door, by a real gRPC client", kind: Kind::Suite },
     Part { name: "crash", budget: 1.0, tells: "kills at every port call", kind: Kind::Suite },
     Part { name: "cli", budget: 0.5, tells: "the command line against a daemon", kind: Kind::Suite },
+    Part { name: "deploy", budget: 0.5, tells: "what orchestrators are told, the image", kind: Kind::Suite },
     Part { name: "tidy", budget: 0.25, tells: "the project's rules", kind: Kind::Suite },
 ];
 

@@ -20,13 +20,13 @@ const PEERS: &[Peer] = &[
         program: "dockerd",
         package: "docker.io",
         why: "the Docker door is tested by a real dockerd",
-        parts: &["docker", "bench-smoke", "bench"],
+        parts: &["docker", "deploy", "bench-smoke", "bench"],
     },
     Peer {
         program: "docker",
         package: "docker-cli",
         why: "the tests type what a person would; newer Debians package it apart from the daemon",
-        parts: &["docker", "bench-smoke", "bench", "managed-plugin"],
+        parts: &["docker", "deploy", "bench-smoke", "bench", "managed-plugin"],
     },
     Peer {
         program: "podman",
@@ -56,25 +56,36 @@ const PEERS: &[Peer] = &[
         program: "busybox",
         package: "busybox-static",
         why: "the only program inside the containers of the tests, so it must be static",
-        parts: &["docker", "bench-smoke", "bench"],
+        parts: &["docker", "deploy", "bench-smoke", "bench"],
     },
     Peer {
         program: "ip",
         package: "iproute2",
         why: "each test has a network of its own",
-        parts: &["docker", "csi", "cli", "crash", "sandbox", "bench-smoke", "bench"],
+        parts: &["docker", "cli", "crash", "sandbox", "csi", "deploy", "bench-smoke", "bench"],
     },
     Peer {
         program: "mkfs.ext4",
         package: "e2fsprogs",
         why: "volumes with an ext4 filesystem",
-        parts: &["host", "docker", "csi", "crash", "cli", "bench-smoke", "bench", "managed-plugin"],
+        parts: &[
+            "host",
+            "docker",
+            "crash",
+            "cli",
+            "csi",
+            "deploy",
+            "bench-smoke",
+            "bench",
+            "managed-plugin",
+            "image",
+        ],
     },
     Peer {
         program: "mkfs.xfs",
         package: "xfsprogs",
         why: "volumes with an xfs filesystem",
-        parts: &["host", "docker", "csi", "crash", "cli", "managed-plugin"],
+        parts: &["host", "docker", "crash", "cli", "csi", "deploy", "managed-plugin", "image"],
     },
     Peer {
         program: "systemd-analyze",
@@ -92,7 +103,7 @@ const PEERS: &[Peer] = &[
 ];
 
 /// Parts that mount filesystems.
-const NEEDS_ROOT: &[&str] = &["host", "docker", "csi", "crash", "cli", "bench-smoke", "bench"];
+const NEEDS_ROOT: &[&str] = &["host", "docker", "crash", "cli", "csi", "deploy", "bench-smoke", "bench"];
 
 /// Installs what these parts need and this machine lacks.
 pub(crate) fn ensure(shell: &Shell, parts: &[&Part]) -> Fallible {

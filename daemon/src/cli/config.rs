@@ -5,9 +5,12 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Exit, Failure, Global,
-    output::{Format, word, yaml},
+    output::{Format, word},
 };
-use crate::config::{load, print};
+use crate::{
+    config::{load, print},
+    yaml::yaml,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {

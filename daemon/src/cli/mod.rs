@@ -7,6 +7,7 @@ mod class;
 mod client;
 mod complete;
 mod config;
+mod deploy;
 mod doctor;
 mod exit;
 mod filter;
@@ -124,6 +125,9 @@ enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(config::Verb),
+    /// What Kubernetes, Nomad and Mesos have to be told
+    #[command(subcommand)]
+    Deploy(deploy::Verb),
     /// Print a script that completes commands and names: source it from your shell's start-up file
     Completion(complete::Completion),
     /// Explain a command, or `exit-codes`
@@ -182,6 +186,7 @@ pub(crate) fn run() -> Task {
         Command::Doctor(verb) => verb.run(&global),
         Command::Recover(verb) => verb.run(&global),
         Command::Config(verb) => verb.run(&global),
+        Command::Deploy(verb) => verb.run(&global),
         Command::Completion(verb) => verb.run(&global),
         Command::Help { topic } => help(&global, &topic),
     };

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde_json::Value as Json;
 
 use super::exit::Failure;
-use crate::config::environment;
+use crate::{config::environment, yaml::yaml};
 
 /// In which form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -158,79 +158,6 @@ pub(crate) fn word(item: &Json, field: &str) -> String {
     }
 }
 
-/// A value as YAML: block style, and every text that could be read as something else in quotes.
-pub(crate) fn yaml(value: &Json) -> String {
-    let mut text = String::new();
-    match value {
-        Json::Object(map) if !map.is_empty() => yaml_map(map, 0, &mut text),
-        Json::Array(items) if !items.is_empty() => yaml_list(items, 0, &mut text),
-        scalar => text += &format!("{}\n", yaml_scalar(scalar)),
-    }
-    text
-}
-
-fn yaml_map(map: &serde_json::Map<String, Json>, depth: usize, text: &mut String) {
-    for (at, (key, value)) in map.iter().enumerate() {
-        // The first key of a list's entry stands behind its dash.
-        if at > 0 || !text.ends_with("- ") {
-            text.push_str(&"  ".repeat(depth));
-        }
-        text.push_str(&yaml_text(key));
-        yaml_value(value, depth, text);
-    }
-}
-
-fn yaml_value(value: &Json, depth: usize, text: &mut String) {
-    match value {
-        Json::Object(map) if !map.is_empty() => {
-            text.push_str(":\n");
-            yaml_map(map, depth + 1, text);
-        }
-        Json::Array(items) if !items.is_empty() => {
-            text.push_str(":\n");
-            yaml_list(items, depth, text);
-        }
-        scalar => {
-            *text += &format!(": {}\n", yaml_scalar(scalar));
-        }
-    }
-}
-
-fn yaml_list(items: &[Json], depth: usize, text: &mut String) {
-    for item in items {
-        text.push_str(&"  ".repeat(depth));
-        text.push_str("- ");
-        match item {
-            Json::Object(map) if !map.is_empty() => yaml_map(map, depth + 1, text),
-            Json::Array(inner) if !inner.is_empty() => {
-                text.push('\n');
-                yaml_list(inner, depth + 1, text);
-            }
-            scalar => {
-                *text += &format!("{}\n", yaml_scalar(scalar));
-            }
-        }
-    }
-}
-
-fn yaml_scalar(value: &Json) -> String {
-    match value {
-        Json::String(text) => yaml_text(text),
-        Json::Object(_) => "{}".to_owned(),
-        Json::Array(_) => "[]".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// A text, quoted as JSON quotes it (which YAML reads) unless nobody could take it for anything else.
-fn yaml_text(text: &str) -> String {
-    let plain = text.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'));
-    let lower = text.to_ascii_lowercase();
-    let word = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&lower.as_str());
-    if plain && !word { text.to_owned() } else { Json::from(text).to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -250,17 +177,5 @@ mod tests {
         assert_eq!(output(Format::Table, true).table(&items, COLUMNS), "NAME\na\u{fffd}[2J\nlong-name\n");
         let wide = output(Format::Wide, false).table(&items, COLUMNS);
         assert_eq!(wide, "a\u{fffd}[2J       1\nlong-name   -\n");
-    }
-
-    #[test]
-    fn yaml_is_read_as_it_was_meant() {
-        let value = json!({
-            "name": "no", "size": 5, "path": "/a/b", "empty": [], "text": "a: b # c",
-            "holders": [{ "holder": "x", "count": 1 }, { "holder": "123" }],
-            "labels": { "a b": "c" }, "list": ["one", "2"],
-        });
-        let expected = "empty: []\nholders:\n- count: 1\n  holder: x\n- holder: \"123\"\nlabels:\n  \"a b\": c\n\
-                        list:\n- one\n- \"2\"\nname: \"no\"\npath: /a/b\nsize: 5\ntext: \"a: b # c\"\n";
-        assert_eq!(yaml(&value), expected);
     }
 }

@@ -25,7 +25,12 @@ use std::{
 
 use kato_orchestrator::model::{BackendName, Class, ClassName, ClusterId, NodeId};
 
-pub(crate) use self::{keys::span, mistakes::Mistakes, sources::Sources, tree::Node};
+pub(crate) use self::{
+    keys::span,
+    mistakes::Mistakes,
+    sources::Sources,
+    tree::{Node, Origin, Value},
+};
 
 /// What was decided.
 #[derive(Clone, Debug)]

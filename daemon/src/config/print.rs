@@ -217,7 +217,8 @@ fn literal(node: &Node, word: &str) -> String {
     }
 }
 
-fn is_secret(word: &str) -> bool {
+/// Whether a word of a plugin's configuration is the name of a secret.
+pub(crate) fn is_secret(word: &str) -> bool {
     let word = word.to_lowercase();
     let refers = ["file", "environment", "name", "id"].iter().any(|end| word.ends_with(end));
     !refers
