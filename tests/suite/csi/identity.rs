@@ -3,8 +3,8 @@
 use kato_csi::{
     Role,
     protocol::{
-        ControllerGetCapabilitiesRequest, GetPluginCapabilitiesRequest, GetPluginInfoRequest, NodeGetCapabilitiesRequest,
-        ProbeRequest,
+        ControllerGetCapabilitiesRequest, GetPluginCapabilitiesRequest, GetPluginInfoRequest,
+        NodeGetCapabilitiesRequest, ProbeRequest,
     },
 };
 use kato_tests::{csi::Caller, daemon::Daemon, machine::Machine};
@@ -32,11 +32,13 @@ async fn a_role_serves_its_services_and_no_other() {
         let door = door(|config| config.role = role).await;
         let caller = door.caller().await;
         let code = |served: bool| if served { Code::Ok } else { Code::Unimplemented };
-        let controller = caller.controller().controller_get_capabilities(ControllerGetCapabilitiesRequest {}).await;
+        let controller =
+            caller.controller().controller_get_capabilities(ControllerGetCapabilitiesRequest {}).await;
         let node = caller.node().node_get_capabilities(NodeGetCapabilitiesRequest {}).await;
         assert_eq!(controller.err().map_or(Code::Ok, |status| status.code()), code(controls), "{role:?}");
         assert_eq!(node.err().map_or(Code::Ok, |status| status.code()), code(mounts), "{role:?}");
-        let plugin = caller.identity().get_plugin_capabilities(GetPluginCapabilitiesRequest {}).await.unwrap();
+        let plugin =
+            caller.identity().get_plugin_capabilities(GetPluginCapabilitiesRequest {}).await.unwrap();
         assert!(!plugin.into_inner().capabilities.is_empty());
         door.close().await;
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use kato_csi::protocol::{
-    CapacityRange, ControllerPublishVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, ListVolumesRequest,
-    NodePublishVolumeRequest, NodeUnstageVolumeRequest,
+    CapacityRange, ControllerPublishVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest,
+    ListVolumesRequest, NodePublishVolumeRequest, NodeUnstageVolumeRequest,
     volume_capability::{AccessMode, AccessType, MountVolume},
 };
 use tonic::{Code, Status};
@@ -46,8 +46,14 @@ async fn a_wish_for_a_volume_keeps_every_limit() {
         ("name", with(&|request| request.name = "a\u{8}".into())),
         ("name", with(&|request| request.name = "a\u{9f}".into())),
         ("volume_capabilities", with(&|request| request.volume_capabilities.clear())),
-        ("volume_capabilities[0].access_mode", with(&|request| request.volume_capabilities[0].access_mode = None)),
-        ("volume_capabilities[0].access_type", with(&|request| request.volume_capabilities[0].access_type = None)),
+        (
+            "volume_capabilities[0].access_mode",
+            with(&|request| request.volume_capabilities[0].access_mode = None),
+        ),
+        (
+            "volume_capabilities[0].access_type",
+            with(&|request| request.volume_capabilities[0].access_type = None),
+        ),
         ("volume_capabilities[0].access_mode.mode", with(&|request| mode(request, 0))),
         ("volume_capabilities[0].access_mode.mode", with(&|request| mode(request, 99))),
         (
