@@ -80,7 +80,7 @@ pub(crate) fn config(written: Node, mistakes: &mut Vec<Mistake>) -> Option<Confi
     let (docker, admin) = (docker(&root, mistakes), admin(&root, &folders, mistakes));
     let log = log(&root, mistakes);
     let cluster = csi::cluster(&root, mistakes);
-    let csi = csi::csi(&root, cluster, backends.keys(), mistakes);
+    let csi = csi::csi(&root, backends.keys(), mistakes);
     Some(Config {
         store: store?,
         node: node?,

@@ -23,7 +23,6 @@ pub(super) fn cluster(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<C
 /// Understands the section.
 pub(super) fn csi<'a>(
     root: &Scope<'_>,
-    cluster: Option<ClusterId>,
     backends: impl Iterator<Item = &'a BackendName>,
     mistakes: &mut Vec<Mistake>,
 ) -> Csi {
@@ -63,7 +62,6 @@ pub(super) fn csi<'a>(
             mistake.key = "cluster.id".to_owned();
             mistakes.push(mistake);
         }
-        debug_assert!(cluster.is_none() || root.section("cluster").node("id").is_some());
     }
     if enabled {
         for backend in backends.filter(|backend| backend.as_str().contains('/')) {
