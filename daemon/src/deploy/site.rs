@@ -75,10 +75,16 @@ impl Site {
         let names = chosen(config, named)?;
         cluster_id(config)?;
         installable(config, &names)?;
-        let backends = abilities::learn(config, &names)?;
-        let form = form(config, &backends)?;
         let of_ours = |class: &&Class| names.contains(&class.backend);
         let classes: Vec<Class> = config.classes.values().filter(of_ours).cloned().collect();
+        let words = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect::<BTreeSet<_>>();
+        let configuration = Carried::new(
+            config,
+            &words(&mut names.iter().map(BackendName::as_str)),
+            &words(&mut classes.iter().map(|class| class.name.as_str())),
+        )?;
+        let backends = abilities::learn(config, &names)?;
+        let form = form(config, &backends)?;
         let mut notes = Vec::new();
         for class in config.classes.values().filter(|class| !names.contains(&class.backend)) {
             if is_written(config.written.at(["class", class.name.as_str()])) {
@@ -96,12 +102,6 @@ impl Site {
         }
         let of =
             |test: fn(&Backend) -> bool| names.iter().filter_map(|name| config.backends.get(name)).any(test);
-        let words = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect::<BTreeSet<_>>();
-        let configuration = Carried::new(
-            config,
-            &words(&mut names.iter().map(BackendName::as_str)),
-            &words(&mut classes.iter().map(|class| class.name.as_str())),
-        )?;
         let mut ours = config.clone();
         ours.backends.retain(|name, _| names.contains(name));
         Ok(Self {
