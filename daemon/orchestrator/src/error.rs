@@ -175,6 +175,13 @@ impl Error {
         self
     }
 
+    /// The same error, of an effect that is known not to have happened.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        self.finality = Finality::Final;
+        self
+    }
+
     /// The same error, with the word when to ask again.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {

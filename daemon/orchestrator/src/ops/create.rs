@@ -263,6 +263,7 @@ impl House {
             Some(SourceName::Volume(name)) => {
                 let unknown = || Error::not_found(format!("there is no volume \"{name}\" to make it from"));
                 let id = self.find_volume(name).await?.ok_or_else(unknown)?;
+                self.learn_filesystem(id).await?;
                 let volume = self.journal.family(id).await?.value.volume.ok_or_else(unknown)?;
                 if volume.state != VolumeState::Ready {
                     return Err(Error::precondition(format!(

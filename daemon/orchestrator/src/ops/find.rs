@@ -11,11 +11,12 @@ use std::sync::Arc;
 use crate::{
     Mark, SnapshotMark,
     error::{Error, Kind},
+    hall::Role,
     house::House,
     journal::contended,
     model::{
-        BackendName, CapacityRange, ClusterId, Handle, Keeping, SnapshotId, SnapshotName, SnapshotRef, Token,
-        Volume, VolumeId, VolumeName, VolumeRef, VolumeState, Wanted,
+        BackendName, CapacityRange, ClusterId, FsState, Handle, Keeping, SnapshotId, SnapshotName,
+        SnapshotRef, Token, Volume, VolumeId, VolumeName, VolumeRef, VolumeState, Wanted,
     },
     ops::{Loan, mount::unknown},
     ports::{
@@ -24,6 +25,7 @@ use crate::{
     },
     records::keys,
     recover::Sources,
+    steps::backend::which,
 };
 
 impl House {
@@ -53,6 +55,34 @@ impl House {
     /// The same, where there has to be one.
     pub(crate) async fn require_volume(self: &Arc<Self>, which: &VolumeRef) -> Result<VolumeId, Error> {
         self.find_volume(which).await?.ok_or_else(|| unknown(which))
+    }
+
+    /// Learns from the mark at the backend that there is something on a volume by now. Where nodes keep records of their
+    /// own, nobody else tells this house.
+    pub(crate) async fn learn_filesystem(self: &Arc<Self>, id: VolumeId) -> Result<(), Error> {
+        if self.config.role != Role::Controller {
+            return Ok(());
+        }
+        let volume = self.journal.family(id).await?.value.volume;
+        let Some(volume) =
+            volume.filter(|one| one.filesystem.state != FsState::Formatted && one.handle.is_some())
+        else {
+            return Ok(());
+        };
+        let backend = self.backend(&volume.backend).await?;
+        let found = backend.inspect(vec![which(self, &volume)]).await?.into_iter().next().flatten();
+        if found.and_then(|made| Mark::decode(&made.mark).ok()).is_none_or(|mark| !mark.formatted) {
+            return Ok(());
+        }
+        self.journal
+            .edit_family(id, Durability::Lazy, |family, _| {
+                if let Some(volume) = family.volume.as_mut() {
+                    volume.filesystem.state = FsState::Formatted;
+                }
+                Ok(())
+            })
+            .await
+            .map(drop)
     }
 
     async fn take_up_volume(

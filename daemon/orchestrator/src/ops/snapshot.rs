@@ -68,6 +68,7 @@ impl House {
 
     async fn record_snapshot(self: &Arc<Self>, id: SnapshotId, wish: &CreateSnapshot) -> Result<(), Error> {
         let source = self.require_volume(&wish.volume).await?;
+        self.learn_filesystem(source).await?;
         let now = self.now();
         let catalog = self.catalog();
         self.journal

@@ -72,6 +72,10 @@ pub(super) async fn create(house: &Arc<House>, volume: &Volume) -> Result<(), Er
         Ok(Copied::Later(pending)) => later(house, volume, &pending, Durability::Durable).await,
         Ok(Copied::Unwanted) => Ok(()),
         Err(error) if error.token_burnt => edit_volume(house, volume, Durability::Durable, raise).await,
+        // Of what was found before this wish nothing is made: that it is another is known for good.
+        Err(error) if volume.handle.is_some() && error.kind == Kind::AlreadyExists => {
+            refused(house, volume, error.settled()).await
+        }
         Err(error) if error.is_final() => refused(house, volume, error).await,
         Err(error) => Err(error),
     }

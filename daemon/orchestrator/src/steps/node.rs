@@ -10,7 +10,7 @@ use crate::{
     house::House,
     mark::Mark,
     model::{
-        AttachmentState, Connection, FsState, Hold, HolderId, Intent, Mount, MountState, NodeId,
+        AttachmentState, Connection, FsState, Hold, HolderId, Intent, Keeping, Mount, MountState, NodeId,
         PublicationState, Target, Volume, VolumeState,
     },
     ops::unmount::take_down,
@@ -41,6 +41,10 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
     let connection = connection(house, family)?;
     let backend = house.backend(&volume.backend).await?;
     let resumed = volume.filesystem.state == FsState::Formatting;
+    if !resumed && volume.keeping == Keeping::Borrowed && is_begun_by_the_mark(house, volume).await? {
+        // Another node, or this one in an earlier life, has begun with it since whoever lent it looked.
+        return set_filesystem(house, volume, FsState::Formatted).await;
+    }
     if !resumed {
         mark_begun(house, volume).await?;
         set_filesystem(house, volume, FsState::Formatting).await?;
@@ -55,6 +59,13 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
         return Err(error);
     }
     set_filesystem(house, volume, FsState::Formatted).await
+}
+
+/// Whether the mark at the backend says that there is, or may be, something on a volume.
+async fn is_begun_by_the_mark(house: &House, volume: &Volume) -> Result<bool, Error> {
+    let backend = house.backend(&volume.backend).await?;
+    let found = backend.inspect(vec![which(house, volume)]).await?.into_iter().next().flatten();
+    Ok(found.and_then(|made| Mark::decode(&made.mark).ok()).is_some_and(|mark| mark.formatted))
 }
 
 /// Marks at the backend that there is, or may be, something on a volume by now.

@@ -64,10 +64,11 @@ impl Plugin {
         Ok(found)
     }
 
-    async fn absent_snapshot(&self, token: &Token) -> Found {
+    async fn absent_snapshot(&self, token: &Token, mark: &str) -> Found {
         let which = Which { token: token.clone(), handle: None };
         match self.look_at_snapshots(&[which]).await.as_deref() {
             Ok([None]) => Found::Nothing,
+            Ok([Some(shot)]) if !shot.mark.is_empty() && shot.mark != mark => Found::Nothing,
             Ok(_) | Err(_) => Found::Perhaps,
         }
     }
@@ -298,7 +299,7 @@ impl Snapshots for Plugin {
 
     async fn cut(&self, wish: Cut) -> Result<Effect<Shot>, Error> {
         let wire = convert::cut_to_wire(&wish);
-        let (token, volume, resume) = (wish.token, wish.volume, wish.resume);
+        let (token, mark, volume, resume) = (wish.token, wish.mark, wish.volume, wish.resume);
         let answer = self
             .effect(
                 "snapshots.cut",
@@ -309,7 +310,7 @@ impl Snapshots for Plugin {
                             .await
                     })
                 },
-                async { self.absent_snapshot(&token).await },
+                async { self.absent_snapshot(&token, &mark).await },
             )
             .await?;
         match answer {

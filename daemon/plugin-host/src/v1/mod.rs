@@ -202,11 +202,12 @@ impl Plugin {
         error.about(self.caller.subject()).pending()
     }
 
-    /// Whether nothing stands under this token.
-    async fn absent(&self, token: &Token) -> Found {
+    /// Whether nothing stands under this token, or something that carries another mark, so that another wish made it.
+    async fn absent(&self, token: &Token, mark: &str) -> Found {
         let which = Which { token: token.clone(), handle: None };
         match self.look(&[which]).await.as_deref() {
             Ok([None]) => Found::Nothing,
+            Ok([Some(made)]) if !made.mark.is_empty() && made.mark != mark => Found::Nothing,
             Ok(_) | Err(_) => Found::Perhaps,
         }
     }
@@ -251,7 +252,7 @@ impl Backend for Plugin {
 
     async fn create(&self, wish: Create) -> Result<Effect<Made>, Error> {
         let wire = convert::create_to_wire(&wish);
-        let (token, size, resume) = (wish.token, wish.size, wish.resume);
+        let (token, mark, size, resume) = (wish.token, wish.mark, wish.size, wish.resume);
         let answer = self
             .effect(
                 "volumes.create",
@@ -268,7 +269,7 @@ impl Backend for Plugin {
                         }))
                     })
                 },
-                async { self.absent(&token).await },
+                async { self.absent(&token, &mark).await },
             )
             .await?;
         let (connectable, answer) = answer;
