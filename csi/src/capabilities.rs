@@ -12,25 +12,12 @@ use kato_orchestrator::{
 use crate::{
     config::{Config, Role},
     protocol::{
-        self as wire, ControllerServiceCapability, GroupControllerServiceCapability, NodeServiceCapability,
-        PluginCapability,
+        ControllerServiceCapability, NodeServiceCapability, PluginCapability,
         controller_service_capability::{self as controller, rpc::Type as Controls},
-        group_controller_service_capability::{self as group, rpc::Type as Groups},
         node_service_capability::{self as node, rpc::Type as Mounts},
         plugin_capability::{self as plugin, service::Type as Serves, volume_expansion::Type as Expands},
     },
 };
-
-/// Services that are not derived from an ability alone: whether their files serve anything.
-#[derive(Clone, Copy, Debug)]
-struct Served {
-    /// `group.rs`.
-    groups: bool,
-    /// `snapshot_metadata.rs`.
-    metadata: bool,
-}
-
-const SERVED: Served = Served { groups: false, metadata: false };
 
 /// Everything that we claim, each once and in the order of the specification's numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +25,6 @@ pub struct Claims {
     services: Vec<Serves>,
     expansion: Option<Expands>,
     controller: Vec<Controls>,
-    group: Vec<Groups>,
     node: Vec<Mounts>,
 }
 
@@ -48,10 +34,10 @@ impl Claims {
     pub fn of(config: &Config, catalog: &Catalog) -> Self {
         let backends =
             catalog.backends.values().map(|backend| backend.describe().abilities).collect::<Vec<_>>();
-        Self::derive(config.role, config.stage, &backends, SERVED)
+        Self::derive(config.role, config.stage, &backends)
     }
 
-    fn derive(role: Role, stage: bool, backends: &[Abilities], served: Served) -> Self {
+    fn derive(role: Role, stage: bool, backends: &[Abilities]) -> Self {
         let some = |ability: fn(&Abilities) -> bool| backends.iter().any(ability);
         let (controls, mounts) = (role.controls(), role.mounts());
         let attachments = some(|abilities| abilities.attachments);
@@ -60,17 +46,11 @@ impl Claims {
         let grow = some(|abilities| abilities.grow.is_some());
         // OFFLINE says that what is published is never grown; so ONLINE has to be true of all that grow at all.
         let offline = some(|abilities| abilities.grow == Some(Growing::Offline));
-        let groups = served.groups && controls && snapshots;
         Self {
             services: claimed([
                 (Serves::ControllerService, controls),
                 // There always is a topology: the node itself is a part of it.
                 (Serves::VolumeAccessibilityConstraints, true),
-                (Serves::GroupControllerService, groups),
-                (
-                    Serves::SnapshotMetadataService,
-                    served.metadata && controls && some(|abilities| abilities.block_data),
-                ),
             ]),
             expansion: grow.then_some(if offline { Expands::Offline } else { Expands::Online }),
             controller: claimed([
@@ -91,7 +71,6 @@ impl Claims {
                 (Controls::GetVolumeHealth, controls && health),
                 (Controls::ListVolumeHealth, controls && health),
             ]),
-            group: claimed([(Groups::CreateDeleteGetVolumeGroupSnapshot, groups)]),
             // VOLUME_MOUNT_GROUP is never claimed: kubelet would leave the group of every file to us, and no
             // filesystem of ours has an option for it.
             node: claimed([
@@ -146,10 +125,8 @@ impl Claims {
                 "csi-snapshotter",
                 controls(Controls::CreateDeleteSnapshot)
                     || controls(Controls::ListSnapshots)
-                    || controls(Controls::GetSnapshot)
-                    || self.group != now.group,
+                    || controls(Controls::GetSnapshot),
             ),
-            ("csi-snapshot-metadata", services),
             ("node-driver-registrar", services || self.node != now.node),
         ];
         claimed(whom)
@@ -170,15 +147,6 @@ impl Claims {
         let claim = |claim: &Controls| controller::Type::Rpc(controller::Rpc { r#type: (*claim).into() });
         let claims = self.controller.iter().map(claim);
         claims.map(|claim| ControllerServiceCapability { r#type: Some(claim) }).collect()
-    }
-
-    pub(crate) fn group_to_wire(&self) -> Vec<GroupControllerServiceCapability> {
-        let claim = |claim: &Groups| group::Type::Rpc(group::Rpc { r#type: (*claim).into() });
-        self.group
-            .iter()
-            .map(claim)
-            .map(|claim| wire::GroupControllerServiceCapability { r#type: Some(claim) })
-            .collect()
     }
 
     pub(crate) fn node_to_wire(&self) -> Vec<NodeServiceCapability> {
@@ -214,7 +182,7 @@ mod tests {
     };
 
     fn claims(role: Role, stage: bool, backends: &[Abilities]) -> Claims {
-        Claims::derive(role, stage, backends, Served { groups: true, metadata: true })
+        Claims::derive(role, stage, backends)
     }
 
     #[test]
@@ -265,10 +233,10 @@ mod tests {
         let numbers: Vec<_> = all.node.iter().map(|claim| i32::from(*claim)).collect();
         assert_eq!(numbers, [1, 2, 3, 5, 7, 8], "4 is gone and 6, VOLUME_MOUNT_GROUP, is never claimed");
         let numbers: Vec<_> = all.services.iter().map(|claim| i32::from(*claim)).collect();
-        assert_eq!(numbers, [1, 2, 3, 4]);
-        assert_eq!(all.plugin_to_wire().len(), 5);
+        assert_eq!(numbers, [1, 2]);
+        assert_eq!(all.plugin_to_wire().len(), 3);
         assert_eq!(all.controller_to_wire().len(), 16);
-        assert_eq!((all.group_to_wire().len(), all.node_to_wire().len()), (1, 6));
+        assert_eq!(all.node_to_wire().len(), 6);
     }
 
     #[test]
@@ -277,7 +245,7 @@ mod tests {
         let controller = claims(Role::Controller, true, &backends);
         assert!(controller.node.is_empty() && controller.services.contains(&Serves::ControllerService));
         let node = claims(Role::Node, true, &backends);
-        assert!(node.controller.is_empty() && node.group.is_empty());
+        assert!(node.controller.is_empty());
         assert_eq!(node.services, [Serves::VolumeAccessibilityConstraints]);
         let unstaged = claims(Role::Node, false, &backends);
         assert!(!unstaged.node.contains(&Mounts::StageUnstageVolume));
@@ -292,14 +260,6 @@ mod tests {
         assert_eq!(of(&[None]), None);
         assert_eq!(of(&[None, Some(Growing::Online)]), Some(Expands::Online));
         assert_eq!(of(&[Some(Growing::Offline), Some(Growing::Online)]), Some(Expands::Offline));
-    }
-
-    #[test]
-    fn services_that_are_not_there_are_not_claimed() {
-        let backends = [Abilities { snapshots: true, block_data: true, ..NOTHING }];
-        let claims = Claims::derive(Role::All, true, &backends, Served { groups: false, metadata: false });
-        assert!(claims.group.is_empty());
-        assert_eq!(claims.services, [Serves::ControllerService, Serves::VolumeAccessibilityConstraints]);
     }
 
     #[test]

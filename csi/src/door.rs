@@ -21,25 +21,19 @@
 use std::{
     fmt,
     path::Path,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{self, Poll},
     time::Duration,
 };
 
-use futures_util::Stream;
 use kato_orchestrator::{Error, Kind, Orchestrator, ops::Context};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::Semaphore,
     time::{Instant, timeout},
 };
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument, Span, field::Empty};
 
@@ -54,12 +48,6 @@ use crate::{
 
 /// How much longer than the hall this room waits, in case the hall does not keep its deadline.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// How long a stream may take whose client names no deadline.
-const STREAM_WAIT: Duration = Duration::from_secs(600);
-
-/// How many messages of a stream may wait for a client that reads slowly.
-const STREAM_AHEAD: usize = 4;
 
 /// What a service's method answers.
 pub(crate) type Answer<T> = Result<Response<T>, Status>;
@@ -134,42 +122,6 @@ impl Door {
         let broken = broken.pending();
         span.in_scope(|| log(operation, &broken));
         Err(error::to_wire(operation, &broken, &id))
-    }
-
-    /// Has a call carried out whose answer is many messages, which the work sends one by one.
-    pub(crate) async fn stream<R, A, W, F>(
-        self: &Arc<Self>,
-        request: Request<R>,
-        work: W,
-    ) -> Answer<Messages<A>>
-    where
-        R: Asked,
-        A: Checked + Send + 'static,
-        W: FnOnce(Arc<Self>, Context, R, Outlet<A>) -> F + Send + 'static,
-        F: Future<Output = Result<(), Error>> + Send,
-    {
-        let wait = patience(request.metadata()).unwrap_or(STREAM_WAIT);
-        let visit = Visit::begin(self, request.get_ref(), wait);
-        let gone = visit.ctx.abandoned.clone().drop_guard();
-        let (sender, receiver) = mpsc::channel(STREAM_AHEAD);
-        let span = visit.span.clone();
-        self.tasks.spawn(
-            async move {
-                let outlet = Outlet { sender: sender.clone(), abandoned: visit.ctx.abandoned.clone() };
-                let outcome = match visit.admit(request.get_ref()).await {
-                    Ok(_admitted) => {
-                        work(Arc::clone(&visit.door), visit.ctx.clone(), request.into_inner(), outlet).await
-                    }
-                    Err(error) => Err(error),
-                };
-                if let Err(status) = visit.end(outcome) {
-                    // Nobody is left to be told when this fails.
-                    drop(sender.send(Err(status)).await);
-                }
-            }
-            .instrument(span),
-        );
-        Ok(Response::new(Messages { receiver, _gone: gone }))
     }
 }
 
@@ -248,40 +200,6 @@ impl Visit {
         let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
         metric::served(&self.door.config.name, self.operation, code, self.started.elapsed());
         outcome
-    }
-}
-
-/// The way out for the messages of a stream.
-#[derive(Debug)]
-pub(crate) struct Outlet<A> {
-    sender: mpsc::Sender<Result<A, Status>>,
-    abandoned: CancellationToken,
-}
-
-impl<A: Checked> Outlet<A> {
-    /// Sends a message, or tells that nobody listens any more.
-    pub(crate) async fn send(&self, message: A) -> Result<(), Error> {
-        message.check().map_err(|fault| fault.of_answer())?;
-        let sent = tokio::select! {
-            sent = self.sender.send(Ok(message)) => sent.is_ok(),
-            () = self.abandoned.cancelled() => false,
-        };
-        if sent { Ok(()) } else { Err(Error::timeout("whoever asked has hung up")) }
-    }
-}
-
-/// The messages of a stream.
-#[derive(Debug)]
-pub(crate) struct Messages<A> {
-    receiver: mpsc::Receiver<Result<A, Status>>,
-    _gone: DropGuard,
-}
-
-impl<A> Stream for Messages<A> {
-    type Item = Result<A, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
-        self.receiver.poll_recv(cx)
     }
 }
 

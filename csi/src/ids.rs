@@ -1,9 +1,6 @@
 //! What volumes and snapshots are called outside: `<backend>/<handle>`. The name of a backend has no slash, a handle may
 //! have some. Nothing has to be looked up to understand such an id: a controller whose records are gone knows what is
 //! meant, and so does another one.
-//!
-//! A group of snapshots is `<backend>/group/<key>`, where the key is the backend's handle of the group, or the token that
-//! its snapshots were cut by where the backend knows no groups.
 
 use kato_orchestrator::{
     Error,
@@ -12,9 +9,6 @@ use kato_orchestrator::{
 
 use crate::rules::TEXT_LIMIT;
 
-/// What lies between the backend and the key of a group.
-const GROUP: &str = "group/";
-
 /// A volume or a snapshot, as the outside calls it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ThingId {
@@ -22,15 +16,6 @@ pub(crate) struct ThingId {
     pub(crate) backend: BackendName,
     /// What it is called there.
     pub(crate) handle: Handle,
-}
-
-/// A group of snapshots, as the outside calls it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GroupId {
-    /// Where its snapshots live.
-    pub(crate) backend: BackendName,
-    /// What it is called there.
-    pub(crate) key: Handle,
 }
 
 impl ThingId {
@@ -43,21 +28,7 @@ impl ThingId {
 
     /// The id as text, if it is short enough to leave.
     pub(crate) fn to_wire(&self) -> Result<String, Error> {
-        join(&self.backend, "", &self.handle)
-    }
-}
-
-impl GroupId {
-    /// What this id means.
-    pub(crate) fn from_wire(text: &str) -> Result<Self, Error> {
-        let (backend, handle) = split(text)?;
-        let key = handle.as_str().strip_prefix(GROUP).and_then(|key| Handle::parse(key).ok());
-        Ok(Self { backend, key: key.ok_or_else(|| foreign(text))? })
-    }
-
-    /// The id as text, if it is short enough to leave.
-    pub(crate) fn to_wire(&self) -> Result<String, Error> {
-        join(&self.backend, GROUP, &self.key)
+        join(&self.backend, &self.handle)
     }
 }
 
@@ -67,14 +38,14 @@ fn split(text: &str) -> Result<(BackendName, Handle), Error> {
     Ok((backend, Handle::parse(handle).map_err(|_| foreign(text))?))
 }
 
-fn join(backend: &BackendName, between: &str, handle: &Handle) -> Result<String, Error> {
+fn join(backend: &BackendName, handle: &Handle) -> Result<String, Error> {
     if backend.as_str().contains('/') {
         return Err(Error::precondition(
             "a backend whose name has a slash cannot be reached by CSI: rename it",
         )
         .about(format!("backend {backend}")));
     }
-    let text = format!("{backend}/{between}{handle}");
+    let text = format!("{backend}/{handle}");
     if text.len() > TEXT_LIMIT {
         return Err(Error::precondition(format!(
             "the id \"{text}\" has {} bytes, and CSI allows {TEXT_LIMIT}: give the backend a shorter name",
@@ -105,11 +76,6 @@ mod tests {
             let written = id("local", handle);
             assert_eq!(ThingId::from_wire(&written.to_wire().unwrap()).unwrap(), written, "{handle}");
         }
-        let group = GroupId {
-            backend: BackendName::parse("local").unwrap(),
-            key: Handle::parse("group/kato-x").unwrap(),
-        };
-        assert_eq!(GroupId::from_wire(&group.to_wire().unwrap()).unwrap(), group);
     }
 
     #[test]
@@ -117,10 +83,6 @@ mod tests {
         let long = format!("{}/x", "b".repeat(64));
         for text in ["", "x", "/x", "x/", "a\0/x", "a/\u{7}", long.as_str()] {
             assert_eq!(ThingId::from_wire(text).unwrap_err().kind, Kind::NotFound, "{text:?}");
-            assert!(GroupId::from_wire(text).is_err(), "{text:?}");
-        }
-        for text in ["local/x", "local/group/", "local/groups/x"] {
-            assert_eq!(GroupId::from_wire(text).unwrap_err().kind, Kind::NotFound, "{text:?}");
         }
     }
 

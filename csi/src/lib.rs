@@ -15,7 +15,6 @@ mod convert;
 mod door;
 mod error;
 mod flight;
-mod group;
 mod health;
 mod identity;
 mod ids;
@@ -31,7 +30,6 @@ pub mod protocol;
 mod rules;
 mod seal;
 mod server;
-mod snapshot_metadata;
 mod snapshots;
 mod volumes;
 

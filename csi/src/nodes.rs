@@ -71,11 +71,6 @@ impl NodeName {
         }
         text
     }
-
-    /// What a backend calls it.
-    pub(crate) fn in_backend(&self, backend: &BackendName) -> &str {
-        self.names.get(backend).map_or(self.id.as_str(), String::as_str)
-    }
 }
 
 /// Letters, digits and a few marks stay; everything else is `%` and two hex digits for each byte.
@@ -175,8 +170,6 @@ mod tests {
             assert_eq!(NodeName::from_wire(&hostile.to_wire().unwrap()).unwrap(), hostile);
         }
         assert_eq!(NodeName::from_wire(&plain.to_wire().unwrap()).unwrap(), plain);
-        assert_eq!(plain.in_backend(&BackendName::parse("ebs").unwrap()), "i-0123");
-        assert_eq!(plain.in_backend(&BackendName::parse("local").unwrap()), "node-1");
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(crate) fn to_wire(list: List, filter: Filter<'_>, key: &str) -> Result<Strin
 }
 
 /// The most bytes that the key of a page may have.
+#[cfg(test)]
 pub(crate) const KEY_LIMIT: usize = TEXT_LIMIT - CHECK - 1;
 
 fn check(list: List, filter: Filter<'_>, key: &str) -> String {
