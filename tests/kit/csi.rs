@@ -7,9 +7,10 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, BufMut as _, Bytes};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use kato_csi::{
@@ -28,7 +29,13 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Request, Response, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
+    transport::{self, Channel, Endpoint, Uri},
+};
 use tower::{ServiceExt as _, service_fn};
 
 /// A door that is served.
@@ -76,15 +83,20 @@ impl CsiDoor {
 pub struct Caller(Channel);
 
 impl Caller {
-    /// Connects.
+    /// Connects to somebody who is surely there.
     pub async fn at(socket: &Path) -> Self {
+        Self::reach(socket).await.expect("the door answers")
+    }
+
+    /// Connects, if somebody is there.
+    pub async fn reach(socket: &Path) -> Result<Self, transport::Error> {
         let socket = socket.to_owned();
         let connect = service_fn(move |_: Uri| {
             let socket = socket.clone();
             async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
         });
         let endpoint = Endpoint::from_static("http://csi.sock");
-        Self(endpoint.connect_with_connector(connect).await.expect("the door answers"))
+        endpoint.connect_with_connector(connect).await.map(Self)
     }
 
     /// The service of this name.
@@ -117,6 +129,23 @@ impl Caller {
         NodeClient::new(self.0.clone())
     }
 
+    /// Sends a message as bare bytes, and answers with one; for calls of which only the description is known.
+    pub async fn ask(
+        &self,
+        path: &str,
+        message: &[u8],
+        deadline: Option<Duration>,
+    ) -> Result<Vec<u8>, Status> {
+        let mut client = Grpc::new(self.0.clone());
+        client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let mut request = Request::new(message.to_vec());
+        if let Some(deadline) = deadline {
+            request.set_timeout(deadline);
+        }
+        let path = PathAndQuery::try_from(path).expect("a path");
+        client.unary(request, path, Bare).await.map(Response::into_inner)
+    }
+
     /// Sends a message as bare bytes, and tells the status's number.
     pub async fn raw(&self, path: &str, message: &[u8]) -> i32 {
         let mut body = vec![0];
@@ -132,5 +161,43 @@ impl Caller {
         let told = body.trailers().and_then(|trailers| trailers.get("grpc-status"));
         let status = told.or(head.headers.get("grpc-status")).expect("a status");
         status.to_str().ok().and_then(|status| status.parse().ok()).expect("a number")
+    }
+}
+
+/// Messages as they are on the wire.
+#[derive(Clone, Copy, Debug)]
+struct Bare;
+
+impl Codec for Bare {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Bare {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, message: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put_slice(&message);
+        Ok(())
+    }
+}
+
+impl Decoder for Bare {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining()).to_vec()))
     }
 }

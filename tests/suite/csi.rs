@@ -3,14 +3,17 @@
 //!
 //! What becomes of the calls is tried on houses of `ground.rs`: the `local` plugin as the daemon carries it, a real node
 //! with loop devices, and doors of any role: `volumes` is what a controller is asked, `nodes` staging and publishing, then
-//! `growth`, `snapshots`, and `lost`, what holds while a controller's records are lost at any moment.
+//! `growth`, `snapshots`, `lost`, what holds while a controller's records are lost at any moment, and `replay`, what real
+//! callers do. `kills` kills the shipped program under load.
 
 mod ground;
 mod growth;
 mod identity;
+mod kills;
 mod limits;
 mod lost;
 mod nodes;
+mod replay;
 mod snapshots;
 mod volumes;
 mod wire;

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the crash suite with its full number of kills. The number crosses to the suite as
+//! `cargo xtask soak [PART]`: the crash suite, and the CSI door's kills, with their full number of kills. The number crosses to the suite as
 //! `KATO_TEST_KILLS`; without it the suite takes the small sample that `test` can afford.
 
 use clap::Args;
@@ -14,18 +14,28 @@ pub(crate) struct Soak {
     /// How many times to kill in each story
     #[arg(long, default_value_t = 500)]
     kills: u32,
+    /// What is killed; both when neither is named
+    #[arg(value_parser = ["crash", "csi"])]
+    part: Option<String>,
 }
 
 impl Soak {
     pub(crate) fn run(&self, shell: &Shell) -> Fallible {
         shell.ensure_guest_target()?;
-        peers::ensure_for(shell, &["crash"])?;
+        peers::ensure_for(shell, &["crash", "csi"])?;
+        let (crash, csi) = ("crash::", "csi::kills::");
+        let chosen = match self.part.as_deref() {
+            Some("crash") => vec![crash],
+            Some(_) => vec![csi],
+            None => vec![crash, csi],
+        };
         parts::build(shell)?;
         let mut command = if find_program("cargo-nextest").is_some() {
-            let filter = "binary_id(kato-tests::suite) & test(/^crash::/)";
-            shell.cargo(&["nextest", "run", "--locked", "--workspace", "--profile", "soak", "-E", filter])
+            let filter = format!("binary_id(kato-tests::suite) & test(/^({})/)", chosen.join("|"));
+            shell.cargo(&["nextest", "run", "--locked", "--workspace", "--profile", "soak", "-E", &filter])
         } else {
-            shell.cargo(&["test", "--locked", "--workspace", "--test", "suite", "--", "crash::"])
+            let line = ["test", "--locked", "--workspace", "--test", "suite", "--"];
+            shell.cargo(&[&line[..], &chosen[..]].concat())
         };
         run(command.env("KATO_TEST_KILLS", self.kills.to_string()))
     }

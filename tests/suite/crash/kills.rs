@@ -41,7 +41,7 @@ fn kills_under_load_lose_and_leak_no_image() {
     killed_under_load(&json!({"class": "ext4", "size": "32MiB"}), Some(32), 2);
 }
 
-fn kills() -> u32 {
+pub(crate) fn kills() -> u32 {
     std::env::var("KATO_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12)
 }
 
@@ -87,7 +87,7 @@ fn killed_under_load(options: &Value, size: Option<u64>, seed: u64) {
     }
 }
 
-fn nothing_is_left(machine: &Machine, daemon: &Daemon<'_>) {
+pub(crate) fn nothing_is_left(machine: &Machine, daemon: &Daemon<'_>) {
     let findings = daemon.kato(&["doctor", "-o", "json"]);
     let findings: Value = serde_json::from_slice(&findings.stdout).unwrap();
     assert_eq!(findings, json!([]), "the doctor found something");
@@ -289,10 +289,10 @@ fn check(volume: &Volume, path: &Path) {
 
 /// Chance from a seed.
 #[derive(Debug)]
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit.max(1)
     }

@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,13 +24,13 @@ use kato_orchestrator::{
     Catalog, Config, Error, Orchestrator, Ports, Role,
     model::{BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, Handle, NodeId},
     ports::{
-        Backend, Store,
+        Backend, Ids, Store,
         backend::{
             Attached, Attachments, Check, Create, Cutting, Description, Effect, Extras, Grow, Made,
             NodeFacts, Page, Snapshots, Which,
         },
     },
-    testing::{FakeClock, FakeIds},
+    testing::FakeClock,
 };
 use kato_store::MemoryStore;
 use kato_tests::csi::CsiDoor;
@@ -46,6 +49,16 @@ pub(super) struct Plan<'g> {
     pub(super) attached: Option<Reach>,
     pub(super) store: Arc<dyn Store>,
     pub(super) stage: bool,
+}
+
+/// Ids that no house of this process gave before: those of another life are others.
+struct Fresh;
+
+impl Ids for Fresh {
+    fn next(&self) -> u128 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        u128::from(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// Which node each volume is attached to; the same for all houses of one ground.
@@ -92,7 +105,7 @@ impl<'g> Plan<'g> {
             store: self.store,
             host: Arc::new(host),
             clock: Arc::new(FakeClock::default()),
-            ids: Arc::new(FakeIds::default()),
+            ids: Arc::new(Fresh),
         };
         let hall_config = Config {
             node: NodeId::parse(self.node).unwrap(),
