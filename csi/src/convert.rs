@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use kato_orchestrator::{
     Error,
     model::{
-        Bytes, CapacityRange, ClassName, FsType, Keeping, Snapshot, SnapshotName, SnapshotRef, SnapshotState,
-        Timestamp, VolumeName, VolumeRef,
+        Bytes, CapacityRange, ClassName, FsType, Keeping, NodeId, Snapshot, SnapshotName, SnapshotRef,
+        SnapshotState, Timestamp, VolumeName, VolumeRef,
     },
     ops::{Access, CreateSnapshot, CreateVolume, NodeAddress, SourceName, VolumeView},
 };
@@ -25,6 +25,9 @@ use crate::{
         volume_content_source,
     },
 };
+
+/// The word of a place that names a node.
+const NODE: &str = "node";
 
 /// The parameter that names the class.
 const CLASS: &str = "class";
@@ -159,7 +162,8 @@ pub(crate) fn create_from_wire(door: &Door, request: &CreateVolumeRequest) -> Re
         Some(fs) => Some(fs),
         None => fstype.as_deref().map(FsType::parse).transpose().map_err(|error| error.about(FSTYPE))?,
     };
-    let source = request.volume_content_source.as_ref().map(source_from_wire).transpose()?;
+    let source =
+        request.volume_content_source.as_ref().map(|source| source_from_wire(door, source)).transpose()?;
     Ok(CreateVolume {
         class,
         size: range_from_wire(request.capacity_range.as_ref()),
@@ -190,13 +194,13 @@ pub(crate) fn notes_from_wire(
     (notes, fstype)
 }
 
-fn source_from_wire(source: &VolumeContentSource) -> Result<SourceName, Error> {
+fn source_from_wire(door: &Door, source: &VolumeContentSource) -> Result<SourceName, Error> {
     match &source.r#type {
         Some(volume_content_source::Type::Snapshot(snapshot)) => {
-            snapshot_from_wire(&snapshot.snapshot_id).map(SourceName::Snapshot)
+            snapshot_from_wire(door, &snapshot.snapshot_id).map(SourceName::Snapshot)
         }
         Some(volume_content_source::Type::Volume(volume)) => {
-            volume_from_wire(&volume.volume_id).map(SourceName::Volume)
+            volume_from_wire(door, &volume.volume_id).map(SourceName::Volume)
         }
         None => Err(Error::invalid("the source of the volume is missing: name a snapshot or a volume")),
     }
@@ -220,14 +224,23 @@ pub(crate) fn place_from_wire(door: &Door, place: Option<&Topology>) -> BTreeMap
     place.map(|place| nodes::words_from_wire(&door.config.name, &place.segments)).unwrap_or_default()
 }
 
-/// The volume that an id means.
-pub(crate) fn volume_from_wire(id: &str) -> Result<VolumeRef, Error> {
+/// The volume that an id means; refused where it lies on another node.
+pub(crate) fn volume_from_wire(door: &Door, id: &str) -> Result<VolumeRef, Error> {
+    let id = ThingId::from_wire(id)?;
+    id.require_here(door.orchestrator.node())?;
+    Ok(VolumeRef::Handle(id.backend, id.handle))
+}
+
+/// The volume that an id means, wherever it lies: for taking back what is here of it.
+pub(crate) fn anywhere_from_wire(id: &str) -> Result<VolumeRef, Error> {
     ThingId::from_wire(id).map(|id| VolumeRef::Handle(id.backend, id.handle))
 }
 
-/// The snapshot that an id means.
-pub(crate) fn snapshot_from_wire(id: &str) -> Result<SnapshotRef, Error> {
-    ThingId::from_wire(id).map(|id| SnapshotRef::Handle(id.backend, id.handle))
+/// The snapshot that an id means; refused where it lies on another node.
+pub(crate) fn snapshot_from_wire(door: &Door, id: &str) -> Result<SnapshotRef, Error> {
+    let id = ThingId::from_wire(id)?;
+    id.require_here(door.orchestrator.node())?;
+    Ok(SnapshotRef::Handle(id.backend, id.handle))
 }
 
 /// The node that an id means.
@@ -242,7 +255,8 @@ pub(crate) fn id_to_wire(view: &VolumeView) -> Result<String, Error> {
         .handle
         .clone()
         .ok_or_else(|| Error::busy("its backend has not said yet what it calls the volume: try again"))?;
-    ThingId { backend: view.volume.backend.clone(), handle }.to_wire()
+    let node = view.volume.topology.get(NODE).map(|node| NodeId::parse(node)).transpose()?;
+    ThingId { backend: view.volume.backend.clone(), node, handle }.to_wire()
 }
 
 /// A volume.
@@ -272,12 +286,12 @@ pub(crate) fn bytes_to_wire(bytes: Bytes) -> i64 {
 }
 
 /// The wish of a CreateSnapshot.
-pub(crate) fn cut_from_wire(request: &CreateSnapshotRequest) -> Result<CreateSnapshot, Error> {
+pub(crate) fn cut_from_wire(door: &Door, request: &CreateSnapshotRequest) -> Result<CreateSnapshot, Error> {
     let mut parameters = request.parameters.clone();
     let (labels, _) = notes_from_wire(&mut parameters);
     Ok(CreateSnapshot {
         name: SnapshotName::parse(&request.name)?,
-        volume: volume_from_wire(&request.source_volume_id)?,
+        volume: volume_from_wire(door, &request.source_volume_id)?,
         parameters,
         labels,
         until_ready: false,
@@ -285,7 +299,7 @@ pub(crate) fn cut_from_wire(request: &CreateSnapshotRequest) -> Result<CreateSna
 }
 
 /// A snapshot.
-pub(crate) fn snapshot_to_wire(snapshot: &Snapshot) -> Result<wire::Snapshot, Error> {
+pub(crate) fn snapshot_to_wire(door: &Door, snapshot: &Snapshot) -> Result<wire::Snapshot, Error> {
     let about = |error: Error| error.about(format!("snapshot {}", snapshot.name));
     let handle = snapshot.handle.clone().ok_or_else(|| {
         about(Error::busy("its backend has not said yet what it calls the snapshot: try again"))
@@ -295,10 +309,15 @@ pub(crate) fn snapshot_to_wire(snapshot: &Snapshot) -> Result<wire::Snapshot, Er
         .clone()
         .ok_or_else(|| about(Error::internal("nothing tells any more which volume it is of")))?;
     let backend = &snapshot.backend;
+    let abilities = door.orchestrator.catalog().backend(backend)?.describe().abilities;
+    let id = |handle| {
+        let node = abilities.node_bound.then(|| door.orchestrator.node().clone());
+        ThingId { backend: backend.clone(), node, handle }.to_wire()
+    };
     Ok(wire::Snapshot {
         size_bytes: bytes_to_wire(snapshot.size),
-        snapshot_id: ThingId { backend: backend.clone(), handle }.to_wire()?,
-        source_volume_id: ThingId { backend: backend.clone(), handle: volume }.to_wire()?,
+        snapshot_id: id(handle)?,
+        source_volume_id: id(volume)?,
         creation_time: Some(time_to_wire(snapshot.cut.unwrap_or(snapshot.created))),
         ready_to_use: snapshot.state == SnapshotState::Ready,
         group_snapshot_id: String::new(),

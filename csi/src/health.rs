@@ -33,7 +33,7 @@ pub(crate) async fn get(
     _: Context,
     request: ControllerGetVolumeHealthRequest,
 ) -> Result<ControllerGetVolumeHealthResponse, Error> {
-    let view = door.orchestrator.find(&convert::volume_from_wire(&request.volume_id)?).await?;
+    let view = door.orchestrator.find(&convert::volume_from_wire(&door, &request.volume_id)?).await?;
     let volume_health = VolumeHealth { volume_id: request.volume_id, health_statuses: at_backend(&view) };
     Ok(ControllerGetVolumeHealthResponse { volume_health: Some(volume_health) })
 }
@@ -95,7 +95,7 @@ pub(crate) async fn of_volume_here(
     _: Context,
     request: NodeGetVolumeHealthRequest,
 ) -> Result<NodeGetVolumeHealthResponse, Error> {
-    let view = door.orchestrator.find(&convert::volume_from_wire(&request.volume_id)?).await?;
+    let view = door.orchestrator.find(&convert::volume_from_wire(&door, &request.volume_id)?).await?;
     let node = door.orchestrator.node();
     let mut health_statuses = Vec::new();
     match view.mounts.iter().find(|mount| mount.node == *node).map(|mount| &mount.state) {

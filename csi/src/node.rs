@@ -127,7 +127,7 @@ async fn stage(
         target: if capability.raw { Target::Shared } else { Target::Path(path.clone()) },
         read_only: capability.read_only,
         access: Access { purpose: Purpose::Stage, alone: false, group: None, ..with(&capability, loan) },
-        ..held(convert::volume_from_wire(&request.volume_id)?, &path)?
+        ..held(convert::volume_from_wire(&door, &request.volume_id)?, &path)?
     };
     door.orchestrator.mount(&ctx, wish).await?;
     Ok(NodeStageVolumeResponse {})
@@ -138,7 +138,7 @@ async fn unstage(
     ctx: Context,
     request: NodeUnstageVolumeRequest,
 ) -> Result<NodeUnstageVolumeResponse, Error> {
-    if let Some(volume) = named(convert::volume_from_wire(&request.volume_id))? {
+    if let Some(volume) = named(convert::anywhere_from_wire(&request.volume_id))? {
         let holder = HolderId::parse(&request.staging_target_path)?;
         door.orchestrator.unmount(&ctx, UnmountVolume { volume, holder, all: true }).await?;
     }
@@ -180,7 +180,7 @@ async fn publish(
         target: Target::Path(path.clone()),
         read_only,
         access: Access { staged_by, ..with(&capability, loan) },
-        ..held(convert::volume_from_wire(id)?, path)?
+        ..held(convert::volume_from_wire(&door, id)?, path)?
     };
     door.orchestrator.mount(&ctx, wish).await?;
     Ok(NodePublishVolumeResponse {})
@@ -192,7 +192,7 @@ async fn unpublish(
     request: NodeUnpublishVolumeRequest,
 ) -> Result<NodeUnpublishVolumeResponse, Error> {
     // An inline volume is called by its id, as nobody else gave it a name.
-    let volume = match named(convert::volume_from_wire(&request.volume_id))? {
+    let volume = match named(convert::anywhere_from_wire(&request.volume_id))? {
         Some(volume) => volume,
         None => VolumeName::parse(&request.volume_id)?.into(),
     };
@@ -224,7 +224,7 @@ async fn stats(
     _: Context,
     request: NodeGetVolumeStatsRequest,
 ) -> Result<NodeGetVolumeStatsResponse, Error> {
-    let volume = match named(convert::volume_from_wire(&request.volume_id))? {
+    let volume = match named(convert::anywhere_from_wire(&request.volume_id))? {
         Some(volume) => volume,
         None => VolumeName::parse(&request.volume_id)?.into(),
     };
@@ -267,7 +267,7 @@ async fn expand(
     request: NodeExpandVolumeRequest,
 ) -> Result<NodeExpandVolumeResponse, Error> {
     let wish = GrowVolume {
-        volume: convert::volume_from_wire(&request.volume_id)?,
+        volume: convert::volume_from_wire(&door, &request.volume_id)?,
         size: convert::range_from_wire(request.capacity_range.as_ref()),
         reach: Reach::Node(HolderId::parse(&request.volume_path)?),
     };

@@ -31,8 +31,8 @@ pub(crate) async fn create(
     request: CreateSnapshotRequest,
 ) -> Result<CreateSnapshotResponse, Error> {
     let snapshot =
-        door.orchestrator.create_snapshot(&ctx, convert::cut_from_wire(&request)?).await?.into_inner();
-    Ok(CreateSnapshotResponse { snapshot: Some(convert::snapshot_to_wire(&snapshot)?) })
+        door.orchestrator.create_snapshot(&ctx, convert::cut_from_wire(&door, &request)?).await?.into_inner();
+    Ok(CreateSnapshotResponse { snapshot: Some(convert::snapshot_to_wire(&door, &snapshot)?) })
 }
 
 pub(crate) async fn delete(
@@ -40,7 +40,7 @@ pub(crate) async fn delete(
     ctx: Context,
     request: DeleteSnapshotRequest,
 ) -> Result<DeleteSnapshotResponse, Error> {
-    if let Some(snapshot) = named(convert::snapshot_from_wire(&request.snapshot_id))? {
+    if let Some(snapshot) = named(convert::snapshot_from_wire(&door, &request.snapshot_id))? {
         door.orchestrator.delete_snapshot(&ctx, DeleteSnapshot { snapshot }).await?;
     }
     Ok(DeleteSnapshotResponse {})
@@ -52,8 +52,8 @@ pub(crate) async fn get(
     request: GetSnapshotRequest,
 ) -> Result<GetSnapshotResponse, Error> {
     let snapshot =
-        door.orchestrator.find_snapshot(&convert::snapshot_from_wire(&request.snapshot_id)?).await?;
-    Ok(GetSnapshotResponse { snapshot: Some(convert::snapshot_to_wire(&snapshot)?) })
+        door.orchestrator.find_snapshot(&convert::snapshot_from_wire(&door, &request.snapshot_id)?).await?;
+    Ok(GetSnapshotResponse { snapshot: Some(convert::snapshot_to_wire(&door, &snapshot)?) })
 }
 
 pub(crate) async fn list(
@@ -78,8 +78,9 @@ pub(crate) async fn list(
         let page = door.orchestrator.list_snapshots_by_id(after, PAGE).await?;
         for snapshot in &page.items {
             if wanted.admits(snapshot) {
-                let entry =
-                    list_snapshots_response::Entry { snapshot: Some(convert::snapshot_to_wire(snapshot)?) };
+                let entry = list_snapshots_response::Entry {
+                    snapshot: Some(convert::snapshot_to_wire(&door, snapshot)?),
+                };
                 size += entry.encoded_len() + 8;
                 // The token goes on after the last that was told, whatever is deleted meanwhile.
                 if size > ANSWER_LIMIT || entries.len() == most {
@@ -101,7 +102,9 @@ async fn one(door: &Door, id: &ThingId, wanted: &Wanted) -> Result<ListSnapshots
     let which = kato_orchestrator::model::SnapshotRef::Handle(id.backend.clone(), id.handle.clone());
     let entries = match door.orchestrator.find_snapshot(&which).await {
         Ok(snapshot) if wanted.admits(&snapshot) => {
-            vec![list_snapshots_response::Entry { snapshot: Some(convert::snapshot_to_wire(&snapshot)?) }]
+            vec![list_snapshots_response::Entry {
+                snapshot: Some(convert::snapshot_to_wire(&door, &snapshot)?),
+            }]
         }
         Ok(_) => Vec::new(),
         Err(error) if error.kind == Kind::NotFound => Vec::new(),

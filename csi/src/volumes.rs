@@ -55,7 +55,7 @@ pub(crate) async fn delete(
     request: DeleteVolumeRequest,
 ) -> Result<DeleteVolumeResponse, Error> {
     // What is no id of ours names nothing, and nothing is deleted already.
-    if let Some(volume) = named(convert::volume_from_wire(&request.volume_id))? {
+    if let Some(volume) = named(convert::volume_from_wire(&door, &request.volume_id))? {
         door.orchestrator.delete(&ctx, DeleteVolume { volume, forget: false }).await?;
     }
     Ok(DeleteVolumeResponse {})
@@ -70,7 +70,7 @@ pub(crate) async fn publish(
     let capability = Capability::required(request.volume_capability.as_ref())?;
     context::check(&door, &id, &request.volume_context)?;
     let wish = AttachVolume {
-        volume: convert::volume_from_wire(&id)?,
+        volume: convert::volume_from_wire(&door, &id)?,
         node: convert::node_from_wire(&request.node_id)?,
         read_only: request.readonly || capability.read_only,
         many: capability.is_for_many_nodes(),
@@ -92,7 +92,7 @@ pub(crate) async fn unpublish(
             None => return Ok(ControllerUnpublishVolumeResponse {}),
         },
     };
-    if let Some(volume) = named(convert::volume_from_wire(&request.volume_id))? {
+    if let Some(volume) = named(convert::volume_from_wire(&door, &request.volume_id))? {
         door.orchestrator.detach(&ctx, DetachVolume { volume, node }).await?;
     }
     Ok(ControllerUnpublishVolumeResponse {})
@@ -103,7 +103,7 @@ pub(crate) async fn validate(
     _: Context,
     request: ValidateVolumeCapabilitiesRequest,
 ) -> Result<ValidateVolumeCapabilitiesResponse, Error> {
-    let view = door.orchestrator.find(&convert::volume_from_wire(&request.volume_id)?).await?;
+    let view = door.orchestrator.find(&convert::volume_from_wire(&door, &request.volume_id)?).await?;
     let fits = fits(&door, &view, &request);
     let (confirmed, message) = match fits {
         Ok(()) => (
@@ -213,7 +213,7 @@ pub(crate) async fn get(
     _: Context,
     request: ControllerGetVolumeRequest,
 ) -> Result<ControllerGetVolumeResponse, Error> {
-    let view = door.orchestrator.find(&convert::volume_from_wire(&request.volume_id)?).await?;
+    let view = door.orchestrator.find(&convert::volume_from_wire(&door, &request.volume_id)?).await?;
     Ok(ControllerGetVolumeResponse {
         volume: Some(convert::volume_to_wire(&door, &view)?),
         status: Some(controller_get_volume_response::VolumeStatus {
@@ -246,7 +246,7 @@ pub(crate) async fn expand(
     request: ControllerExpandVolumeRequest,
 ) -> Result<ControllerExpandVolumeResponse, Error> {
     let wish = GrowVolume {
-        volume: convert::volume_from_wire(&request.volume_id)?,
+        volume: convert::volume_from_wire(&door, &request.volume_id)?,
         size: convert::range_from_wire(request.capacity_range.as_ref()),
         reach: Reach::Backend,
     };
@@ -266,7 +266,7 @@ pub(crate) async fn modify(
 ) -> Result<ControllerModifyVolumeResponse, Error> {
     let mut parameters = request.mutable_parameters.clone();
     convert::notes_from_wire(&mut parameters);
-    let volume = convert::volume_from_wire(&request.volume_id)?;
+    let volume = convert::volume_from_wire(&door, &request.volume_id)?;
     if parameters.is_empty() {
         door.orchestrator.find(&volume).await?;
         return Ok(ControllerModifyVolumeResponse {});

@@ -4,7 +4,8 @@
 //! What becomes of the calls is tried on houses of `ground.rs`: the `local` plugin as the daemon carries it, a real node
 //! with loop devices, and doors of any role: `volumes` is what a controller is asked, `nodes` staging and publishing, then
 //! `growth`, `snapshots`, `lost`, what holds while a controller's records are lost at any moment, and `replay`, what real
-//! callers do. `kills` kills the shipped program under load.
+//! callers do. `kills` kills the shipped program under load, `parity` tells one story
+//! through both doors.
 
 mod ground;
 mod growth;
@@ -13,6 +14,7 @@ mod kills;
 mod limits;
 mod lost;
 mod nodes;
+mod parity;
 mod replay;
 mod snapshots;
 mod volumes;

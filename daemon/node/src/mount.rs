@@ -45,8 +45,8 @@ impl Options {
             filesystem: Vec::new(),
             read_only,
         };
-        for option in options.iter().flat_map(|option| option.split(',')).map(str::trim) {
-            parsed.take(option)?;
+        for option in options.iter().flat_map(|option| apart(option)) {
+            parsed.take(option.trim())?;
         }
         if parsed.read_only {
             parsed.attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -90,6 +90,21 @@ impl Options {
         self.attributes -= MountAttrFlags::MOUNT_ATTR__ATIME;
         self.attributes |= times;
     }
+}
+
+/// Options that stand in one text. A comma between quotes belongs to the value, as in `context="…:s0:c1,c2"`; the quotes are
+/// for whoever reads options, and not the kernel's.
+fn apart(text: &str) -> Vec<String> {
+    let (mut options, mut option, mut quoted) = (Vec::new(), String::new(), false);
+    for letter in text.chars() {
+        match letter {
+            '"' => quoted = !quoted,
+            ',' if !quoted => options.push(std::mem::take(&mut option)),
+            letter => option.push(letter),
+        }
+    }
+    options.push(option);
+    options
 }
 
 /// Mounts a block device nowhere yet. An error carries the kernel's own words.
@@ -314,6 +329,14 @@ mod tests {
         );
         assert!(options.attributes.contains(MountAttrFlags::MOUNT_ATTR_NOATIME));
         assert!(!options.read_only);
+    }
+
+    #[test]
+    fn a_quoted_value_keeps_its_commas() {
+        let label = "system_u:object_r:container_file_t:s0:c1,c2";
+        let options = parse(&[&format!("context=\"{label}\",noatime"), "discard"]).unwrap();
+        let expected = [("context".to_owned(), Some(label.to_owned())), ("discard".to_owned(), None)];
+        assert_eq!(options.filesystem, expected);
     }
 
     #[test]

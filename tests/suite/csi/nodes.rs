@@ -45,7 +45,7 @@ async fn a_volume_lives_as_a_pod_uses_it_and_leaves_nothing() {
     let house = Plan::all(&ground).open().await;
     let volume = house.create(wish("pvc-1", 64)).await.unwrap();
     assert_eq!(volume.capacity_bytes, 64 * MIB);
-    assert!(volume.volume_id.starts_with("local/"), "{}", volume.volume_id);
+    assert!(volume.volume_id.starts_with("local@here/"), "{}", volume.volume_id);
     let (staged, pods) = (folder(&ground, "staged"), folder(&ground, "pods"));
     let (one, two) = (pods.join("one"), pods.join("two"));
     for _ in 0..2 {

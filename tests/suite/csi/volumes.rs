@@ -113,6 +113,19 @@ async fn a_wish_for_another_place_is_told_to_ask_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_lies_on_another_node_is_not_taken_for_deleted() {
+    let ground = Ground::new();
+    let house = Plan::all(&ground).open().await;
+    let id = house.create(wish("pvc-1", 1)).await.unwrap().volume_id;
+    let elsewhere = id.replace("@here/", "@there/");
+    let refused = house.delete(&elsewhere).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("there"), "{refused}");
+    house.delete(&id).await.unwrap();
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_said_by_name() {
     let ground = Ground::new();
     let house = Plan::all(&ground).open().await;
