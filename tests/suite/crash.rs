@@ -84,7 +84,7 @@ macro_rules! stories {
 stories! {
     create, refused_create, unheard_create, late_create, late_cut, pending_create, polled_work, mount_by_two_holders, mount_given_up,
     bound_mount, grow, snapshot, snapshot_by_copy, snapshot_slower_than_a_freeze, clone, clone_by_copy,
-    clone_of_what_is_unmounted, unmount, delete, attached_life, delete_against_mount, delete_against_snapshot,
+    clone_of_what_is_unmounted, unmount, delete, attached_life, asked_attachment, refused_attachment, raw_life, inline_life, delete_against_mount, delete_against_snapshot,
     delete_against_clone, delete_against_unmount, delete_against_attach, delete_against_bind, delete_against_grow,
     delete_against_create, modify, delete_against_modify, repair, repair_by_force,
 }

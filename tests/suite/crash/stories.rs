@@ -5,10 +5,10 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use kato_orchestrator::{
     Error, Kind,
-    model::{Bytes, Caller, CapacityRange, SnapshotName, Target},
+    model::{Bytes, Caller, CapacityRange, Keeping, Purpose, SnapshotName, Target},
     ops::{
-        Access, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, GrowVolume, ModifyVolume,
-        MountVolume, Reach, RepairVolume, SourceName, UnmountVolume,
+        Access, AttachVolume, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, DetachVolume,
+        GrowVolume, ModifyVolume, MountVolume, NodeAddress, Reach, RepairVolume, SourceName, UnmountVolume,
     },
     ports::backend::Cutting,
     testing::{Fault, Verb},
@@ -226,6 +226,52 @@ stories! {
         teller.mount("db", "two").await;
         teller.unmount("db", "two").await;
         teller.delete("db").await;
+    }
+
+    asked_attachment(ATTACHES) => |teller| {
+        teller.create("db").await;
+        teller.fault(Verb::Attach, Fault::Pending(2));
+        teller.attach("db").await;
+        teller.mount_as("db", "/staged", Access { purpose: Purpose::Stage, ..Access::default() }).await;
+        let published = Access { staged_by: Some(holder("/staged")), ..Access::default() };
+        teller.mount_as("db", "/pods/1", published).await;
+        teller.write("db", "bytes");
+        teller.unmount("db", "/pods/1").await;
+        teller.unmount("db", "/staged").await;
+        teller.fault(Verb::Detach, Fault::LoseAnswer(Error::timeout("no answer").pending()));
+        teller.detach("db").await;
+        tokio::join!(teller.attach("db"), teller.delete("db"));
+        teller.detach("db").await;
+        teller.delete("db").await;
+    }
+
+    refused_attachment(ATTACHES) => |teller| {
+        teller.create("db").await;
+        teller.fault(Verb::Attach, Fault::LoseAnswer(Error::exhausted("no slot is free")));
+        teller.attach("db").await;
+        teller.delete("db").await;
+    }
+
+    raw_life => |teller| {
+        teller.create("db").await;
+        let raw = || Access { raw: true, ..Access::default() };
+        teller.mount_as("db", "/pods/1", raw()).await;
+        teller.mount_as("db", "/pods/2", raw()).await;
+        teller.grow("db", 3).await;
+        teller.unmount("db", "/pods/1").await;
+        teller.unmount("db", "/pods/2").await;
+        teller.delete("db").await;
+    }
+
+    inline_life => |teller| {
+        teller.bring_about("pod", "/pods/1").await;
+        teller.write("pod", "bytes");
+        teller.note(|said| {
+            said.volumes.remove("pod");
+            said.written.remove("pod");
+        });
+        teller.unmount("pod", "/pods/1").await;
+        teller.bring_about("pod", "/pods/2").await;
     }
 
     delete_against_mount => |teller| {
@@ -461,6 +507,54 @@ impl Teller {
             self.note(|said| {
                 said.released.remove(&(volume.into(), by.into()));
                 said.holders.insert((volume.into(), by.into()));
+            });
+            self.show_containers(volume).await;
+        }
+    }
+
+    /// Lets this node reach a volume, as a controller does.
+    async fn attach(&self, volume: &str) {
+        let wish =
+            AttachVolume { volume: name(volume).into(), node: self.here(), read_only: false, many: false };
+        drop(self.hall.attach(&self.context(), wish).await);
+    }
+
+    async fn detach(&self, volume: &str) {
+        let wish = DetachVolume { volume: name(volume).into(), node: Some(self.here()) };
+        drop(self.hall.detach(&self.context(), wish).await);
+    }
+
+    fn here(&self) -> NodeAddress {
+        NodeAddress { id: self.hall.node().clone(), names: Default::default() }
+    }
+
+    /// Takes a volume at a path, as a caller of the CSI door does.
+    async fn mount_as(&self, volume: &str, path: &str, access: Access) {
+        self.hold(volume, path, access, None).await;
+    }
+
+    /// Takes a volume that is made for this path alone.
+    async fn bring_about(&self, volume: &str, path: &str) {
+        let create = CreateVolume { keeping: Keeping::Ephemeral, ..CreateVolume::named(name(volume)) };
+        self.hold(volume, path, Access::default(), Some(Box::new(create))).await;
+    }
+
+    async fn hold(&self, volume: &str, path: &str, access: Access, implicit: Option<Box<CreateVolume>>) {
+        let wish = MountVolume {
+            volume: name(volume).into(),
+            access,
+            holder: holder(path),
+            counts: false,
+            caller: None,
+            target: Target::Path(path.into()),
+            read_only: false,
+            implicit,
+        };
+        if self.hall.mount(&self.context(), wish).await.is_ok() {
+            self.note(|said| {
+                said.volumes.insert(volume.into());
+                said.released.remove(&(volume.into(), path.into()));
+                said.holders.insert((volume.into(), path.into()));
             });
             self.show_containers(volume).await;
         }
