@@ -97,29 +97,29 @@ pub(crate) fn any<T>(_: &T) -> Verdict {
 }
 
 /// A text that may be empty.
-pub(crate) fn text(text: &String) -> Verdict {
+pub(crate) fn text(text: &str) -> Verdict {
     no_longer(text.len(), TEXT_LIMIT)
 }
 
 /// The id of something.
-pub(crate) fn id(id: &String) -> Verdict {
+pub(crate) fn id(id: &str) -> Verdict {
     not_empty(id.is_empty(), "give the id of what is meant")?;
     no_longer(id.len(), TEXT_LIMIT)
 }
 
 /// Ids, of which there may be none.
-pub(crate) fn ids(ids: &Vec<String>) -> Verdict {
-    each_of(ids, id)
+pub(crate) fn ids(ids: &[String]) -> Verdict {
+    each_of(ids, |one| id(one))
 }
 
 /// At least one id.
-pub(crate) fn some_ids(list: &Vec<String>) -> Verdict {
+pub(crate) fn some_ids(list: &[String]) -> Verdict {
     not_empty(list.is_empty(), "give at least one id")?;
     ids(list)
 }
 
 /// A name that a caller chose. Nearly everything is legal in it, because it is never a path.
-pub(crate) fn name(name: &String) -> Verdict {
+pub(crate) fn name(name: &str) -> Verdict {
     not_empty(name.is_empty(), "give it a name")?;
     no_longer(name.len(), TEXT_LIMIT)?;
     let banned = |c: &char| c.is_control() && !matches!(c, '\t' | '\n' | '\r');
@@ -133,28 +133,28 @@ pub(crate) fn name(name: &String) -> Verdict {
 }
 
 /// Where a list goes on. What is too long to be a token of ours is none, and the specification has a code for that.
-pub(crate) fn token(token: &String) -> Verdict {
+pub(crate) fn token(token: &str) -> Verdict {
     text(token).map_err(|fault| Fault::new(Kind::Busy, format!("{}; begin the list again", fault.what)))
 }
 
 /// The id of a node.
-pub(crate) fn node(id: &String) -> Verdict {
+pub(crate) fn node(id: &str) -> Verdict {
     not_empty(id.is_empty(), "give the id of the node")?;
     optional_node(id)
 }
 
 /// The id of a node, or of all.
-pub(crate) fn optional_node(id: &String) -> Verdict {
+pub(crate) fn optional_node(id: &str) -> Verdict {
     no_longer(id.len(), NODE_LIMIT)
 }
 
 /// Ids of nodes.
-pub(crate) fn nodes(ids: &Vec<String>) -> Verdict {
-    each_of(ids, node)
+pub(crate) fn nodes(ids: &[String]) -> Verdict {
+    each_of(ids, |one| node(one))
 }
 
 /// A path of this node.
-pub(crate) fn path(path: &String) -> Verdict {
+pub(crate) fn path(path: &str) -> Verdict {
     not_empty(path.is_empty(), "give a path")?;
     if path.contains('\0') {
         return Err(wrong("the path contains a NUL: no path can"));
@@ -175,7 +175,7 @@ pub(crate) fn path(path: &String) -> Verdict {
 }
 
 /// A path of this node, or none.
-pub(crate) fn optional_path(text: &String) -> Verdict {
+pub(crate) fn optional_path(text: &str) -> Verdict {
     if text.is_empty() { Ok(()) } else { path(text) }
 }
 
@@ -198,7 +198,7 @@ pub(crate) fn secrets(secrets: &BTreeMap<String, String>) -> Verdict {
 }
 
 /// Flags of a mount, which may hold secrets too.
-pub(crate) fn flags(flags: &Vec<String>) -> Verdict {
+pub(crate) fn flags(flags: &[String]) -> Verdict {
     if flags.iter().any(|flag| flag.contains('\0')) {
         return Err(wrong("a flag contains a NUL: no mount option can"));
     }
@@ -257,7 +257,7 @@ pub(crate) fn segments(given: &BTreeMap<String, String>) -> Verdict {
 }
 
 /// The name of a driver.
-pub(crate) fn driver(name: &String) -> Verdict {
+pub(crate) fn driver(name: &str) -> Verdict {
     not_empty(name.is_empty(), "a driver has a name")?;
     no_longer(name.len(), LABEL_LIMIT)
 }
@@ -276,12 +276,12 @@ pub(crate) fn optional<M: Checked>(message: &Option<M>) -> Verdict {
 }
 
 /// Messages, of which there may be none.
-pub(crate) fn each<M: Checked>(messages: &Vec<M>) -> Verdict {
+pub(crate) fn each<M: Checked>(messages: &[M]) -> Verdict {
     each_of(messages, Checked::check)
 }
 
 /// At least one message.
-pub(crate) fn some<M: Checked>(messages: &Vec<M>) -> Verdict {
+pub(crate) fn some<M: Checked>(messages: &[M]) -> Verdict {
     not_empty(messages.is_empty(), "give at least one")?;
     each(messages)
 }

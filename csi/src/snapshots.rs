@@ -103,7 +103,7 @@ async fn one(door: &Door, id: &ThingId, wanted: &Wanted) -> Result<ListSnapshots
     let entries = match door.orchestrator.find_snapshot(&which).await {
         Ok(snapshot) if wanted.admits(&snapshot) => {
             vec![list_snapshots_response::Entry {
-                snapshot: Some(convert::snapshot_to_wire(&door, &snapshot)?),
+                snapshot: Some(convert::snapshot_to_wire(door, &snapshot)?),
             }]
         }
         Ok(_) => Vec::new(),

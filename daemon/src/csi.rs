@@ -118,7 +118,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         fs::write(&path, format!("{}\n", "k".repeat(32))).unwrap();
-        assert_eq!(read(&SecretSource::File(path.clone())).unwrap(), "k".repeat(32).into_bytes());
+        assert_eq!(read(&SecretSource::File(path)).unwrap(), "k".repeat(32).into_bytes());
         assert!(read(&SecretSource::File(folder.path().join("none"))).is_err());
     }
 }

@@ -159,7 +159,7 @@ impl Caller {
         let (head, body) = self.0.clone().oneshot(request).await.expect("an answer").into_parts();
         let body = body.collect().await.expect("a whole answer");
         let told = body.trailers().and_then(|trailers| trailers.get("grpc-status"));
-        let status = told.or(head.headers.get("grpc-status")).expect("a status");
+        let status = told.or_else(|| head.headers.get("grpc-status")).expect("a status");
         status.to_str().ok().and_then(|status| status.parse().ok()).expect("a number")
     }
 }

@@ -133,7 +133,7 @@ async fn snapshots_are_listed_by_volume_by_id_and_by_pages() {
     let wrong = ListSnapshotsRequest { starting_token: token, ..Default::default() };
     assert_eq!(list(&house, wrong).await.unwrap_err().code(), Code::Aborted, "a token of another list");
     let by_id = |id: &str| ListSnapshotsRequest { snapshot_id: id.into(), ..Default::default() };
-    assert_eq!(list(&house, by_id(&of_two)).await.unwrap().0, [of_two.clone()]);
+    assert_eq!(list(&house, by_id(&of_two)).await.unwrap().0, std::slice::from_ref(&of_two));
     for unknown in ["nothing", "local/image/kato-b"] {
         assert_eq!(list(&house, by_id(unknown)).await.unwrap(), (vec![], String::new()));
     }
