@@ -36,7 +36,7 @@ pub(crate) enum Kind {
 
 /// Modules of the suite of which no two tests run side by side; `.config/nextest.toml` says why, and has them too.
 pub(crate) const ONE_BY_ONE: &[&str] =
-    &["docker::", "host::", "cli::", "backend::", "crash::kills", "deploy::image", "csi::"];
+    &["docker::", "host::", "cli::", "backend::", "csi::", "crash::kills", "deploy::image"];
 
 /// All parts.
 pub(crate) const PARTS: &[Part] = &[
