@@ -257,6 +257,7 @@ fn dependant_to_wire(dependant: &Dependant) -> Value {
     match dependant {
         Dependant::Attachment(node) => format!("node {node}"),
         Dependant::Snapshot(id) => format!("snapshot {id}"),
+        Dependant::Group(id) => format!("group {id}"),
         Dependant::Clone(id) => format!("volume {id}"),
     }
     .into()

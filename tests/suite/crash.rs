@@ -6,6 +6,7 @@
 //! go on. `town.rs` builds and judges, `stories.rs` tells what is done; the real binary is killed in
 //! `kills.rs`.
 
+mod groups;
 pub(crate) mod kills;
 mod stories;
 pub(crate) mod town;

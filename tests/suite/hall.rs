@@ -1,12 +1,15 @@
 //! The hall's laws, one fact a test, against the fakes of its ports. What happens to mounts that break is
-//! `hall/health.rs`, what backends say of their volumes is `hall/consult.rs`, changing parameters is `hall/modify.rs`, and asking about what
-//! is pending is `hall/polls.rs`.
+//! `hall/health.rs`, what backends say of their volumes is `hall/consult.rs`, changing parameters is `hall/modify.rs`, asking about what
+//! is pending is `hall/polls.rs`, groups of snapshots are `hall/groups.rs`, and `hall/refusals.rs` is what becomes of
+//! deletes that a backend refuses.
 
 mod consult;
+mod groups;
 mod health;
 mod modify;
 mod polls;
 mod recovery;
+mod refusals;
 
 use std::{sync::Arc, time::Duration};
 

@@ -135,6 +135,9 @@ impl Census {
                 | KeyKind::Publication
                 | KeyKind::VolumeName
                 | KeyKind::SnapshotName
+                | KeyKind::Group
+                | KeyKind::GroupName
+                | KeyKind::Place
                 | KeyKind::Tombstone
                 | KeyKind::Backend
                 | KeyKind::Node

@@ -12,7 +12,7 @@ use crate::{
     drive::Turn,
     drivers::{Driver, Failed, Sight},
     error::{Error, Kind},
-    hold::{self, Copied, Copying},
+    hold::{self, Copied, Copying, Holding},
     house::House,
     mark::SnapshotMark,
     model::{
@@ -20,7 +20,7 @@ use crate::{
     },
     ports::{
         Backend,
-        backend::{self, Cut, Effect, Pending, Shot, Snapshots, Standing, Verb, Which},
+        backend::{Cut, Effect, Pending, Shot, Snapshots, Standing, Verb, Which},
         store::Durability,
     },
     steps::{asked_later, backend::which, still_as},
@@ -37,7 +37,10 @@ pub(crate) async fn one_turn(
 ) -> Result<Turn, Error> {
     let seen = house.journal.snapshot(id).await?.value;
     driver.report(turn, Sight::Snapshot(Arc::new(seen.clone())));
-    let Some(snapshot) = seen.filter(|snapshot| snapshot.state != SnapshotState::Ready) else {
+    // What was cut with others is deleted with them (`groups.rs`).
+    let goes_with_others = |one: &Snapshot| one.state == SnapshotState::Deleting && one.group.is_some();
+    let Some(snapshot) = seen.filter(|one| one.state != SnapshotState::Ready && !goes_with_others(one))
+    else {
         return Ok(Turn::Rest);
     };
     let paused = snapshot.intent.as_ref().filter(|intent| intent.next_try > house.now());
@@ -102,7 +105,7 @@ async fn cut(
     let source = source.ok_or_else(|| Error::not_found("the volume that it was to be cut from is gone"))?;
     let asked = house.now();
     let wish = Cutting { house, snapshot, source: &source, ability };
-    match hold::copy(house, source.id, snapshot.intent.as_ref(), &wish).await {
+    match hold::copy(house, snapshot.intent.as_ref(), &wish).await {
         Ok(Copied::Done(shot, held_still)) => {
             let cut = shot.cut.unwrap_or(asked);
             record_cut(house, snapshot, backend, &Shot { cut: Some(cut), ..shot }, held_still).await
@@ -133,8 +136,9 @@ struct Cutting<'a> {
 impl Copying for Cutting<'_> {
     type Made = Shot;
 
-    async fn how(&self) -> Result<backend::Cutting, Error> {
-        self.ability.how(which(self.house, self.source)).await
+    async fn how(&self) -> Result<Vec<Holding>, Error> {
+        let cutting = self.ability.how(which(self.house, self.source)).await?;
+        Ok(vec![Holding { volume: self.source.id, cutting }])
     }
 
     async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Shot>, Error> {
@@ -288,6 +292,19 @@ async fn fail(house: &House, snapshot: &Snapshot, error: &Error) -> Result<u32, 
         }
         edit(house, snapshot, Durability::Durable, |record| {
             record.state = SnapshotState::Deleting;
+            record.intent = Some(Intent::new(now));
+        })
+        .await?;
+        return Ok(1);
+    }
+    if snapshot.state == SnapshotState::Deleting
+        && snapshot.cut.is_some()
+        && error.is_final()
+        && error.kind.is_refusal()
+    {
+        // Whoever heard that something needs it may use it on: it must not go when nothing does one day.
+        edit(house, snapshot, Durability::Durable, |record| {
+            record.state = SnapshotState::Cut;
             record.intent = Some(Intent::new(now));
         })
         .await?;

@@ -19,6 +19,7 @@ use crate::{
     drivers::{Driver, Failed, Sight, Subject},
     error::{Error, Finality, Kind},
     family::Family,
+    groups,
     house::House,
     model::{Failure, Intent, Timestamp, VolumeId},
     plan::{self, Next, Role, Step},
@@ -44,6 +45,7 @@ pub(crate) async fn until_rest(house: &Arc<House>, driver: &Driver) {
         let took = match driver.subject {
             Subject::Volume(id) => one_turn(house, driver, id, turn, hurry).await,
             Subject::Snapshot(id) => cut::one_turn(house, driver, id, turn, hurry).await,
+            Subject::Group(id) => groups::one_turn(house, driver, id, turn, hurry).await,
         };
         let pause = match took {
             Ok(Turn::Again) => continue,
@@ -168,13 +170,13 @@ async fn fail(house: &Arc<House>, id: VolumeId, step: &Step, error: &Error) -> R
     let refused = error.finality == Finality::Final;
     // A wish that is taken back is one that the caller hears is refused: it must not come back.
     let durability = match step {
-        Step::Grow | Step::Modify if refused => Durability::Durable,
+        Step::Grow | Step::Modify | Step::Delete if refused => Durability::Durable,
         _ => Durability::Lazy,
     };
     house
         .journal
         .edit_family(id, durability, |family, change| {
-            if refused && steps::take_back(family, step) {
+            if refused && steps::take_back(family, step, error.kind) {
                 change.frees_space();
                 return Ok(1);
             }

@@ -1,4 +1,4 @@
-//! Who drives what, and how requests wait. Each volume (and each snapshot) with unfinished wishes has one
+//! Who drives what, and how requests wait. Each volume (and each snapshot, and each group of them) with unfinished wishes has one
 //! driver; requests never drive, they watch.
 //!
 //! A driver works in *turns*. Each turn begins with a number, then reads the records, takes at most one step
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     error::Error,
     family::Family,
-    model::{Snapshot, SnapshotId, VolumeId},
+    model::{Group, GroupId, Snapshot, SnapshotId, VolumeId},
 };
 
 /// What is driven.
@@ -27,6 +27,7 @@ use crate::{
 pub(crate) enum Subject {
     Volume(VolumeId),
     Snapshot(SnapshotId),
+    Group(GroupId),
 }
 
 impl fmt::Display for Subject {
@@ -34,6 +35,7 @@ impl fmt::Display for Subject {
         match self {
             Self::Volume(id) => write!(f, "volume/{id}"),
             Self::Snapshot(id) => write!(f, "snapshot/{id}"),
+            Self::Group(id) => write!(f, "group/{id}"),
         }
     }
 }
@@ -67,6 +69,7 @@ pub(crate) enum Sight {
     Nothing,
     Volume(Arc<Family>),
     Snapshot(Arc<Option<Snapshot>>),
+    Group(Arc<Option<Group>>),
 }
 
 /// One driver.

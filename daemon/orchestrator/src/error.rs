@@ -95,6 +95,12 @@ impl Kind {
         }
     }
 
+    /// Whether whoever asked hears it at once, because waiting mends nothing.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        matches!(self.retry(), Retry::Never | Retry::AfterChange)
+    }
+
     /// The kind's name in logs, metrics, JSON and records: kebab-case and stable.
     #[must_use]
     pub fn name(self) -> &'static str {

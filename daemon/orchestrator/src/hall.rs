@@ -19,13 +19,14 @@ use crate::{
     house::House,
     journal::{Change, Journal},
     model::{
-        BackendName, BackendRecord, ClusterId, MountState, NodeId, Snapshot, SnapshotId, SnapshotName,
-        SnapshotRef, SnapshotState, VolumeId, VolumeName, VolumeRef, VolumeState,
+        BackendName, BackendRecord, ClusterId, GroupId, GroupRef, MountState, NodeId, Snapshot, SnapshotId,
+        SnapshotName, SnapshotRef, SnapshotState, VolumeId, VolumeName, VolumeRef, VolumeState,
     },
     ops::{
-        AskRoom, AttachVolume, AttachedVolume, Context, CreateSnapshot, CreateVolume, DeleteSnapshot,
-        DeleteVolume, DetachVolume, ExamineHouse, GrowVolume, ListPage, Measure, MeasureVolume, ModifyVolume,
-        MountVolume, MountedVolume, RecoverRecords, RepairVolume, RoomView, UnmountVolume, VolumeView, Why,
+        AskRoom, AttachVolume, AttachedVolume, Context, CreateGroup, CreateSnapshot, CreateVolume,
+        DeleteGroup, DeleteSnapshot, DeleteVolume, DetachVolume, ExamineHouse, GroupView, GrowVolume,
+        ListPage, Measure, MeasureVolume, ModifyVolume, MountVolume, MountedVolume, RecoverRecords,
+        RepairVolume, RoomView, UnmountVolume, VolumeView, Why,
     },
     ports::{
         Clock, Host, Ids, Store,
@@ -207,6 +208,26 @@ impl Orchestrator {
         self.house.delete_snapshot(ctx, &wish).await
     }
 
+    /// Cuts snapshots of several volumes at one moment.
+    pub async fn create_group(&self, ctx: &Context, wish: CreateGroup) -> Result<Outcome<GroupView>, Error> {
+        self.house.create_group(ctx, &wish).await
+    }
+
+    /// Deletes all snapshots of a group.
+    pub async fn delete_group(&self, ctx: &Context, wish: DeleteGroup) -> Result<Outcome<()>, Error> {
+        self.house.delete_group(ctx, &wish).await
+    }
+
+    /// What a group consists of; its backend is asked where no record knows it.
+    pub async fn find_group(&self, which: &GroupRef) -> Result<GroupView, Error> {
+        self.house.find_group(which).await
+    }
+
+    /// What the records say of all groups that are cut, by pages in the order of names.
+    pub async fn list_groups(&self, after: Option<&str>, limit: usize) -> Result<ListPage<GroupView>, Error> {
+        self.house.list_groups(after, limit).await
+    }
+
     /// What the records say of a volume. Touches no backend.
     pub async fn inspect(&self, name: &VolumeName) -> Result<VolumeView, Error> {
         self.house.inspect(name).await
@@ -357,6 +378,11 @@ impl Orchestrator {
             let intent = journal.snapshot(id).await?.value.and_then(|snapshot| snapshot.intent);
             oldest = oldest.max(intent.map_or(Duration::ZERO, |intent| now.since(intent.since)));
         }
+        let unfinished_groups = journal.segments(keys::GROUPS).await?;
+        for id in unfinished_groups.iter().filter_map(|segment| GroupId::parse(segment)) {
+            let group = journal.group(id).await?.value;
+            oldest = oldest.max(group.map_or(Duration::ZERO, |group| now.since(group.intent.since)));
+        }
         let count = self.house.count().await?;
         let of = |counts: &HashMap<&'static str, u64>, name: &'static str| {
             (name, counts.get(name).copied().unwrap_or_default())
@@ -365,7 +391,7 @@ impl Orchestrator {
             volumes: VolumeState::ALL.map(|state| of(&count.volumes, state.name())),
             snapshots: SnapshotState::ALL.map(|state| of(&count.snapshots, state.name())),
             mounts: MountState::NAMES.map(|name| of(&count.mounts, name)),
-            intents: (unfinished.len() + unfinished_snapshots.len()) as u64,
+            intents: (unfinished.len() + unfinished_snapshots.len() + unfinished_groups.len()) as u64,
             oldest_intent: oldest,
             mounts_stalled: self.house.stalls.count() as u64,
             volumes_unwell: self.house.complaints.count() as u64,

@@ -10,6 +10,10 @@
 //! So a copy is believed only if this very process saw the volume stand still from before the first call until
 //! after the last. That a copy was begun is recorded first ([`Intent::copying`]); whoever finds that mark did
 //! not see the end of it, and throws away what there is before beginning anew.
+//!
+//! *Several at one moment.* Cut one after the other, instants are several moments, unless nobody writes from before
+//! the first until after the last: so a group of volumes is held as for a copy, however its backend cuts. They are
+//! taken in the order of their ids, by everybody, so that two groups never wait for each other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,14 +31,21 @@ use crate::{
     },
 };
 
-/// Something that is cut or copied from a volume that stands still.
+/// A volume that has to stand still.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holding {
+    pub(crate) volume: VolumeId,
+    pub(crate) cutting: Cutting,
+}
+
+/// Something that is cut or copied from volumes that stand still.
 #[async_trait]
 pub(crate) trait Copying: Sync {
     /// What comes of it.
     type Made: Send;
 
-    /// How its source has to be held.
-    async fn how(&self) -> Result<Cutting, Error>;
+    /// How its sources have to be held, in the order of their ids.
+    async fn how(&self) -> Result<Vec<Holding>, Error>;
 
     /// Asks the backend for it.
     async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Self::Made>, Error>;
@@ -59,10 +70,9 @@ pub(crate) enum Copied<T> {
     Unwanted,
 }
 
-/// Asks for something whose source has to stand still meanwhile.
+/// Asks for something whose sources have to stand still meanwhile.
 pub(crate) async fn copy<C: Copying>(
     house: &Arc<House>,
-    source: VolumeId,
     intent: Option<&Intent>,
     wish: &C,
 ) -> Result<Copied<C::Made>, Error> {
@@ -70,13 +80,13 @@ pub(crate) async fn copy<C: Copying>(
     if unseen {
         throw_away(house, wish).await?;
     }
-    let cutting = wish.how().await?;
-    let held = still(house, source, cutting).await?;
-    if cutting == Cutting::Instant {
+    let sources = wish.how().await?;
+    let held = all_still(house, &sources).await?;
+    if let [Holding { cutting: Cutting::Instant, volume }] = sources.as_slice() {
         let resume = intent.filter(|_| !unseen).and_then(|intent| intent.resume.clone());
         let answer = wish.ask(resume).await;
-        if !held.release(house).await? {
-            warn!(volume.id = %source, "the filesystem did not stand still for as long as the cut took: it is as after a crash");
+        if !release(house, held).await? {
+            warn!(volume.id = %volume, "the filesystem did not stand still for as long as the cut took: it is as after a crash");
         }
         return Ok(match answer? {
             Effect::Done(made) => Copied::Done(made, None),
@@ -84,11 +94,12 @@ pub(crate) async fn copy<C: Copying>(
         });
     }
     let answer = match wish.begin().await {
-        Ok(()) => until_done(house, &held, wish).await,
+        Ok(()) => until_done(house, held.iter().filter_map(|held| held.until).min(), wish).await,
         Err(error) => Err(error),
     };
-    let held_still = held.since.map(|since| house.now().since(since));
-    let stood_still = held.release(house).await?;
+    let since = held.iter().filter_map(|held| held.since).min();
+    let held_still = since.map(|since| house.now().since(since));
+    let stood_still = release(house, held).await?;
     match answer? {
         Copied::Done(made, _) if stood_still => Ok(Copied::Done(made, held_still)),
         Copied::Unwanted => Ok(Copied::Unwanted),
@@ -104,7 +115,11 @@ pub(crate) async fn copy<C: Copying>(
 }
 
 /// Asks for a copy until it is whole, nobody wishes it, or the volume cannot be held any longer (`Later`).
-async fn until_done<C: Copying>(house: &House, held: &Held, wish: &C) -> Result<Copied<C::Made>, Error> {
+async fn until_done<C: Copying>(
+    house: &House,
+    until: Option<Timestamp>,
+    wish: &C,
+) -> Result<Copied<C::Made>, Error> {
     let mut resume = None;
     loop {
         let pending = match wish.ask(resume).await? {
@@ -115,7 +130,7 @@ async fn until_done<C: Copying>(house: &House, held: &Held, wish: &C) -> Result<
             return Ok(Copied::Unwanted);
         }
         let next = house.now().plus(pending.retry_after);
-        if held.until.is_some_and(|until| next > until) {
+        if until.is_some_and(|until| next > until) {
             return Ok(Copied::Later(pending));
         }
         pause(house, next).await?;
@@ -152,6 +167,34 @@ struct Held {
     /// Until when, where a watchdog lets it go then.
     until: Option<Timestamp>,
     _claims: [Box<dyn Claim>; 2],
+}
+
+/// Holds volumes as still as their backend needs it: all of them, or none.
+async fn all_still(house: &Arc<House>, sources: &[Holding]) -> Result<Vec<Held>, Error> {
+    let mut held = Vec::with_capacity(sources.len());
+    for source in sources {
+        match still(house, source.volume, source.cutting).await {
+            Ok(one) => held.push(one),
+            Err(error) => {
+                release(house, held).await?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// Lets volumes go, all of them whatever becomes of one, and answers whether they stood still until now.
+async fn release(house: &House, held: Vec<Held>) -> Result<bool, Error> {
+    let mut stood_still = Ok(true);
+    for one in held {
+        let thawed = match &one.frozen {
+            Some(path) => house.ports.host.thaw(one.volume, path).await.map_err(Error::pending),
+            None => Ok(true),
+        };
+        stood_still = stood_still.and_then(|still| thawed.map(|thawed| still && thawed));
+    }
+    stood_still
 }
 
 /// Holds a volume as still as its backend needs it.
@@ -209,14 +252,4 @@ async fn still(house: &Arc<House>, volume: VolumeId, cutting: Cutting) -> Result
         house.ports.host.freeze(volume, path, house.config.freeze_limit).await.map_err(Error::pending)?;
     }
     Ok(Held { volume, frozen: path, since, until, _claims: claims })
-}
-
-impl Held {
-    /// Lets the volume go, and answers whether it stood still until now.
-    async fn release(self, house: &House) -> Result<bool, Error> {
-        match &self.frozen {
-            Some(path) => house.ports.host.thaw(self.volume, path).await.map_err(Error::pending),
-            None => Ok(true),
-        }
-    }
 }

@@ -18,8 +18,9 @@ use crate::{
     error::{Error, Kind},
     family::Family,
     model::{
-        Attachment, BackendName, Handle, HolderId, Mount, MountState, NodeId, Publication, Snapshot,
-        SnapshotId, SnapshotName, SnapshotState, Volume, VolumeId, VolumeName, VolumeState,
+        Attachment, BackendName, Group, GroupId, GroupState, Handle, HolderId, Mount, MountState, NodeId,
+        Publication, Snapshot, SnapshotId, SnapshotName, SnapshotState, Volume, VolumeId, VolumeName,
+        VolumeState,
     },
     ports::store::{Batch, Durability, Entry, Guard, Key, Revision, Store},
     records::{self, Marker, Record, keys},
@@ -120,6 +121,20 @@ impl Journal {
     /// The record of a snapshot, if there is one.
     pub(crate) async fn snapshot(&self, id: SnapshotId) -> Result<Seen<Option<Snapshot>>, Error> {
         self.record(keys::snapshot(id)).await
+    }
+
+    /// What is wished of a group, if anything is.
+    pub(crate) async fn group(&self, id: GroupId) -> Result<Seen<Option<Group>>, Error> {
+        self.record(keys::group(id)).await
+    }
+
+    /// The snapshots of a group that are cut, in their order.
+    pub(crate) async fn members(&self, id: GroupId) -> Result<Vec<Snapshot>, Error> {
+        let mut members = Vec::new();
+        for snapshot in self.all::<SnapshotId>(&keys::places(id)).await? {
+            members.extend(self.snapshot(snapshot).await?.value);
+        }
+        Ok(members)
     }
 
     /// Any single record, if it is there.
@@ -234,12 +249,40 @@ impl Journal {
         volumes: &[VolumeId],
         snapshots: &[SnapshotId],
         durability: Durability,
+        edit: impl FnMut(&mut Draft, &mut Change) -> Result<T, Error> + Send,
+    ) -> Result<(Draft, T), Error> {
+        self.edit_all(volumes, snapshots, None, durability, edit).await
+    }
+
+    /// The same for a group of snapshots, with whatever of volumes and snapshots changes with it.
+    pub(crate) async fn edit_group<T>(
+        &self,
+        id: GroupId,
+        volumes: &[VolumeId],
+        snapshots: &[SnapshotId],
+        durability: Durability,
+        edit: impl FnMut(&mut Draft, &mut Change) -> Result<T, Error> + Send,
+    ) -> Result<(Draft, T), Error> {
+        self.edit_all(volumes, snapshots, Some(id), durability, edit).await
+    }
+
+    async fn edit_all<T>(
+        &self,
+        volumes: &[VolumeId],
+        snapshots: &[SnapshotId],
+        group: Option<GroupId>,
+        durability: Durability,
         mut edit: impl FnMut(&mut Draft, &mut Change) -> Result<T, Error> + Send,
     ) -> Result<(Draft, T), Error> {
         for _ in 0..ATTEMPTS {
             let mut seen_families = Vec::with_capacity(volumes.len());
             let mut seen_snapshots = Vec::with_capacity(snapshots.len());
             let mut draft = Draft::default();
+            let seen_group = match group {
+                Some(id) => Some(self.group(id).await?),
+                None => None,
+            };
+            draft.group = seen_group.as_ref().and_then(|seen| seen.value.clone());
             for id in volumes {
                 let seen = self.family(*id).await?;
                 draft.families.insert(*id, seen.value.clone());
@@ -257,6 +300,9 @@ impl Journal {
             }
             for (id, seen) in &seen_snapshots {
                 change.snapshot(*id, seen, draft.snapshot(*id).as_ref());
+            }
+            if let (Some(id), Some(seen)) = (group, &seen_group) {
+                change.group(id, seen, draft.group.as_ref());
             }
             match self.commit(change, durability).await {
                 Ok(()) => return Ok((draft, value)),
@@ -297,6 +343,8 @@ impl Journal {
 pub(crate) struct Draft {
     families: BTreeMap<VolumeId, Family>,
     snapshots: BTreeMap<SnapshotId, Option<Snapshot>>,
+    /// What is wished of the group, where one was read.
+    pub(crate) group: Option<Group>,
 }
 
 impl Draft {
@@ -382,6 +430,11 @@ impl Change {
             snapshot.handle.as_ref().map(|handle| keys::snapshot_handle(&snapshot.backend, handle))
         };
         self.index(handle(seen.value.as_ref()), handle(now), &id);
+        let place = |snapshot: Option<&Snapshot>| snapshot?.group.as_ref().map(keys::place);
+        self.index(place(seen.value.as_ref()), place(now), &id);
+        if let Some(place) = now.filter(|_| seen.value.is_none()).and_then(|now| now.group.as_ref()) {
+            self.put(keys::group_name(&place.name), &place.group);
+        }
         if seen.value.as_ref() == now {
             return;
         }
@@ -392,6 +445,12 @@ impl Change {
             Some(SnapshotState::Ready) | None => self.delete(keys::work_snapshot(id)),
         }
         self.frees_space |= now.is_some_and(|snapshot| snapshot.state == SnapshotState::Deleting);
+    }
+
+    /// The difference between what is wished of a group as it was read and as it is to be.
+    fn group(&mut self, id: GroupId, seen: &Seen<Option<Group>>, now: Option<&Group>) {
+        self.one(seen, keys::group(id), seen.value.as_ref(), now);
+        self.frees_space |= now.is_some_and(|group| group.state == GroupState::Deleting);
     }
 
     /// Moves a thing's entry in an index.

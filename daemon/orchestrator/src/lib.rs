@@ -23,6 +23,7 @@ mod doctor;
 mod drive;
 mod drivers;
 mod family;
+mod groups;
 mod hall;
 mod handles;
 mod hold;

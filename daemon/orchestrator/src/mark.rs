@@ -4,20 +4,22 @@
 //! ```text
 //! k1:<cluster>:<id>:<generation>:<fs>:<B|F>:<class>:<name>:<crc32>        a volume
 //! s1:<cluster>:<id>:<volume>:<generation>:<fs>:<class>:<name>:<crc32>     a snapshot
+//! m1:<cluster>:<group>:<volume>:<index>of<n>:<fs>:<class>:<name>:<crc32>  a snapshot that was cut with others
 //! ```
 //!
 //! Printable ASCII, at most 200 bytes. Class and name are percent-encoded; what does not fit is replaced by `#`
 //! and the head of its digest, so that whoever says the name can be believed. `<fs>` is `ext4`, or
 //! `ext4/<directory>` where a container gets another directory of it than `data`. `F` is written before the
-//! first mkfs, so a `B` promises that no filesystem was ever begun. The mark of another cluster is never touched.
+//! first mkfs, so a `B` promises that no filesystem was ever begun. Id and name of a snapshot that was cut with others
+//! come of its place in the group, whose name is what the mark tells. The mark of another cluster is never touched.
 
 use sha2::{Digest, Sha256};
 
 use crate::{
     error::Error,
     model::{
-        ClassName, ClusterId, DataRoot, Filesystem, FsState, FsType, Snapshot, SnapshotId, SnapshotName,
-        Volume, VolumeId, VolumeName,
+        ClassName, ClusterId, DataRoot, Filesystem, FsState, FsType, GroupId, GroupName, Place, Snapshot,
+        SnapshotId, SnapshotName, Volume, VolumeId, VolumeName,
     },
     records::keys,
 };
@@ -26,6 +28,9 @@ const LIMIT: usize = 200;
 
 /// How much room a class has, in its encoded form.
 const CLASS: usize = 32;
+
+/// How much room the name of a group has.
+const GROUP: usize = 17;
 
 /// How much room a directory has. A longer one is kept as all of the filesystem, in which it is found.
 const DIRECTORY: usize = 20;
@@ -62,6 +67,8 @@ pub struct SnapshotMark {
     pub volume: VolumeId,
     /// Which attempt at its name it was.
     pub generation: u32,
+    /// Its place in the group that it was cut with.
+    pub group: Option<Place>,
     /// Which filesystem is on it.
     pub fs: FsType,
     /// Which directory of it a container gets; nothing for all of it.
@@ -140,6 +147,7 @@ impl SnapshotMark {
             id: snapshot.id,
             volume: snapshot.volume,
             generation: snapshot.generation,
+            group: snapshot.group.clone(),
             fs: snapshot.filesystem.fs,
             directory: directory(&snapshot.filesystem),
             class: snapshot.class.clone(),
@@ -150,6 +158,19 @@ impl SnapshotMark {
     /// As it is kept.
     #[must_use]
     pub fn encode(&self) -> String {
+        if let Some(place) = &self.group {
+            return close(&format!(
+                "m1:{}:{}:{}:{}of{}:{}:{}:{}",
+                self.cluster,
+                place.group,
+                self.volume,
+                place.index,
+                place.of,
+                content(self.fs, self.directory.as_deref()),
+                kept(self.class.as_str(), CLASS),
+                place.name,
+            ));
+        }
         let head = format!(
             "s1:{}:{}:{}:{}:{}:{}",
             self.cluster,
@@ -164,6 +185,9 @@ impl SnapshotMark {
 
     /// What a kept mark says; an error if it is not one of ours or was damaged.
     pub fn decode(text: &str) -> Result<Self, Error> {
+        if text.starts_with("m1:") {
+            return Self::decode_member(text);
+        }
         let wrong = || wrong(text);
         let [cluster, id, volume, generation, content, class, name] = open(text, "s1")?;
         let (fs, directory) = content_of(content).ok_or_else(wrong)??;
@@ -172,11 +196,44 @@ impl SnapshotMark {
             id: SnapshotId::parse(id).ok_or_else(wrong)?,
             volume: VolumeId::parse(volume).ok_or_else(wrong)?,
             generation: generation.parse().map_err(|_| wrong())?,
+            group: None,
             fs,
             directory,
             class: class_of(class).ok_or_else(wrong)??,
             name: name_of(name).map(|name| SnapshotName::parse(&name.ok_or_else(wrong)?)).transpose()?,
         })
+    }
+
+    fn decode_member(text: &str) -> Result<Self, Error> {
+        let wrong = || wrong(text);
+        let [cluster, group, volume, place, content, class, name] = open(text, "m1")?;
+        let (fs, directory) = content_of(content).ok_or_else(wrong)??;
+        let (index, of) = place.split_once("of").ok_or_else(wrong)?;
+        let place = Place {
+            group: GroupId::parse(group).ok_or_else(wrong)?,
+            name: name.to_owned(),
+            index: index.parse().map_err(|_| wrong())?,
+            of: of.parse().map_err(|_| wrong())?,
+        };
+        Ok(Self {
+            cluster: ClusterId::parse(cluster).ok_or_else(wrong)?,
+            id: place.snapshot(),
+            volume: VolumeId::parse(volume).ok_or_else(wrong)?,
+            generation: 0,
+            fs,
+            directory,
+            class: class_of(class).ok_or_else(wrong)??,
+            name: Some(place.snapshot_name()?),
+            group: Some(place),
+        })
+    }
+
+    /// What a group is called, as far as the marks of its snapshots tell.
+    pub(crate) fn group_name(place: &Place) -> Result<GroupName, Error> {
+        match name_of(&place.name) {
+            Some(Some(name)) => GroupName::parse(&name),
+            _ => GroupName::parse(&place.name),
+        }
     }
 
     /// Whether this is the mark of a thing of that name, which it may not hold.
@@ -218,7 +275,16 @@ fn content_of(text: &str) -> Option<Result<(FsType, Option<String>), Error>> {
 /// Puts the name, or what stands for it, and the checksum behind a head.
 fn seal(head: &str, name: Option<&str>) -> String {
     let name = kept(name.unwrap_or_default(), LIMIT.saturating_sub(head.len() + 10));
-    let body = format!("{head}:{name}");
+    close(&format!("{head}:{name}"))
+}
+
+/// What a group is called, as far as the marks of its snapshots have room for it.
+pub(crate) fn kept_group(name: &GroupName) -> String {
+    kept(name.as_str(), GROUP)
+}
+
+/// The words of a mark with their checksum.
+fn close(body: &str) -> String {
     let crc = crc32fast::hash(body.as_bytes());
     format!("{body}:{crc:08x}")
 }
@@ -284,6 +350,7 @@ mod tests {
             id: SnapshotId(2),
             volume: VolumeId(3),
             generation: 4,
+            group: None,
             fs: FsType::Ext4,
             directory: Some("data".into()),
             class: ClassName::parse("default").unwrap(),
@@ -339,6 +406,26 @@ mod tests {
         assert!(text.len() <= LIMIT, "{}", text.len());
         let kept = Mark::decode(&text).unwrap();
         assert!(is_class(&kept.class, &class) && kept.directory.is_none());
+    }
+
+    #[test]
+    fn the_mark_of_a_member_tells_its_place_and_from_that_its_id_and_name() {
+        let long = GroupName::parse(&"ü".repeat(60)).unwrap();
+        for name in [GroupName::parse("nightly").unwrap(), long] {
+            let place = Place { group: GroupId(9), name: kept_group(&name), index: 23, of: 24 };
+            let mark = SnapshotMark {
+                id: place.snapshot(),
+                name: Some(place.snapshot_name().unwrap()),
+                generation: 0,
+                directory: Some("twenty bytes are kept".get(..20).unwrap().replace(' ', "_")),
+                class: ClassName::parse(&"c".repeat(32)).unwrap(),
+                group: Some(place),
+                ..snapshot_mark("x")
+            };
+            let text = mark.encode();
+            assert!(text.len() <= LIMIT, "{}", text.len());
+            assert_eq!(SnapshotMark::decode(&text).unwrap(), mark);
+        }
     }
 
     #[test]

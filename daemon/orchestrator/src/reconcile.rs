@@ -24,8 +24,8 @@ use crate::{
     error::Error,
     house::House,
     model::{
-        AttachmentState, Hold, Intent, Mount, MountState, Node, NodeState, SnapshotId, Timestamp, Tombstone,
-        VolumeId,
+        AttachmentState, GroupId, Hold, Intent, Mount, MountState, Node, NodeState, SnapshotId, Timestamp,
+        Tombstone, VolumeId,
     },
     ops::unmount::{leave, take_down},
     ports::store::Durability,
@@ -55,6 +55,11 @@ pub(crate) async fn start(house: &Arc<House>) -> Result<(), Error> {
     for segment in house.journal.segments(keys::WORK_SNAPSHOTS).await? {
         if let Some(id) = SnapshotId::parse(&segment) {
             house.ring(Subject::Snapshot(id), false);
+        }
+    }
+    for segment in house.journal.segments(keys::GROUPS).await? {
+        if let Some(id) = GroupId::parse(&segment) {
+            house.ring(Subject::Group(id), false);
         }
     }
     Ok(())

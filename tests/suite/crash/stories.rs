@@ -411,7 +411,7 @@ impl Teller {
         drop(self.hall.repair(&self.context(), RepairVolume { name: name(volume), force }).await);
     }
 
-    fn fault(&self, verb: Verb, fault: Fault) {
+    pub(crate) fn fault(&self, verb: Verb, fault: Fault) {
         self.backend.lock().unwrap().fault(verb, fault);
     }
 
@@ -429,7 +429,7 @@ impl Teller {
         }
     }
 
-    async fn create(&self, volume: &str) {
+    pub(super) async fn create(&self, volume: &str) {
         self.note(|said| {
             said.deleted.remove(volume);
         });
@@ -463,7 +463,7 @@ impl Teller {
         });
     }
 
-    async fn delete(&self, volume: &str) {
+    pub(super) async fn delete(&self, volume: &str) {
         // From the moment of asking nothing is promised any more.
         self.note(|said| {
             said.volumes.remove(volume);
@@ -484,7 +484,7 @@ impl Teller {
         }
     }
 
-    async fn mount(&self, volume: &str, by: &str) {
+    pub(super) async fn mount(&self, volume: &str, by: &str) {
         self.mount_to(volume, by, Target::Shared).await;
     }
 
@@ -568,7 +568,7 @@ impl Teller {
         self.host.show_elsewhere(view.volume.id, here.map(|(_, by)| by.clone()).collect());
     }
 
-    async fn unmount(&self, volume: &str, by: &str) {
+    pub(super) async fn unmount(&self, volume: &str, by: &str) {
         let key = (volume.to_owned(), by.to_owned());
         // Once it asked to leave, the holder may be gone at any time, or not: it is owed nothing but an answer.
         self.note(|said| {

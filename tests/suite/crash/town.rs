@@ -24,7 +24,7 @@ use kato_orchestrator::{
 };
 use kato_store::{LazyFate, MemoryStore};
 
-use super::stories::Story;
+use super::{groups, stories::Story};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
 
@@ -85,10 +85,13 @@ pub(crate) struct Nature {
     pub(crate) cutting: Cutting,
     /// Whether it can be asked about much pending work at once.
     pub(crate) polls: bool,
+    /// Whether its volumes lie on this host.
+    pub(crate) bound: bool,
 }
 
 impl Nature {
-    pub(crate) const PLAIN: Self = Self { attaches: false, cutting: Cutting::Instant, polls: false };
+    pub(crate) const PLAIN: Self =
+        Self { attaches: false, cutting: Cutting::Instant, polls: false, bound: false };
 }
 
 impl Town {
@@ -166,6 +169,11 @@ impl Town {
         Dump { name: "of the test".into(), records }
     }
 
+    /// What the backend has.
+    pub(crate) fn backend(&self) -> &Mutex<BackendWorld> {
+        &self.backend
+    }
+
     /// The machine behind the fake.
     pub(crate) fn machine(&self) -> &Mutex<HostWorld> {
         &self.host
@@ -194,9 +202,10 @@ impl Town {
     async fn open(&self, fuse: Arc<Fuse>, clock: Arc<FakeClock>) -> Result<Teller, Error> {
         let host = FakeHost::new(Arc::clone(&self.host), Arc::clone(&self.backend), Arc::clone(&fuse));
         let settle = Duration::from_secs(30);
-        let Nature { attaches, cutting, polls } = self.nature;
+        let Nature { attaches, cutting, polls, bound } = self.nature;
         let fake = FakeBackend::new(Arc::clone(&self.backend), Arc::clone(&fuse), attaches, settle);
         let fake = fake.cutting(cutting);
+        let fake = if bound { fake.bound() } else { fake };
         let backend: Arc<dyn Backend> = Arc::new(if polls { fake.polled() } else { fake });
         let ports = Ports {
             store: Arc::new(FusedStore { store: self.store.clone(), fuse: Arc::clone(&fuse) }),
@@ -260,6 +269,7 @@ impl Town {
         assert_eq!(known, there, "{what}: records and backend differ");
 
         assert!(!self.backend.lock().unwrap().has_torn(), "{what}: a copy was made of a source that moved");
+        groups::judge(&self.backend.lock().unwrap(), &snapshots, what);
         for volume in views.iter().map(|view| &view.volume) {
             let backend = self.backend.lock().unwrap();
             let there = volume.handle.as_ref().and_then(|handle| backend.parameters(handle.as_str()));
@@ -355,6 +365,7 @@ impl Town {
                 let wish = DetachVolume { volume: view.volume.name.into(), node: None };
                 drop(teller.hall.detach(&teller.context(), wish).await);
             }
+            groups::end_all(teller).await;
             for snapshot in teller.hall.list_snapshots(None, 1_000).await.unwrap().items {
                 let wish = DeleteSnapshot { snapshot: snapshot.name.into() };
                 drop(teller.hall.delete_snapshot(&teller.context(), wish).await);

@@ -161,10 +161,14 @@ impl Disk {
 
     /// Why it does not.
     pub(crate) async fn complaint(&self, node: &LinuxHost, path: &str) -> String {
-        match self.health(node, path).await {
-            Condition::Broken(why) => why,
-            other => panic!("{other:?} is not broken"),
+        // What the kernel notes of a filesystem it tells in its own time.
+        for _ in 0..100 {
+            if let Condition::Broken(why) = self.health(node, path).await {
+                return why;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        panic!("{:?} is not broken", self.health(node, path).await)
     }
 
     /// Unmounts it.

@@ -286,8 +286,9 @@ async fn snapshots(
         match SnapshotMark::decode(&shot.mark) {
             Ok(mark) if mark.cluster != house.cluster => {}
             Ok(mark) => {
-                let known =
-                    handles.contains(&shot.handle) || house.journal.snapshot(mark.id).await?.value.is_some();
+                let known = handles.contains(&shot.handle)
+                    || house.journal.snapshot(mark.id).await?.value.is_some()
+                    || house.is_of_unfinished_group(&mark).await?;
                 if !known {
                     let called = mark.name.map(|name| format!(", once the snapshot {name}"));
                     findings.push(orphan(

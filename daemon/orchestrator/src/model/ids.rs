@@ -40,6 +40,9 @@ ids! {
     VolumeId,
     /// Our id of a snapshot.
     SnapshotId,
+    /// Our id of a group of snapshots, made anew whenever one is to be cut: what carries the same one was cut at
+    /// one moment.
+    GroupId,
     /// The id of the cluster (of this set of records), made once.
     ClusterId,
 }
@@ -77,6 +80,8 @@ names! {
     VolumeName("volume name", NAME_LIMIT),
     /// What the caller calls a snapshot; unique.
     SnapshotName("snapshot name", NAME_LIMIT),
+    /// What the caller calls a group of snapshots; unique.
+    GroupName("group name", NAME_LIMIT),
     /// What the operator calls a class.
     ClassName("class name", 63),
     /// What the operator calls a backend.

@@ -1,10 +1,11 @@
-//! What the house talks about: ten types and the values they are made of. Nothing here does IO, knows a
+//! What the house talks about: eleven types and the values they are made of. Nothing here does IO, knows a
 //! wire format or promises a stored form (`records.rs` owns that). Read `volume.rs` first.
 
 pub mod attachment;
 pub mod backend;
 pub mod class;
 pub mod connection;
+pub mod group;
 pub mod ids;
 pub mod intent;
 pub mod mount;
@@ -21,15 +22,16 @@ pub use self::{
     backend::{BackendRecord, Fingerprint},
     class::{Class, DataRoot, FsType},
     connection::Connection,
+    group::{Group, GroupState, Member, Place},
     ids::{
-        BackendName, ClassName, ClusterId, Handle, HolderId, NodeId, SnapshotId, SnapshotName, Token,
-        VolumeId, VolumeName,
+        BackendName, ClassName, ClusterId, GroupId, GroupName, Handle, HolderId, NodeId, SnapshotId,
+        SnapshotName, Token, VolumeId, VolumeName,
     },
     intent::{Failure, Intent},
     mount::{Mount, MountState},
     node::{Node, NodeState},
     publication::{Caller, Publication, PublicationState, Purpose, Target},
-    reference::{Reference, SnapshotRef, VolumeRef},
+    reference::{GroupRef, Reference, SnapshotRef, VolumeRef},
     size::{Bytes, CapacityRange},
     snapshot::{Snapshot, SnapshotState},
     time::Timestamp,

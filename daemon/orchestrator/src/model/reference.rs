@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{BackendName, Handle, SnapshotName, VolumeName};
+use super::{BackendName, GroupId, GroupName, Handle, SnapshotName, VolumeName};
 
 /// Which volume is meant.
 pub type VolumeRef = Reference<VolumeName>;
@@ -18,6 +18,24 @@ pub enum Reference<N> {
     Name(N),
     /// The one that this backend calls so, whether we have heard of it or not.
     Handle(BackendName, Handle),
+}
+
+/// A group of snapshots, by the caller's name for it or by ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupRef {
+    /// The one of this name.
+    Name(GroupName),
+    /// The one of this id, in the backend where it lives, whether we have heard of it or not.
+    Id(BackendName, GroupId),
+}
+
+impl fmt::Display for GroupRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Id(_, id) => id.fmt(f),
+        }
+    }
 }
 
 impl<N> From<N> for Reference<N> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    BackendName, Bytes, ClassName, ClusterId, Filesystem, Handle, Intent, SnapshotId, SnapshotName,
+    BackendName, Bytes, ClassName, ClusterId, Filesystem, Handle, Intent, Place, SnapshotId, SnapshotName,
     Timestamp, Token, VolumeId, VolumeName,
 };
 
@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub generation: u32,
     /// The token that it was cut with, where its name does not tell.
     pub made_as: Option<Token>,
+    /// Its place in the group that it was cut with.
+    pub group: Option<Place>,
     /// What the backend is told.
     pub parameters: BTreeMap<String, String>,
     /// How large a volume made from it is at least.

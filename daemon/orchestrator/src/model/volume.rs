@@ -19,8 +19,8 @@ use std::{
 };
 
 use super::{
-    BackendName, Bytes, CapacityRange, ClassName, ClusterId, Connection, DataRoot, FsType, Handle, Intent,
-    NodeId, SnapshotId, Timestamp, Token, VolumeId, VolumeName,
+    BackendName, Bytes, CapacityRange, ClassName, ClusterId, Connection, DataRoot, FsType, GroupId, Handle,
+    Intent, NodeId, SnapshotId, Timestamp, Token, VolumeId, VolumeName,
 };
 
 /// A named promise of storage.
@@ -168,6 +168,8 @@ pub enum Dependant {
     Attachment(NodeId),
     /// A snapshot that is being cut, or that cannot live without it.
     Snapshot(SnapshotId),
+    /// A group of snapshots that is being cut.
+    Group(GroupId),
     /// A volume that is being copied from it, or that cannot live without it.
     Clone(VolumeId),
 }

@@ -59,6 +59,7 @@ impl House {
             let there = match dependant {
                 Dependant::Attachment(_) => true,
                 Dependant::Snapshot(id) => self.journal.snapshot(*id).await?.value.is_some(),
+                Dependant::Group(id) => self.journal.group(*id).await?.value.is_some(),
                 Dependant::Clone(id) => self.journal.family(*id).await?.value.volume.is_some(),
             };
             if !there {
@@ -100,6 +101,7 @@ fn free(family: &Family) -> Result<(), Error> {
         .copies()
         .map(|dependant| match dependant {
             Dependant::Snapshot(id) => format!("snapshot {id}"),
+            Dependant::Group(id) => format!("group {id} of snapshots that is being cut"),
             Dependant::Clone(id) => format!("volume {id} that is made from it"),
             Dependant::Attachment(node) => format!("node {node}"),
         })

@@ -107,6 +107,9 @@ impl House {
         let mark = Mark::decode(&made.mark).map_err(|_| strange().about(subject()))?;
         ours(mark.cluster, self.cluster).map_err(|error| error.about(subject()))?;
         let token = made.token.clone().ok_or_else(|| untold().about(subject()))?;
+        if self.is_told(mark.id, &token, &made.handle).await? {
+            return Ok(mark.id);
+        }
         let name = match mark.name.clone() {
             Some(name) if self.journal.volume_id(&name).await?.is_none() => name,
             _ => VolumeName::parse(token.as_str())?,
@@ -132,6 +135,22 @@ impl House {
             .await?;
         tracing::info!(volume.id = %id, volume.name = %name, backend = %backend, "took a volume up that no record knew");
         Ok(id)
+    }
+
+    /// Tells the record of a volume what its backend calls it, where there is one that has not heard: that was recorded
+    /// lazily, and the process died first. Answers whether there is.
+    async fn is_told(&self, id: VolumeId, token: &Token, handle: &Handle) -> Result<bool, Error> {
+        self.journal
+            .edit_family(id, Durability::Lazy, |family, _| {
+                let Some(volume) = family.volume.as_mut() else { return Ok(false) };
+                if volume.handle.is_some() || volume.token(self.cluster) != *token {
+                    return Ok(false);
+                }
+                volume.handle = Some(handle.clone());
+                Ok(true)
+            })
+            .await
+            .map(|(_, told)| told)
     }
 
     /// The volume of which another house tells, with a record of our own as long as this node has it.
@@ -230,6 +249,9 @@ impl House {
         let mark = SnapshotMark::decode(&shot.mark).map_err(|_| strange().about(subject()))?;
         ours(mark.cluster, self.cluster).map_err(|error| error.about(subject()))?;
         let token = shot.token.clone().ok_or_else(|| untold().about(subject()))?;
+        if self.is_shot_told(mark.id, &token, &shot.handle).await? {
+            return Ok(mark.id);
+        }
         let name = match mark.name.clone() {
             Some(name) if self.journal.snapshot_id(&name).await?.is_none() => name,
             _ => SnapshotName::parse(token.as_str())?,
@@ -241,7 +263,9 @@ impl House {
         if self.journal.snapshot(snapshot.id).await?.value.is_some() {
             snapshot.id = SnapshotId(self.ports.ids.next());
         }
-        snapshot.made_as = (snapshot.token(self.cluster) != token).then_some(token);
+        if snapshot.token(self.cluster) != token {
+            snapshot.made_as = Some(token);
+        }
         let id = snapshot.id;
         self.journal
             .edit_snapshot(id, Durability::Lazy, |record, change| {
@@ -255,6 +279,21 @@ impl House {
             .await?;
         tracing::info!(snapshot.id = %id, snapshot.name = %name, backend = %backend, "took a snapshot up that no record knew");
         Ok(id)
+    }
+
+    /// Tells the record of a snapshot what its backend calls it, as [`House::is_told`] does for volumes.
+    async fn is_shot_told(&self, id: SnapshotId, token: &Token, handle: &Handle) -> Result<bool, Error> {
+        self.journal
+            .edit_snapshot(id, Durability::Lazy, |record, _| {
+                let Some(snapshot) = record else { return Ok(false) };
+                if snapshot.handle.is_some() || snapshot.token(self.cluster) != *token {
+                    return Ok(false);
+                }
+                snapshot.handle = Some(handle.clone());
+                Ok(true)
+            })
+            .await
+            .map(|(_, told)| told)
     }
 
     /// Gives a volume that was taken up nameless its name back, now that a caller says it: its token is the name's.

@@ -6,6 +6,7 @@ mod change;
 mod create;
 mod delete;
 mod find;
+mod group;
 mod grow;
 mod measure;
 mod modify;
@@ -17,15 +18,15 @@ pub(crate) mod room;
 mod snapshot;
 pub(crate) mod unmount;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     model::{
         Attachment, BackendName, Bytes, Caller, CapacityRange, ClassName, Connection, DataRoot, FsType,
-        HolderId, Keeping, Mount, NodeId, Publication, Purpose, Snapshot, SnapshotName, SnapshotRef, Target,
-        Timestamp, Token, Volume, VolumeName, VolumeRef,
+        GroupId, GroupName, GroupRef, Handle, HolderId, Keeping, Mount, NodeId, Publication, Purpose,
+        Snapshot, SnapshotName, SnapshotRef, Target, Timestamp, Token, Volume, VolumeName, VolumeRef,
     },
     ports::{backend::Health, store::Entry},
 };
@@ -380,6 +381,43 @@ pub struct CreateSnapshot {
 pub struct DeleteSnapshot {
     /// Which.
     pub snapshot: SnapshotRef,
+}
+
+/// Cut snapshots of several volumes at one moment, all of them or none, or find those that were.
+#[derive(Clone, Debug)]
+pub struct CreateGroup {
+    /// What the group is called.
+    pub name: GroupName,
+    /// Whose bytes; in one backend, each once.
+    pub volumes: Vec<VolumeRef>,
+    /// What the backend is told.
+    pub parameters: BTreeMap<String, String>,
+    /// What its owner writes on each snapshot.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Delete all snapshots of a group that nothing depends on.
+#[derive(Clone, Debug)]
+pub struct DeleteGroup {
+    /// Which.
+    pub group: GroupRef,
+    /// What the caller takes it to consist of; empty where the caller does not say.
+    pub members: BTreeSet<Handle>,
+}
+
+/// Snapshots that were cut at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// Which group.
+    pub id: GroupId,
+    /// What it is called, or the head of the name's digest where it is too long to be kept.
+    pub name: GroupName,
+    /// Where it lives.
+    pub backend: BackendName,
+    /// How many snapshots it consists of.
+    pub of: usize,
+    /// Those that are there, in the order of their volumes' ids: all of them, unless it is being deleted or was broken.
+    pub snapshots: Vec<Snapshot>,
 }
 
 /// Make records again for what is ours and no record knows.

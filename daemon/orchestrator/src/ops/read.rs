@@ -112,7 +112,7 @@ impl House {
     }
 
     /// A page of an index. The token is the last name on the page: it survives restarts and deletes.
-    async fn page_of(
+    pub(crate) async fn page_of(
         &self,
         prefix: &str,
         after: Option<&str>,
@@ -186,6 +186,7 @@ impl House {
             .map(|dependant| match dependant {
                 Dependant::Attachment(node) => format!("it is attached to {node}"),
                 Dependant::Snapshot(id) => format!("the snapshot {id} needs it"),
+                Dependant::Group(id) => format!("the group {id} of snapshots is being cut"),
                 Dependant::Clone(id) => format!("the volume {id} is made from it"),
             })
             .collect();

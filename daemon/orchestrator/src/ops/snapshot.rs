@@ -110,6 +110,13 @@ impl House {
             .edit_snapshot(id, Durability::Durable, |snapshot, change| {
                 change.frees_space();
                 let Some(snapshot) = snapshot else { return Ok(()) };
+                if let Some(place) = &snapshot.group {
+                    return Err(Error::invalid(format!(
+                        "it was cut together with others, as the group {}, and goes with them: `kato group rm` does \
+                         that",
+                        place.group
+                    )));
+                }
                 snapshot.dependants.retain(|volume| made_from_it.contains(volume));
                 if let Some(volume) = snapshot.dependants.first() {
                     return Err(Error::in_use(format!(
@@ -131,7 +138,10 @@ impl House {
     }
 
     /// The volumes that depend on a snapshot and still exist.
-    async fn living_copies(&self, id: SnapshotId) -> Result<BTreeSet<crate::model::VolumeId>, Error> {
+    pub(crate) async fn living_copies(
+        &self,
+        id: SnapshotId,
+    ) -> Result<BTreeSet<crate::model::VolumeId>, Error> {
         let mut living = BTreeSet::new();
         for volume in
             self.journal.snapshot(id).await?.value.map(|snapshot| snapshot.dependants).unwrap_or_default()
@@ -180,6 +190,7 @@ fn record(
         backend: volume.backend.clone(),
         generation: 0,
         made_as: None,
+        group: None,
         parameters: wish.parameters.clone(),
         size: volume.actual.unwrap_or_default(),
         handle: None,

@@ -98,6 +98,15 @@ pub struct Abilities {
     pub clone_needs_source: bool,
 }
 
+impl Abilities {
+    /// Whether several volumes can be cut at one moment: by the backend itself, or because all who write to them are on
+    /// this node, where they can be held still together.
+    #[must_use]
+    pub fn cuts_groups(&self) -> bool {
+        self.snapshots && self.node_bound
+    }
+}
+
 /// When a volume can be grown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growing {

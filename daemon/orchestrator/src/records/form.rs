@@ -103,6 +103,15 @@ impl<T: Stored> Stored for Option<T> {
     }
 }
 
+impl<T: Stored> Stored for Vec<T> {
+    fn write<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter().map(Written))
+    }
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Vec::<Read<T>>::deserialize(from)?.into_iter().map(|Read(value)| value).collect())
+    }
+}
+
 impl<T: Stored + Ord> Stored for BTreeSet<T> {
     fn write<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(self.iter().map(Written))

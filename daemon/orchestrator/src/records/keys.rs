@@ -4,9 +4,11 @@
 //! v/<volume>                      volume          n/v/<name>    volume by its name
 //! v/<volume>/a/<node>             attachment      s/<snapshot>  snapshot
 //! v/<volume>/m/<node>             mount           n/s/<name>    snapshot by its name
-//! v/<volume>/p/<node>/<holder>    publication     t/<volume>    tombstone
+//! v/<volume>/p/<node>/<holder>    publication     g/<group>     group of snapshots, unfinished
+//! t/<volume>                      tombstone       n/g/<name>    group by its name
 //! b/<backend>                     backend         h/<node>      node
 //! w/v/<volume>, w/s/<snapshot>    has an unfinished wish
+//! i/g/<group>/<index>             snapshot by its place in its group
 //! i/m/<node>/<volume>             is mounted on this node
 //! i/v/<backend>/<handle>          volume by what its backend calls it; i/s/… the same for snapshots
 //! meta/cluster                    the cluster's id
@@ -21,7 +23,9 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    model::{BackendName, Handle, HolderId, NodeId, SnapshotId, SnapshotName, VolumeId, VolumeName},
+    model::{
+        BackendName, GroupId, Handle, HolderId, NodeId, Place, SnapshotId, SnapshotName, VolumeId, VolumeName,
+    },
     ports::store::Key,
 };
 
@@ -33,6 +37,10 @@ pub const SNAPSHOTS: &str = "s/";
 pub const VOLUME_NAMES: &str = "n/v/";
 /// All names of snapshots.
 pub const SNAPSHOT_NAMES: &str = "n/s/";
+/// All groups with an unfinished wish.
+pub const GROUPS: &str = "g/";
+/// All names of groups.
+pub const GROUP_NAMES: &str = "n/g/";
 /// All tombstones.
 pub const TOMBSTONES: &str = "t/";
 /// All backends.
@@ -111,6 +119,30 @@ pub fn snapshot(id: SnapshotId) -> Key {
 #[must_use]
 pub fn snapshot_name(name: &SnapshotName) -> Key {
     format!("n/s/{}", segment(name.as_str()))
+}
+
+/// A group of snapshots that is being cut or deleted.
+#[must_use]
+pub fn group(id: GroupId) -> Key {
+    format!("g/{id}")
+}
+
+/// A group's name, as far as it is kept, which leads to its id.
+#[must_use]
+pub fn group_name(kept: &str) -> Key {
+    format!("n/g/{}", segment(kept))
+}
+
+/// A snapshot by its place in its group.
+#[must_use]
+pub fn place(place: &Place) -> Key {
+    format!("i/g/{}/{:02}", place.group, place.index)
+}
+
+/// All snapshots of a group, as a prefix.
+#[must_use]
+pub fn places(id: GroupId) -> Key {
+    format!("i/g/{id}/")
 }
 
 /// A tombstone.
@@ -253,6 +285,12 @@ pub enum KeyKind {
     Snapshot,
     /// A snapshot's name.
     SnapshotName,
+    /// A group of snapshots with an unfinished wish.
+    Group,
+    /// A group's name.
+    GroupName,
+    /// A snapshot's place in its group.
+    Place,
     /// A tombstone.
     Tombstone,
     /// A backend.
@@ -284,6 +322,7 @@ impl KeyKind {
         let parts: Vec<&str> = key.split('/').collect();
         let volume = |id: &str| VolumeId::parse(id).is_some();
         let snapshot = |id: &str| SnapshotId::parse(id).is_some();
+        let group = |id: &str| GroupId::parse(id).is_some();
         match parts.as_slice() {
             ["v", id] if volume(id) => Self::Volume,
             ["v", id, "a", _] if volume(id) => Self::Attachment,
@@ -292,6 +331,9 @@ impl KeyKind {
             ["n", "v", _] => Self::VolumeName,
             ["s", id] if snapshot(id) => Self::Snapshot,
             ["n", "s", _] => Self::SnapshotName,
+            ["g", id] if group(id) => Self::Group,
+            ["n", "g", _] => Self::GroupName,
+            ["i", "g", id, _] if group(id) => Self::Place,
             ["t", id] if volume(id) => Self::Tombstone,
             ["b", _] => Self::Backend,
             ["h", _] => Self::Node,
@@ -316,7 +358,9 @@ impl KeyKind {
             Self::Publication => Some("publication"),
             Self::VolumeName | Self::VolumeHandle => Some("volume-id"),
             Self::Snapshot => Some("snapshot"),
-            Self::SnapshotName | Self::SnapshotHandle => Some("snapshot-id"),
+            Self::SnapshotName | Self::SnapshotHandle | Self::Place => Some("snapshot-id"),
+            Self::Group => Some("group"),
+            Self::GroupName => Some("group-id"),
             Self::Tombstone => Some("tombstone"),
             Self::Backend => Some("backend"),
             Self::Node => Some("node"),

@@ -15,6 +15,7 @@ mod json;
 
 mod cluster;
 mod form;
+mod group;
 mod mount;
 mod snapshot;
 mod values;
@@ -25,8 +26,8 @@ pub use self::json::{from_json, to_json};
 use crate::{
     error::Error,
     model::{
-        Attachment, BackendRecord, ClusterId, Mount, Node, Publication, Snapshot, SnapshotId, Tombstone,
-        Volume, VolumeId,
+        Attachment, BackendRecord, ClusterId, Group, GroupId, Mount, Node, Publication, Snapshot, SnapshotId,
+        Tombstone, Volume, VolumeId,
     },
     ports::store::Entry,
 };
@@ -78,6 +79,8 @@ kinds! {
     10 "volume-id" VolumeId,
     11 "snapshot-id" SnapshotId,
     12 "marker" Marker,
+    13 "group" Group,
+    14 "group-id" GroupId,
 }
 
 /// The value of a record that is to stand under this key, and under no other.

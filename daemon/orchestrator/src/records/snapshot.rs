@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::form::{self, empty, mirror};
 use crate::model::{
-    BackendName, Bytes, ClassName, Filesystem, Handle, Intent, Snapshot, SnapshotId, SnapshotName,
+    BackendName, Bytes, ClassName, Filesystem, Handle, Intent, Place, Snapshot, SnapshotId, SnapshotName,
     SnapshotState, Timestamp, Token, VolumeId, VolumeName,
 };
 
@@ -39,6 +39,8 @@ struct SnapshotForm {
     generation: u32,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     made_as: Option<Token>,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    group: Option<Place>,
     #[serde(default, skip_serializing_if = "empty")]
     parameters: BTreeMap<String, String>,
     #[serde(with = "form")]

@@ -97,6 +97,7 @@ fn full_volume() -> Volume {
         dependants: BTreeSet::from([
             Dependant::Attachment(NodeId::parse("n1").unwrap()),
             Dependant::Snapshot(SnapshotId(5)),
+            Dependant::Group(GroupId(7)),
             Dependant::Clone(VolumeId(6)),
         ]),
         keeping: Keeping::Ephemeral,
@@ -149,6 +150,7 @@ fn full_snapshot() -> Snapshot {
         backend: BackendName::parse("ebs").unwrap(),
         generation: 1,
         made_as: Some(Token::parse("kato-y").unwrap()),
+        group: Some(Place { group: GroupId(8), name: "#00".into(), index: 1, of: 2 }),
         parameters: map(&[("tier", "cold")]),
         size: Bytes::GIB,
         handle: Some(Handle::parse("snap-1").unwrap()),
@@ -160,6 +162,27 @@ fn full_snapshot() -> Snapshot {
         created: Timestamp(4),
         labels: map(&[("by", "cron")]),
         intent: Some(intent()),
+    }
+}
+
+fn full_group() -> Group {
+    let member = |volume, handle| Member {
+        volume: VolumeId(volume),
+        snapshot: SnapshotId(volume),
+        token: Token::parse("kato-z").unwrap(),
+        handle,
+    };
+    Group {
+        id: GroupId(8),
+        name: GroupName::parse("nightly 🦀").unwrap(),
+        backend: BackendName::parse("ebs").unwrap(),
+        generation: 2,
+        members: vec![member(1, Some(Handle::parse("snap-1").unwrap())), member(2, None)],
+        state: GroupState::Creating,
+        parameters: map(&[("tier", "cold")]),
+        labels: map(&[("by", "cron")]),
+        created: Timestamp(4),
+        intent: intent(),
     }
 }
 
@@ -272,6 +295,9 @@ fn one_of_each() -> Vec<(String, Vec<u8>)> {
         of(keys::volume_name(&VolumeName::parse("db").unwrap()), &VolumeId(1)),
         of(keys::snapshot_name(&SnapshotName::parse("db").unwrap()), &SnapshotId(1)),
         of(keys::work_volume(VolumeId(1)), &Marker),
+        of(keys::group(GroupId(8)), &full_group()),
+        of(keys::group_name("nightly"), &GroupId(8)),
+        of(keys::place(&full_snapshot().group.unwrap()), &SnapshotId(9)),
     ]
 }
 
@@ -322,6 +348,10 @@ fn every_record_comes_back_as_it_was_written() {
     round_trip(ClusterId(u128::MAX));
     round_trip(VolumeId(0));
     round_trip(SnapshotId(7));
+    for state in [GroupState::Creating, GroupState::Deleting] {
+        round_trip(Group { state, ..full_group() });
+    }
+    round_trip(GroupId(7));
     round_trip(Marker);
 }
 

@@ -10,8 +10,8 @@ use crate::{
     error::{Finality, Kind},
     model::{
         BackendName, Bytes, CapacityRange, ClassName, ClusterId, Connection, DataRoot, Failure, Filesystem,
-        Fingerprint, FsState, FsType, Handle, HolderId, Intent, NodeId, SnapshotId, SnapshotName, Timestamp,
-        Token, VolumeId, VolumeName,
+        Fingerprint, FsState, FsType, GroupId, GroupName, Handle, HolderId, Intent, NodeId, SnapshotId,
+        SnapshotName, Timestamp, Token, VolumeId, VolumeName,
     },
 };
 
@@ -32,9 +32,11 @@ macro_rules! texts {
 texts! {
     "a volume's id" VolumeId: |it, to| to.collect_str(it), VolumeId::parse;
     "a snapshot's id" SnapshotId: |it, to| to.collect_str(it), SnapshotId::parse;
+    "a group's id" GroupId: |it, to| to.collect_str(it), GroupId::parse;
     "a cluster's id" ClusterId: |it, to| to.collect_str(it), ClusterId::parse;
     "a volume's name" VolumeName: |it, to| to.serialize_str(it.as_str()), |text| VolumeName::parse(text).ok();
     "a snapshot's name" SnapshotName: |it, to| to.serialize_str(it.as_str()), |text| SnapshotName::parse(text).ok();
+    "a group's name" GroupName: |it, to| to.serialize_str(it.as_str()), |text| GroupName::parse(text).ok();
     "a class's name" ClassName: |it, to| to.serialize_str(it.as_str()), |text| ClassName::parse(text).ok();
     "a backend's name" BackendName: |it, to| to.serialize_str(it.as_str()), |text| BackendName::parse(text).ok();
     "a node's id" NodeId: |it, to| to.serialize_str(it.as_str()), |text| NodeId::parse(text).ok();

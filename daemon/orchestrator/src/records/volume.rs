@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::form::{self, empty, mirror};
 use crate::model::{
-    BackendName, Buried, Bytes, CapacityRange, ClassName, Connection, Dependant, Filesystem, Handle, Intent,
-    Keeping, NodeId, SnapshotId, Source, Timestamp, Token, Tombstone, Volume, VolumeId, VolumeName,
+    BackendName, Buried, Bytes, CapacityRange, ClassName, Connection, Dependant, Filesystem, GroupId, Handle,
+    Intent, Keeping, NodeId, SnapshotId, Source, Timestamp, Token, Tombstone, Volume, VolumeId, VolumeName,
     VolumeState, Wanted,
 };
 
@@ -114,6 +114,7 @@ enum SourceForm {
 enum DependantForm {
     Attachment(#[serde(with = "form")] NodeId),
     Snapshot(#[serde(with = "form")] SnapshotId),
+    Group(#[serde(with = "form")] GroupId),
     Clone(#[serde(with = "form")] VolumeId),
 }
 

@@ -72,10 +72,13 @@ impl Remembered {
                         self.holders.entry(key).or_insert(publication);
                     }
                 }
-                // Names and indexes follow from the records; nodes and backends say themselves what they are; and a
+                // A wish to cut or delete a group is not carried out twice. Names and indexes follow from the records; nodes and backends say themselves what they are; and a
                 // tombstone's token may have come to mean something alive since.
-                KeyKind::VolumeName
+                KeyKind::Group
+                | KeyKind::VolumeName
                 | KeyKind::SnapshotName
+                | KeyKind::GroupName
+                | KeyKind::Place
                 | KeyKind::Tombstone
                 | KeyKind::Backend
                 | KeyKind::Node

@@ -287,7 +287,8 @@ impl Recovery<'_> {
         }
         self.listed.insert(mark.id.0);
         let is_known = self.known.snapshots.contains(&mark.id)
-            || self.known.shots.contains(&(backend.clone(), shot.handle.clone()));
+            || self.known.shots.contains(&(backend.clone(), shot.handle.clone()))
+            || self.house.is_of_unfinished_group(&mark).await?;
         if is_known {
             return Ok(());
         }

@@ -112,7 +112,9 @@ impl Sources<'_> {
             ),
             backend: self.backend.clone(),
             generation: mark.generation,
-            made_as: None,
+            // The token of a snapshot that was cut with others comes of the group's name, which is not known.
+            made_as: shot.token.clone().filter(|_| mark.group.is_some()),
+            group: mark.group.clone(),
             parameters: remembered.map(|snapshot| snapshot.parameters.clone()).unwrap_or_default(),
             size: shot.size,
             handle: Some(shot.handle.clone()),

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::{
     error::{Error, Kind},
     family::Family,
-    hold::{self, Copied, Copying},
+    hold::{self, Copied, Copying, Holding},
     house::House,
     journal::Draft,
     mark::{Mark, is_class},
@@ -18,7 +18,7 @@ use crate::{
     plan::Step,
     ports::{
         Backend,
-        backend::{Create, Cutting, Effect, Made, NodeFacts, Origin, Pending, Verb, Which},
+        backend::{Create, Effect, Made, NodeFacts, Origin, Pending, Verb, Which},
         store::Durability,
     },
     records::keys,
@@ -137,7 +137,8 @@ async fn ask_for(
             Effect::Pending(pending) => Copied::Later(pending),
         });
     };
-    hold::copy(house, *source, volume.intent.as_ref(), &Cloning { making: &wish, source: named }).await
+    let wish = Cloning { making: &wish, volume: *source, source: named };
+    hold::copy(house, volume.intent.as_ref(), &wish).await
 }
 
 /// A volume that is being made.
@@ -172,6 +173,7 @@ impl Making<'_> {
 /// One that is made as a copy of another.
 struct Cloning<'a> {
     making: &'a Making<'a>,
+    volume: VolumeId,
     source: &'a Which,
 }
 
@@ -179,8 +181,9 @@ struct Cloning<'a> {
 impl Copying for Cloning<'_> {
     type Made = Made;
 
-    async fn how(&self) -> Result<Cutting, Error> {
-        self.making.backend.clone_how(self.source.clone()).await
+    async fn how(&self) -> Result<Vec<Holding>, Error> {
+        let cutting = self.making.backend.clone_how(self.source.clone()).await?;
+        Ok(vec![Holding { volume: self.volume, cutting }])
     }
 
     async fn ask(&self, resume: Option<Vec<u8>>) -> Result<Effect<Made>, Error> {

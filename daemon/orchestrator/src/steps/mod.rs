@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use crate::{
     drive::intent_of,
-    error::Error,
+    error::{Error, Kind},
     family::Family,
     house::House,
-    model::{CapacityRange, Intent, Timestamp, Volume, VolumeId},
+    model::{CapacityRange, Intent, Keeping, Timestamp, Volume, VolumeId, VolumeState},
     plan::Step,
     ports::{
         backend::{Pending, Standing},
@@ -103,7 +103,7 @@ pub(crate) fn still_as(asked: Option<&Intent>, pending: &Pending) -> Durability 
 }
 
 /// Takes a wish back that was refused for good; false where the wish stays.
-pub(crate) fn take_back(family: &mut Family, step: &Step) -> bool {
+pub(crate) fn take_back(family: &mut Family, step: &Step, kind: Kind) -> bool {
     let Some(volume) = family.volume.as_mut() else { return false };
     match step {
         Step::Grow => {
@@ -115,6 +115,17 @@ pub(crate) fn take_back(family: &mut Family, step: &Step) -> bool {
             volume.wanted.parameters = volume.actual_parameters.clone();
             volume.intent = None;
             true
+        }
+        // Whoever heard that it is in use may use it on: it must not go when it is free one day. What was never whole,
+        // and what goes with its holder, is deleted all the same.
+        Step::Delete => {
+            let kept = volume.actual.is_some() && volume.keeping != Keeping::Ephemeral;
+            if kept && kind.is_refusal() {
+                volume.state = VolumeState::Ready;
+                volume.intent = None;
+                return true;
+            }
+            false
         }
         _ => false,
     }

@@ -154,6 +154,17 @@ impl BackendWorld {
         self.attached.len()
     }
 
+    /// The mark and the bytes of each snapshot.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<(String, Vec<u8>)> {
+        self.snapshots.values().map(|(shot, bytes)| (shot.mark.clone(), bytes.clone())).collect()
+    }
+
+    /// Loses a snapshot, by its handle.
+    pub fn lose_snapshot(&mut self, handle: &str) {
+        self.snapshots.retain(|_, (shot, _)| shot.handle.as_str() != handle);
+    }
+
     /// The bytes of a volume, by its handle.
     pub fn bytes(&mut self, handle: &str) -> Option<&mut Vec<u8>> {
         self.volumes
@@ -245,6 +256,13 @@ impl FakeBackend {
     pub fn polled(mut self) -> Self {
         self.polls = true;
         self.description.abilities.polling = true;
+        self
+    }
+
+    /// The same, with volumes that lie on the daemon's own host.
+    #[must_use]
+    pub fn bound(mut self) -> Self {
+        self.description.abilities.node_bound = true;
         self
     }
 
