@@ -12,8 +12,10 @@ use kato_orchestrator::{
 use crate::{
     config::{Config, Role},
     protocol::{
-        ControllerServiceCapability, NodeServiceCapability, PluginCapability,
+        ControllerServiceCapability, GroupControllerServiceCapability, NodeServiceCapability,
+        PluginCapability,
         controller_service_capability::{self as controller, rpc::Type as Controls},
+        group_controller_service_capability::{self as group, rpc::Type as Groups},
         node_service_capability::{self as node, rpc::Type as Mounts},
         plugin_capability::{self as plugin, service::Type as Serves, volume_expansion::Type as Expands},
     },
@@ -25,6 +27,7 @@ pub struct Claims {
     services: Vec<Serves>,
     expansion: Option<Expands>,
     controller: Vec<Controls>,
+    groups: Vec<Groups>,
     node: Vec<Mounts>,
 }
 
@@ -43,6 +46,8 @@ impl Claims {
         let attachments = some(|abilities| abilities.attachments);
         let snapshots = some(|abilities| abilities.snapshots);
         let health = some(|abilities| abilities.health);
+        // Whoever only controls has no mount that it could hold still.
+        let groups = controls && mounts && some(Abilities::cuts_groups);
         let grow = some(|abilities| abilities.grow.is_some());
         // OFFLINE says that what is published is never grown; so ONLINE has to be true of all that grow at all.
         let offline = some(|abilities| abilities.grow == Some(Growing::Offline));
@@ -51,6 +56,7 @@ impl Claims {
                 (Serves::ControllerService, controls),
                 // There always is a topology: the node itself is a part of it.
                 (Serves::VolumeAccessibilityConstraints, true),
+                (Serves::GroupControllerService, groups),
             ]),
             expansion: grow.then_some(if offline { Expands::Offline } else { Expands::Online }),
             controller: claimed([
@@ -71,6 +77,7 @@ impl Claims {
                 (Controls::GetVolumeHealth, controls && health),
                 (Controls::ListVolumeHealth, controls && health),
             ]),
+            groups: claimed([(Groups::CreateDeleteGetVolumeGroupSnapshot, groups)]),
             // VOLUME_MOUNT_GROUP is never claimed: kubelet would leave the group of every file to us, and no
             // filesystem of ours has an option for it.
             node: claimed([
@@ -125,7 +132,8 @@ impl Claims {
                 "csi-snapshotter",
                 controls(Controls::CreateDeleteSnapshot)
                     || controls(Controls::ListSnapshots)
-                    || controls(Controls::GetSnapshot),
+                    || controls(Controls::GetSnapshot)
+                    || self.groups != now.groups,
             ),
             ("node-driver-registrar", services || self.node != now.node),
         ];
@@ -147,6 +155,12 @@ impl Claims {
         let claim = |claim: &Controls| controller::Type::Rpc(controller::Rpc { r#type: (*claim).into() });
         let claims = self.controller.iter().map(claim);
         claims.map(|claim| ControllerServiceCapability { r#type: Some(claim) }).collect()
+    }
+
+    pub(crate) fn groups_to_wire(&self) -> Vec<GroupControllerServiceCapability> {
+        let claim = |claim: &Groups| group::Type::Rpc(group::Rpc { r#type: (*claim).into() });
+        let claims = self.groups.iter().map(claim);
+        claims.map(|claim| GroupControllerServiceCapability { r#type: Some(claim) }).collect()
     }
 
     pub(crate) fn node_to_wire(&self) -> Vec<NodeServiceCapability> {
@@ -249,6 +263,17 @@ mod tests {
         assert_eq!(node.services, [Serves::VolumeAccessibilityConstraints]);
         let unstaged = claims(Role::Node, false, &backends);
         assert!(!unstaged.node.contains(&Mounts::StageUnstageVolume));
+    }
+
+    #[test]
+    fn groups_are_cut_where_volumes_can_be_held_still_together() {
+        let of = |abilities| claims(Role::All, true, &[NOTHING, abilities]).groups.len();
+        assert_eq!(of(Abilities { snapshots: true, ..NOTHING }), 0);
+        assert_eq!(of(Abilities { snapshots: true, node_bound: true, ..NOTHING }), 1);
+        for role in [Role::Node, Role::Controller] {
+            let bound = Abilities { snapshots: true, node_bound: true, ..NOTHING };
+            assert!(claims(role, true, &[bound]).groups.is_empty());
+        }
     }
 
     #[test]

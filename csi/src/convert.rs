@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use kato_orchestrator::{
     Error,
     model::{
-        Bytes, CapacityRange, ClassName, FsType, Keeping, NodeId, Snapshot, SnapshotName, SnapshotRef,
-        SnapshotState, Timestamp, VolumeName, VolumeRef,
+        Bytes, CapacityRange, ClassName, FsType, GroupName, GroupRef, Handle, Keeping, NodeId, Snapshot,
+        SnapshotName, SnapshotRef, SnapshotState, Timestamp, VolumeName, VolumeRef,
     },
-    ops::{Access, CreateSnapshot, CreateVolume, NodeAddress, SourceName, VolumeView},
+    ops::{
+        Access, CreateGroup, CreateSnapshot, CreateVolume, DeleteGroup, NodeAddress, SourceName, VolumeView,
+    },
 };
 use prost_types::Timestamp as WireTime;
 
@@ -19,8 +21,8 @@ use crate::{
     ids::ThingId,
     nodes::{self, NodeName},
     protocol::{
-        self as wire, CapacityRange as WireRange, CreateSnapshotRequest, CreateVolumeRequest, Topology,
-        TopologyRequirement, VolumeCapability, VolumeContentSource,
+        self as wire, CapacityRange as WireRange, CreateSnapshotRequest, CreateVolumeGroupSnapshotRequest,
+        CreateVolumeRequest, Topology, TopologyRequirement, VolumeCapability, VolumeContentSource,
         volume_capability::{AccessType, access_mode::Mode},
         volume_content_source,
     },
@@ -35,13 +37,16 @@ const CLASS: &str = "class";
 /// What Kubernetes adds to parameters, and what of it is for us.
 const KUBERNETES: &str = "csi.storage.k8s.io/";
 const FSTYPE: &str = "csi.storage.k8s.io/fstype";
-const NOTES: [&str; 6] = [
+const NOTES: [&str; 9] = [
     "csi.storage.k8s.io/pvc/name",
     "csi.storage.k8s.io/pvc/namespace",
     "csi.storage.k8s.io/pv/name",
     "csi.storage.k8s.io/volumesnapshot/name",
     "csi.storage.k8s.io/volumesnapshot/namespace",
     "csi.storage.k8s.io/volumesnapshotcontent/name",
+    "csi.storage.k8s.io/volumegroupsnapshot/name",
+    "csi.storage.k8s.io/volumegroupsnapshot/namespace",
+    "csi.storage.k8s.io/volumegroupsnapshotcontent/name",
 ];
 
 /// How a caller wants a volume.
@@ -308,29 +313,61 @@ pub(crate) fn snapshot_to_wire(door: &Door, snapshot: &Snapshot) -> Result<wire:
         .volume_handle
         .clone()
         .ok_or_else(|| about(Error::internal("nothing tells any more which volume it is of")))?;
-    let backend = &snapshot.backend;
-    let abilities = door.orchestrator.catalog().backend(backend)?.describe().abilities;
-    let id = |handle| {
-        let node = abilities.node_bound.then(|| door.orchestrator.node().clone());
-        ThingId { backend: backend.clone(), node, handle }.to_wire()
-    };
+    let snapshot_id = ThingId::of(door, &snapshot.backend, handle)?;
+    let id = |handle| ThingId { handle, ..snapshot_id.clone() }.to_wire();
+    let group = snapshot.group.as_ref().map(|place| id(Handle::parse(&place.group.to_string())?));
     Ok(wire::Snapshot {
         size_bytes: bytes_to_wire(snapshot.size),
-        snapshot_id: id(handle)?,
+        snapshot_id: snapshot_id.to_wire()?,
         source_volume_id: id(volume)?,
         creation_time: Some(time_to_wire(snapshot.cut.unwrap_or(snapshot.created))),
         ready_to_use: snapshot.state == SnapshotState::Ready,
-        group_snapshot_id: String::new(),
+        group_snapshot_id: group.transpose()?.unwrap_or_default(),
         accessible_topology: Vec::new(),
     })
 }
 
-fn time_to_wire(time: Timestamp) -> WireTime {
+pub(crate) fn time_to_wire(time: Timestamp) -> WireTime {
     let millis = time.0;
     WireTime {
         seconds: i64::try_from(millis / 1000).unwrap_or(i64::MAX),
         nanos: i32::try_from(millis % 1000 * 1_000_000).unwrap_or_default(),
     }
+}
+
+/// The wish of a CreateVolumeGroupSnapshot.
+pub(crate) fn group_from_wire(
+    door: &Door,
+    request: &CreateVolumeGroupSnapshotRequest,
+) -> Result<CreateGroup, Error> {
+    let mut parameters = request.parameters.clone();
+    let (labels, _) = notes_from_wire(&mut parameters);
+    let volumes = request.source_volume_ids.iter().map(|id| volume_from_wire(door, id));
+    Ok(CreateGroup {
+        name: GroupName::parse(&request.name)?,
+        volumes: volumes.collect::<Result<_, _>>()?,
+        parameters,
+        labels,
+    })
+}
+
+/// The group that is meant.
+pub(crate) fn group_id_from_wire(door: &Door, id: &str) -> Result<GroupRef, Error> {
+    let id = ThingId::from_wire(id)?;
+    let group = id.group()?;
+    id.require_here(door.orchestrator.node())?;
+    Ok(GroupRef::Id(id.backend, group))
+}
+
+/// The wish of a DeleteVolumeGroupSnapshot.
+pub(crate) fn group_gone_from_wire(door: &Door, id: &str, members: &[String]) -> Result<DeleteGroup, Error> {
+    let group = group_id_from_wire(door, id)?;
+    let handle = |id: &String| match ThingId::from_wire(id) {
+        Ok(id) => Ok(id.handle),
+        Err(error) => Err(Error::invalid("what is none of ours is in no group of ours").about(error.subject)),
+    };
+    let members = members.iter().map(handle).collect::<Result<_, _>>()?;
+    Ok(DeleteGroup { group, members })
 }
 
 /// The wish of an inline volume, which a pod brings about: its class has to allow that.

@@ -7,10 +7,10 @@
 
 use kato_orchestrator::{
     Error,
-    model::{BackendName, Handle, NodeId},
+    model::{BackendName, GroupId, Handle, NodeId},
 };
 
-use crate::{nodes, rules::TEXT_LIMIT};
+use crate::{door::Door, nodes, rules::TEXT_LIMIT};
 
 /// A volume or a snapshot, as the outside calls it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +37,23 @@ impl ThingId {
         };
         let backend = BackendName::parse(backend).map_err(|_| foreign(text))?;
         Ok(Self { backend, node, handle: Handle::parse(handle).map_err(|_| foreign(text))? })
+    }
+
+    /// What a thing of this backend is called, with its node where it lies on one.
+    pub(crate) fn of(door: &Door, backend: &BackendName, handle: Handle) -> Result<Self, Error> {
+        let abilities = door.orchestrator.catalog().backend(backend)?.describe().abilities;
+        let node = abilities.node_bound.then(|| door.orchestrator.node().clone());
+        Ok(Self { backend: backend.clone(), node, handle })
+    }
+
+    /// The same for a group of snapshots.
+    pub(crate) fn of_group(door: &Door, backend: &BackendName, group: GroupId) -> Result<Self, Error> {
+        Self::of(door, backend, Handle::parse(&group.to_string())?)
+    }
+
+    /// The group of snapshots that this is called by.
+    pub(crate) fn group(&self) -> Result<GroupId, Error> {
+        GroupId::parse(self.handle.as_str()).ok_or_else(|| foreign(self.handle.as_str()))
     }
 
     /// Refuses what lies on another node than this one.

@@ -15,6 +15,7 @@ mod convert;
 mod door;
 mod error;
 mod flight;
+mod groups;
 mod health;
 mod identity;
 mod ids;

@@ -19,10 +19,12 @@ use crate::{
     config::Config,
     controller::Controller,
     door::Door,
+    groups::GroupController,
     identity::Identity,
     node::Node,
     protocol::{
-        controller_server::ControllerServer, identity_server::IdentityServer, node_server::NodeServer,
+        controller_server::ControllerServer, group_controller_server::GroupControllerServer,
+        identity_server::IdentityServer, node_server::NodeServer,
     },
 };
 
@@ -53,6 +55,7 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS)
         .add_service(sized!(IdentityServer(Identity)))
         .add_optional_service(controls.then(|| sized!(ControllerServer(Controller))))
+        .add_optional_service(controls.then(|| sized!(GroupControllerServer(GroupController))))
         .add_optional_service(mounts.then(|| sized!(NodeServer(Node))))
         .serve_with_incoming_shutdown(incoming(listener), shutdown.cancelled())
         .await;

@@ -2,18 +2,19 @@
 //! snake_case with the unit as the last word, absent things are left out, and a field once sent keeps its
 //! meaning. Nothing here decides anything.
 
+mod snapshots;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use kato_orchestrator::{
     BackendView, Consultation, Error, Finding, Gauges,
     model::{
         Attachment, AttachmentState, Bytes, CapacityRange, Class, ClassName, Connection, DataRoot, Dependant,
-        FsState, FsType, Intent, Keeping, Mount, MountState, NodeId, Publication, PublicationState, Snapshot,
+        FsState, FsType, Intent, Keeping, Mount, MountState, NodeId, Publication, PublicationState,
         SnapshotName, Source, Target, VolumeName,
     },
     ops::{
-        CreateSnapshot, CreateVolume, GrowVolume, ModifyVolume, Reach, RecoverRecords, RootWish, SourceName,
-        VolumeView, Why,
+        CreateVolume, GrowVolume, ModifyVolume, Reach, RecoverRecords, RootWish, SourceName, VolumeView, Why,
     },
     ports::{
         backend::{Abilities, Blankness, Description, Growing, Health},
@@ -22,6 +23,8 @@ use kato_orchestrator::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value as Json, json};
+
+pub(crate) use self::snapshots::{cut_from_wire, group_from_wire, group_to_wire, snapshot_to_wire};
 
 /// A size as people or programs write it.
 #[derive(Deserialize)]
@@ -72,23 +75,6 @@ struct GrowWish {
 #[serde(deny_unknown_fields)]
 struct ModifyWish {
     parameters: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SnapshotWish {
-    name: String,
-    volume: String,
-    #[serde(default)]
-    parameters: BTreeMap<String, String>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default = "yes")]
-    until_ready: bool,
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
@@ -143,18 +129,6 @@ pub(crate) fn grow_from_wire(name: VolumeName, bytes: &[u8]) -> Result<GrowVolum
 pub(crate) fn modify_from_wire(name: VolumeName, bytes: &[u8]) -> Result<ModifyVolume, Error> {
     let ModifyWish { parameters } = body(bytes)?;
     Ok(ModifyVolume { volume: name.into(), parameters })
-}
-
-/// The wish for a snapshot.
-pub(crate) fn cut_from_wire(bytes: &[u8]) -> Result<CreateSnapshot, Error> {
-    let wish: SnapshotWish = body(bytes)?;
-    Ok(CreateSnapshot {
-        name: SnapshotName::parse(&wish.name)?,
-        volume: VolumeName::parse(&wish.volume)?.into(),
-        parameters: wish.parameters,
-        labels: wish.labels,
-        until_ready: wish.until_ready,
-    })
 }
 
 fn range(size: Option<&Size>, limit: Option<&Size>) -> Result<CapacityRange, Error> {
@@ -267,6 +241,7 @@ fn dependant_to_wire(dependant: &Dependant) -> Json {
     match dependant {
         Dependant::Attachment(node) => json!({ "node": node.as_str() }),
         Dependant::Snapshot(id) => json!({ "snapshot_id": id.to_string() }),
+        Dependant::Group(id) => json!({ "group_id": id.to_string() }),
         Dependant::Clone(id) => json!({ "volume_id": id.to_string() }),
     }
 }
@@ -388,33 +363,6 @@ pub(crate) fn why_to_wire(why: &Why, node: &NodeId) -> Json {
         "ails": why.ails,
         "keeps": why.keeps,
     })
-}
-
-/// What the records say of a snapshot.
-pub(crate) fn snapshot_to_wire(snapshot: &Snapshot) -> Json {
-    let mut wire = json!({
-        "name": snapshot.name.as_str(),
-        "id": snapshot.id.to_string(),
-        "state": snapshot.state.name(),
-        "volume": snapshot.volume_name.as_str(),
-        "volume_id": snapshot.volume.to_string(),
-        "class": snapshot.class.as_str(),
-        "backend": snapshot.backend.as_str(),
-        "size_bytes": snapshot.size.0,
-        "labels": snapshot.labels,
-        "created": snapshot.created.to_string(),
-    });
-    if let Some(map) = wire.as_object_mut() {
-        put(map, "cut", snapshot.cut.map(|moment| moment.to_string().into()));
-        put(map, "source_held_ms", snapshot.held_still.map(millis));
-        put(map, "handle", snapshot.handle.as_ref().map(|handle| handle.as_str().into()));
-        put(map, "parameters", (!snapshot.parameters.is_empty()).then(|| json!(snapshot.parameters)));
-        let clones = (!snapshot.dependants.is_empty())
-            .then(|| snapshot.dependants.iter().map(|id| Json::from(id.to_string())).collect());
-        put(map, "dependants", clones);
-        put(map, "intent", snapshot.intent.as_ref().map(intent_to_wire));
-    }
-    wire
 }
 
 /// A class as configured.

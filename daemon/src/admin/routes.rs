@@ -2,7 +2,7 @@
 //! its words, calls the hall once, and writes the answer. `convert.rs` knows the words, `error.rs` the problems,
 //! `server.rs` who may ask at all.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -15,8 +15,8 @@ use axum::{
 use futures_util::stream;
 use kato_orchestrator::{
     Error, Outcome,
-    model::{BackendName, ClassName, SnapshotName, VolumeName},
-    ops::{Context, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, RepairVolume},
+    model::{BackendName, ClassName, GroupName, GroupRef, SnapshotName, VolumeName},
+    ops::{Context, DeleteGroup, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, RepairVolume},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -60,6 +60,8 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/volumes/{name}/repair", post(repair))
         .route("/v1/volumes/{name}/why", get(why))
         .route("/v1/names", get(names))
+        .route("/v1/groups", get(groups).post(cut_group))
+        .route("/v1/groups/{name}", get(group).delete(remove_group))
         .route("/v1/snapshots", get(snapshots).post(cut))
         .route("/v1/snapshots/{name}", get(snapshot).delete(remove_snapshot))
         .route("/v1/classes", get(classes))
@@ -245,6 +247,38 @@ async fn repair(
 async fn why(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
     let why = door.hall.why(&VolumeName::parse(&name)?).await?;
     ok(&convert::why_to_wire(&why, door.hall.node()))
+}
+
+async fn groups(State(door): State<Arc<Door>>, Query(wish): Query<Page>) -> Answer {
+    let ListPage { items, next } = door.hall.list_groups(wish.after.as_deref(), wish.limit()).await?;
+    page(items.iter().map(convert::group_to_wire).collect(), next)
+}
+
+async fn cut_group(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Query(wish): Query<Wish>,
+    body: Bytes,
+) -> Answer {
+    let command = convert::group_from_wire(&body)?;
+    let outcome = door.hall.create_group(&context(&door, id, &wish), command).await?;
+    made(map(outcome, |group| convert::group_to_wire(&group)))
+}
+
+async fn group(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    let which = GroupRef::Name(GroupName::parse(&name)?);
+    ok(&convert::group_to_wire(&door.hall.find_group(&which).await?))
+}
+
+async fn remove_group(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Path(name): Path<String>,
+    Query(wish): Query<Wish>,
+) -> Answer {
+    let group = GroupRef::Name(GroupName::parse(&name)?);
+    let command = DeleteGroup { group, members: BTreeSet::new() };
+    gone(&door.hall.delete_group(&context(&door, id, &wish), command).await?)
 }
 
 async fn snapshots(State(door): State<Arc<Door>>, Query(wish): Query<Page>) -> Answer {

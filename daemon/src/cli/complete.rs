@@ -1,5 +1,5 @@
 //! Completion in the shell. The shell runs this program with the words so far, and gets the words that may
-//! follow; names of volumes, snapshots, classes, backends and plugins are asked of the daemon, which has half a second.
+//! follow; names of volumes, snapshots, groups, classes, backends and plugins are asked of the daemon, which has half a second.
 
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
@@ -67,6 +67,10 @@ pub(super) fn volumes(typed: &OsStr) -> Vec<CompletionCandidate> {
 
 pub(super) fn snapshots(typed: &OsStr) -> Vec<CompletionCandidate> {
     names("/v1/snapshots", typed)
+}
+
+pub(super) fn groups(typed: &OsStr) -> Vec<CompletionCandidate> {
+    names("/v1/groups", typed)
 }
 
 pub(super) fn classes(typed: &OsStr) -> Vec<CompletionCandidate> {

@@ -11,6 +11,7 @@ mod deploy;
 mod doctor;
 mod exit;
 mod filter;
+mod group;
 mod list;
 mod node;
 mod output;
@@ -100,6 +101,9 @@ enum Command {
     /// Volumes
     #[command(subcommand, visible_alias = "volumes", alias = "vol")]
     Volume(volume::Verb),
+    /// Snapshots of several volumes at one moment
+    #[command(subcommand, visible_alias = "groups")]
+    Group(group::Verb),
     /// Snapshots of volumes
     #[command(subcommand, visible_alias = "snapshots", alias = "snap")]
     Snapshot(snapshot::Verb),
@@ -177,6 +181,7 @@ pub(crate) fn run() -> Task {
         }
         Command::NodeWorker => return Task::Worker,
         Command::Volume(verb) => verb.run(&global),
+        Command::Group(verb) => verb.run(&global),
         Command::Snapshot(verb) => verb.run(&global),
         Command::Class(verb) => verb.run(&global),
         Command::Backend(verb) => verb.run(&global),
