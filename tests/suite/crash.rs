@@ -8,7 +8,7 @@
 
 pub(crate) mod kills;
 mod stories;
-mod telling;
+pub(crate) mod telling;
 pub(crate) mod town;
 
 use kato_store::LazyFate;

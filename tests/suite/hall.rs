@@ -1,8 +1,9 @@
 //! The hall's laws, one fact a test, against the fakes of its ports. What happens to mounts that break is
-//! `hall/health.rs`, what backends say of their volumes is `hall/consult.rs`, changing parameters is `hall/modify.rs`, and asking about what
+//! `hall/health.rs`, what is taken from nodes that do not answer is `hall/fencing.rs`, what backends say of their volumes is `hall/consult.rs`, changing parameters is `hall/modify.rs`, and asking about what
 //! is pending is `hall/polls.rs`.
 
 mod consult;
+mod fencing;
 mod health;
 mod modify;
 mod polls;

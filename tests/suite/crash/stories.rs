@@ -17,6 +17,8 @@ pub(super) type Told = Pin<Box<dyn Future<Output = ()>>>;
 
 const ATTACHES: Nature = Nature { attaches: true, ..Nature::PLAIN };
 const POLLED: Nature = Nature { attaches: true, polls: true, ..Nature::PLAIN };
+const FENCES: Nature = Nature { attaches: true, fences: true, ..Nature::PLAIN };
+const FENCES_BESIDE: Nature = Nature { neighbour: true, ..FENCES };
 const COPIES: Nature = Nature { cutting: Cutting::Copy, ..Nature::PLAIN };
 const COPIES_UNMOUNTED: Nature = Nature { cutting: Cutting::Unmounted, ..Nature::PLAIN };
 

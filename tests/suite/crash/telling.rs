@@ -3,16 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use kato_orchestrator::{
-    Kind,
-    model::{Bytes, Caller, CapacityRange, Keeping, SnapshotName, Target},
+    Error, Kind, Outcome,
+    model::{Bytes, Caller, CapacityRange, Keeping, NodeId, SnapshotName, Target},
     ops::{
-        Access, AttachVolume, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, DetachVolume,
-        GrowVolume, ModifyVolume, MountVolume, NodeAddress, Reach, RepairVolume, SourceName, UnmountVolume,
+        Access, AttachVolume, AttachedVolume, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume,
+        DetachVolume, GrowVolume, ModifyVolume, MountVolume, NodeAddress, Reach, RepairVolume, SourceName,
+        UnmountVolume,
     },
     testing::{Fault, Verb},
 };
 
 use super::town::{Teller, holder, name};
+
+pub(crate) fn machine(node: &str) -> NodeAddress {
+    NodeAddress { id: NodeId::parse(node).unwrap(), names: Default::default() }
+}
 
 impl Teller {
     pub(super) async fn modify(&self, volume: &str, tier: &str) {
@@ -34,12 +39,7 @@ impl Teller {
 
     pub(super) async fn repair(&self, volume: &str, force: bool) {
         if force {
-            // Whoever held it may lose it from now on.
-            self.note(|said| {
-                let held = said.holders.iter().filter(|(of, _)| of == volume).cloned().collect::<Vec<_>>();
-                said.released.extend(held);
-            });
-            self.show_containers(volume).await;
+            self.may_lose(volume).await;
         }
         drop(self.hall.repair(&self.context(), RepairVolume { name: name(volume), force }).await);
     }
@@ -147,18 +147,56 @@ impl Teller {
 
     /// Lets this node reach a volume, as a controller does.
     pub(super) async fn attach(&self, volume: &str) {
+        drop(self.let_in(volume, "here").await);
+    }
+
+    /// Lets another machine reach a volume, which then uses it whatever happens to it.
+    pub(super) async fn attach_to(&self, volume: &str, node: &str) {
+        if let Ok(attached) = self.let_in(volume, node).await
+            && !self.fuse.is_blown()
+            && let Some(handle) = attached.into_inner().volume.handle
+        {
+            self.backend.lock().unwrap().go_on(&handle, node);
+        }
+    }
+
+    async fn let_in(&self, volume: &str, node: &str) -> Result<Outcome<AttachedVolume>, Error> {
         let wish =
-            AttachVolume { volume: name(volume).into(), node: self.here(), read_only: false, many: false };
-        drop(self.hall.attach(&self.context(), wish).await);
+            AttachVolume { volume: name(volume).into(), node: machine(node), read_only: false, many: false };
+        self.hall.attach(&self.context(), wish).await
     }
 
     pub(super) async fn detach(&self, volume: &str) {
-        let wish = DetachVolume { volume: name(volume).into(), node: Some(self.here()) };
+        self.detach_from(volume, "here").await;
+    }
+
+    pub(super) async fn detach_from(&self, volume: &str, node: &str) {
+        let wish = DetachVolume { volume: name(volume).into(), node: Some(machine(node)) };
         drop(self.hall.detach(&self.context(), wish).await);
     }
 
-    pub(super) fn here(&self) -> NodeAddress {
-        NodeAddress { id: self.hall.node().clone(), names: Default::default() }
+    /// Stops a machine.
+    pub(super) fn stop(&self, node: &str) {
+        if !self.fuse.is_blown() {
+            self.backend.lock().unwrap().stop(node);
+        }
+    }
+
+    /// The other daemon takes a volume from this node, as of one that does not answer; then this one is back.
+    pub(super) async fn taken_by_the_neighbour(&self, volume: &str) {
+        self.may_lose(volume).await;
+        let wish = DetachVolume { volume: name(volume).into(), node: Some(machine("here")) };
+        drop(self.there.as_ref().unwrap().detach(&self.context(), wish).await);
+        self.hall.tidy().await.unwrap();
+    }
+
+    /// Whoever holds a volume may lose it from now on.
+    async fn may_lose(&self, volume: &str) {
+        self.note(|said| {
+            let held = said.holders.iter().filter(|(of, _)| of == volume).cloned().collect::<Vec<_>>();
+            said.released.extend(held);
+        });
+        self.show_containers(volume).await;
     }
 
     /// Takes a volume at a path, as a caller of the CSI door does.

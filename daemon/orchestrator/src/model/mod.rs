@@ -17,7 +17,7 @@ pub mod time;
 pub mod volume;
 
 pub use self::{
-    attachment::{Attachment, AttachmentState, Hold},
+    attachment::{Attachment, AttachmentState, Fence, Hold},
     backend::{BackendRecord, Fingerprint},
     class::{Class, DataRoot, FsType},
     connection::Connection,
@@ -26,7 +26,7 @@ pub use self::{
         VolumeId, VolumeName,
     },
     intent::{Failure, Intent},
-    mount::{Mount, MountState},
+    mount::{LostMount, Mount, MountState},
     node::{Node, NodeState},
     publication::{Caller, Publication, PublicationState, Purpose, Target},
     reference::{Reference, SnapshotRef, VolumeRef},

@@ -25,8 +25,8 @@ pub use self::json::{from_json, to_json};
 use crate::{
     error::Error,
     model::{
-        Attachment, BackendRecord, ClusterId, Mount, Node, Publication, Snapshot, SnapshotId, Tombstone,
-        Volume, VolumeId,
+        Attachment, BackendRecord, ClusterId, LostMount, Mount, Node, Publication, Snapshot, SnapshotId,
+        Tombstone, Volume, VolumeId,
     },
     ports::store::Entry,
 };
@@ -78,6 +78,7 @@ kinds! {
     10 "volume-id" VolumeId,
     11 "snapshot-id" SnapshotId,
     12 "marker" Marker,
+    15 "lost-mount" LostMount,
 }
 
 /// The value of a record that is to stand under this key, and under no other.

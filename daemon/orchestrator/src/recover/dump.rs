@@ -72,9 +72,10 @@ impl Remembered {
                         self.holders.entry(key).or_insert(publication);
                     }
                 }
-                // Names and indexes follow from the records; nodes and backends say themselves what they are; and a
+                // What still stands of a lost mount is seen, and belongs to nobody. Names and indexes follow from the records; nodes and backends say themselves what they are; and a
                 // tombstone's token may have come to mean something alive since.
-                KeyKind::VolumeName
+                KeyKind::LostMount
+                | KeyKind::VolumeName
                 | KeyKind::SnapshotName
                 | KeyKind::Tombstone
                 | KeyKind::Backend
