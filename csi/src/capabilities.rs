@@ -44,6 +44,8 @@ impl Claims {
         let some = |ability: fn(&Abilities) -> bool| backends.iter().any(ability);
         let (controls, mounts) = (role.controls(), role.mounts());
         let attachments = some(|abilities| abilities.attachments);
+        // Whoever is asked to take a volume from a node can cut it off before somebody else gets the volume.
+        let publishes = attachments || some(|abilities| abilities.fence);
         let snapshots = some(|abilities| abilities.snapshots);
         let health = some(|abilities| abilities.health);
         // Whoever only controls has no mount that it could hold still.
@@ -61,7 +63,7 @@ impl Claims {
             expansion: grow.then_some(if offline { Expands::Offline } else { Expands::Online }),
             controller: claimed([
                 (Controls::CreateDeleteVolume, controls),
-                (Controls::PublishUnpublishVolume, controls && attachments),
+                (Controls::PublishUnpublishVolume, controls && publishes),
                 (Controls::ListVolumes, controls),
                 (Controls::GetCapacity, controls && some(|abilities| abilities.capacity)),
                 (Controls::CreateDeleteSnapshot, controls && snapshots),
@@ -216,7 +218,8 @@ mod tests {
             (Abilities { grow: Some(Growing::Offline), ..NOTHING }, &[ExpandVolume]),
             (Abilities { modify: true, ..NOTHING }, &[ModifyVolume]),
             (Abilities { health: true, ..NOTHING }, &[GetVolumeHealth, ListVolumeHealth]),
-            (Abilities { fence: true, polling: true, ..NOTHING }, &[]),
+            (Abilities { fence: true, ..NOTHING }, &[PublishUnpublishVolume]),
+            (Abilities { polling: true, ..NOTHING }, &[]),
         ];
         for (abilities, added) in table {
             // That another backend cannot takes nothing away.

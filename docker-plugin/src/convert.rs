@@ -213,6 +213,11 @@ fn status_to_wire(view: &VolumeView) -> Map<String, Value> {
                 .collect(),
         );
     }
+    if !view.lost.is_empty() {
+        let lost = view.lost.iter();
+        let told = lost.map(|it| json!({"node": it.mount.node.as_str(), "since": it.since.to_string()}));
+        tell("lost-mounts", told.collect());
+    }
     tell(
         "holders",
         view.publications
@@ -432,6 +437,7 @@ mod tests {
                 fs_behind: false,
                 intent: None,
             }],
+            lost: Vec::new(),
             complaint: None,
             publications: vec![Publication {
                 volume: id,

@@ -3,20 +3,17 @@
 //! there, and nothing is in the backend or on the machine without a record.
 //!
 //! A process that stops is a runtime that is dropped while its port calls hang; the worlds behind the fakes
-//! go on. `town.rs` builds and judges, `stories.rs` tells what is done; the real binary is killed in
-//! `kills.rs`.
+//! go on. `town.rs` builds and judges, `stories/` tells what is done in the words of `telling.rs`; the real binary
+//! is killed in `kills.rs`.
 
-mod groups;
 pub(crate) mod kills;
 mod stories;
+pub(crate) mod telling;
 pub(crate) mod town;
 
 use kato_store::LazyFate;
 
-use self::{
-    stories::{STORIES, Story},
-    town::Town,
-};
+use self::{stories::Story, town::Town};
 
 /// Runs a story cut at every instant, with every fate of the lazy records.
 fn cut_everywhere(story: &Story) {
@@ -57,35 +54,4 @@ fn cut_twice(story: &Story) {
             town.converges(&format!("{} cut at {cut}, its recovery at {again}", story.name));
         }
     }
-}
-
-macro_rules! stories {
-    ($($name:ident),* $(,)?) => { $(
-        mod $name {
-            use super::*;
-
-            #[test]
-            fn converges_wherever_it_is_cut() {
-                cut_everywhere(&STORIES.$name);
-            }
-
-            #[test]
-            fn converges_after_a_reboot() {
-                reboot_everywhere(&STORIES.$name);
-            }
-
-            #[test]
-            fn converges_when_its_recovery_is_cut() {
-                cut_twice(&STORIES.$name);
-            }
-        }
-    )* };
-}
-
-stories! {
-    create, refused_create, unheard_create, late_create, late_cut, pending_create, polled_work, mount_by_two_holders, mount_given_up,
-    bound_mount, grow, snapshot, snapshot_by_copy, snapshot_slower_than_a_freeze, clone, clone_by_copy,
-    clone_of_what_is_unmounted, unmount, delete, attached_life, asked_attachment, refused_attachment, raw_life, inline_life, delete_against_mount, delete_against_snapshot,
-    delete_against_clone, delete_against_unmount, delete_against_attach, delete_against_bind, delete_against_grow,
-    delete_against_create, modify, delete_against_modify, repair, repair_by_force,
 }

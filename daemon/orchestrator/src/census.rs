@@ -132,6 +132,7 @@ impl Census {
             }
             (
                 KeyKind::Attachment
+                | KeyKind::LostMount
                 | KeyKind::Publication
                 | KeyKind::VolumeName
                 | KeyKind::SnapshotName

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use tracing::{Instrument, debug, warn};
+use tracing::{Instrument, debug, field::Empty, warn};
 
 use crate::{
     cut,
@@ -109,10 +109,12 @@ async fn one_turn(
         return Ok(Turn::Again);
     }
 
-    let Some(volume) = family.volume.clone() else { return Ok(Turn::Again) };
-    let span = tracing::info_span!("step", step = step.name(), volume.id = %id, volume.name = %volume.name, backend = %volume.backend);
+    let span = tracing::info_span!("step", step = step.name(), volume.id = %id, volume.name = Empty, backend = Empty);
+    if let Some(volume) = &family.volume {
+        span.record("volume.name", volume.name.as_str()).record("backend", volume.backend.as_str());
+    }
     let started = house.now();
-    let result = steps::take(house, &family, &volume, &step).instrument(span.clone()).await;
+    let result = steps::take(house, &family, &step).instrument(span.clone()).await;
     metrics::histogram!("kato_step_seconds", "step" => step.name())
         .record(house.now().since(started).as_secs_f64());
     match result {
@@ -152,12 +154,13 @@ pub(crate) fn intent_of<'a>(
         Step::Create | Step::Delete | Step::Grow | Step::Modify => {
             family.volume.as_mut().map(|volume| &mut volume.intent)
         }
-        Step::Attach(node) | Step::Detach(node) => {
+        Step::Attach(node) | Step::Fence(node) | Step::Detach(node) => {
             family.attachments.get_mut(node).map(|one| &mut one.intent)
         }
         Step::Format | Step::Mount | Step::Unmount | Step::GrowFilesystem => {
             family.mounts.get_mut(house.node()).map(|one| &mut one.intent)
         }
+        Step::TakeDownLost => family.lost.get_mut(house.node()).map(|one| &mut one.intent),
         Step::Bind(holder) | Step::Unbind(holder) => {
             family.publications.get_mut(&(house.node().clone(), holder.clone())).map(|one| &mut one.intent)
         }
@@ -202,4 +205,5 @@ pub(crate) fn intents(family: &Family) -> impl Iterator<Item = &Intent> {
         .chain(family.attachments.values().filter_map(|one| one.intent.as_ref()))
         .chain(family.mounts.values().filter_map(|one| one.intent.as_ref()))
         .chain(family.publications.values().filter_map(|one| one.intent.as_ref()))
+        .chain(family.lost.values().filter_map(|one| one.intent.as_ref()))
 }

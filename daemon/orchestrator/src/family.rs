@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     model::{
-        Attachment, AttachmentState, Dependant, HolderId, Intent, Keeping, Mount, MountState, NodeId,
-        Publication, PublicationState, Volume, VolumeId, VolumeState,
+        Attachment, AttachmentState, Dependant, HolderId, Intent, Keeping, LostMount, Mount, MountState,
+        NodeId, Publication, PublicationState, Timestamp, Volume, VolumeId, VolumeState,
     },
     ops::VolumeView,
 };
@@ -20,6 +20,8 @@ pub(crate) struct Family {
     pub(crate) attachments: BTreeMap<NodeId, Attachment>,
     pub(crate) mounts: BTreeMap<NodeId, Mount>,
     pub(crate) publications: BTreeMap<(NodeId, HolderId), Publication>,
+    /// What nodes may still have of the volume that was taken from them. It outlives the volume.
+    pub(crate) lost: BTreeMap<NodeId, LostMount>,
 }
 
 impl Family {
@@ -31,6 +33,7 @@ impl Family {
             attachments: BTreeMap::new(),
             mounts: BTreeMap::new(),
             publications: BTreeMap::new(),
+            lost: BTreeMap::new(),
         }
     }
 
@@ -47,6 +50,11 @@ impl Family {
             MountState::Broken(_) => self.holders(node).next().is_none(),
             MountState::Mounting | MountState::Mounted => false,
         })
+    }
+
+    /// Whether a node has a mount of the volume, or may have a lost one.
+    pub(crate) fn has_on(&self, node: &NodeId) -> bool {
+        self.mounts.contains_key(node) || self.lost.contains_key(node)
     }
 
     /// Whether a node has the volume mounted, well or broken, and nobody has begun to take it down.
@@ -95,6 +103,37 @@ impl Family {
         }
     }
 
+    /// Gives up a node's mount, with all who hold it there: from now on only that node has to do with it.
+    pub(crate) fn lose(&mut self, node: &NodeId, now: Timestamp) {
+        let Some(mount) = self.mounts.remove(node) else { return };
+        let keys: Vec<_> = self.publications.keys().filter(|(of, _)| of == node).cloned().collect();
+        let holders =
+            keys.into_iter().filter_map(|key| Some((key.1.clone(), self.publications.remove(&key)?)));
+        let holders: BTreeMap<_, _> = holders.collect();
+        if let Some(before) = self.lost.get_mut(node) {
+            // The node has to take that one down before it makes another: of this one there is nothing yet.
+            return before.holders.extend(holders);
+        }
+        let Some(volume) = &self.volume else { return };
+        let attachment = self.attachments.get(node);
+        let lost = LostMount {
+            name: volume.name.clone(),
+            connection: attachment
+                .and_then(|one| one.connection.clone())
+                .or_else(|| volume.connection.clone()),
+            mount,
+            holders,
+            since: now,
+            intent: Some(Intent::new(now)),
+        };
+        self.lost.insert(node.clone(), lost);
+    }
+
+    /// A node that may still write what it has lost, because it was not cut off or detached yet.
+    pub(crate) fn lost_and_attached(&self) -> Option<&NodeId> {
+        self.lost.keys().find(|node| self.attachments.contains_key(*node))
+    }
+
     /// Whether some record is on its way somewhere: such a family has a driver.
     pub(crate) fn is_unfinished(&self) -> bool {
         let volume = self.volume.as_ref().is_some_and(|volume| {
@@ -121,6 +160,7 @@ impl Family {
             attachments: self.attachments.values().cloned().collect(),
             mounts: self.mounts.values().cloned().collect(),
             publications: self.publications.values().cloned().collect(),
+            lost: self.lost.values().cloned().collect(),
             complaint: None,
         })
     }

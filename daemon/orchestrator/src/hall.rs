@@ -494,8 +494,8 @@ pub struct BackendView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// A stable word. Of both: `orphan`, `unmarked`, `unreachable`. Of the doctor: `retained`, `lost`, `found-again`,
-    /// `missing-mount`, `stale-mount`, `stale-device`, `same-name`, `stuck`. Of a recovery: `recovered`,
-    /// `missing`, `nameless`, `foreign`, `dump`.
+    /// `missing-mount`, `stale-mount`, `stale-device`, `lost-mount`, `same-name`, `stuck`. Of a recovery:
+    /// `recovered`, `missing`, `nameless`, `foreign`, `dump`.
     pub code: &'static str,
     /// What it is about.
     pub subject: String,

@@ -223,6 +223,12 @@ async fn still(house: &Arc<House>, volume: VolumeId, cutting: Cutting) -> Result
         ))
         .about(format!("volume {name}")));
     }
+    if let Some(node) = family.lost_and_attached().filter(|_| cutting != Cutting::Instant) {
+        return Err(Error::busy(format!(
+            "it is being taken from {node}, which may still write to it until then"
+        ))
+        .about(format!("volume {name}")));
+    }
     // What cannot be frozen may be written while it is copied.
     if let Some(MountState::Broken(why)) = family.mounts.get(house.node()).map(|mount| &mount.state)
         && cutting == Cutting::Copy

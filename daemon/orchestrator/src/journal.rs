@@ -2,8 +2,8 @@
 //!
 //! **Guards.** A [`Change`] guards every record that it changes at the revision that was read. That alone
 //! does not exclude a publication that comes to exist between a delete's read and its commit; so a new
-//! publication also guards the volume and writes the Mount's record again, and whoever takes a mount down
-//! changes it: one of the two loses.
+//! publication also guards the volume and the attachment and writes the Mount's record again, and whoever takes a mount
+//! or an attachment down changes it: one of the two loses.
 //!
 //! **Work index.** `w/v/<id>` stands for every family with an unfinished wish, so that a start need not read
 //! everything. Each wish writes it anew, and only a driver that came to rest removes it, guarded at the
@@ -18,8 +18,8 @@ use crate::{
     error::{Error, Kind},
     family::Family,
     model::{
-        Attachment, BackendName, Group, GroupId, GroupState, Handle, HolderId, Mount, MountState, NodeId,
-        Publication, Snapshot, SnapshotId, SnapshotName, SnapshotState, Volume, VolumeId, VolumeName,
+        Attachment, BackendName, Group, GroupId, GroupState, Handle, HolderId, LostMount, Mount, MountState,
+        NodeId, Publication, Snapshot, SnapshotId, SnapshotName, SnapshotState, Volume, VolumeId, VolumeName,
         VolumeState,
     },
     ports::store::{Batch, Durability, Entry, Guard, Key, Revision, Store},
@@ -386,14 +386,16 @@ impl Change {
             .chain(now.attachments.keys())
             .chain(was.mounts.keys())
             .chain(now.mounts.keys())
+            .chain(was.lost.keys())
+            .chain(now.lost.keys())
             .collect();
         for node in nodes {
             self.one(seen, keys::attachment(id, node), was.attachments.get(node), now.attachments.get(node));
-            let (before, after) = (was.mounts.get(node), now.mounts.get(node));
-            self.one(seen, keys::mount(id, node), before, after);
-            match (before, after) {
-                (None, Some(_)) => self.put(keys::node_mount(node, id), &Marker),
-                (Some(_), None) => self.delete(keys::node_mount(node, id)),
+            self.one(seen, keys::mount(id, node), was.mounts.get(node), now.mounts.get(node));
+            self.one(seen, keys::lost_mount(id, node), was.lost.get(node), now.lost.get(node));
+            match (was.has_on(node), now.has_on(node)) {
+                (false, true) => self.put(keys::node_mount(node, id), &Marker),
+                (true, false) => self.delete(keys::node_mount(node, id)),
                 _ => {}
             }
         }
@@ -405,6 +407,7 @@ impl Change {
             self.one(seen, key, before, after);
             if before.is_none() && after.is_some() {
                 self.guard(seen, keys::volume(id));
+                self.guard(seen, keys::attachment(id, &pair.0));
                 if let Some(mount) = now.mounts.get(&pair.0) {
                     self.touch(seen, keys::mount(id, &pair.0), mount);
                 }
@@ -534,6 +537,7 @@ fn frees_space(was: &Family, now: &Family) -> bool {
     let fewer = now.publications.len() < was.publications.len()
         || now.mounts.len() < was.mounts.len()
         || now.attachments.len() < was.attachments.len()
+        || now.lost.len() < was.lost.len()
         || (was.volume.is_some() && now.volume.is_none());
     let leaving = now.volume.as_ref().is_some_and(|volume| volume.state == VolumeState::Deleting)
         || now.mounts.values().any(|mount| mount.state == MountState::Unmounting)
@@ -553,6 +557,9 @@ fn sort_in(family: &mut Family, root: &str, entry: &Entry) -> Result<(), Error> 
     } else if rest.starts_with("/m/") {
         let mount: Mount = records::decode(entry)?;
         family.mounts.insert(mount.node.clone(), mount);
+    } else if rest.starts_with("/l/") {
+        let lost: LostMount = records::decode(entry)?;
+        family.lost.insert(lost.mount.node.clone(), lost);
     } else if rest.starts_with("/p/") {
         let publication: Publication = records::decode(entry)?;
         family.publications.insert((publication.node.clone(), publication.holder.clone()), publication);

@@ -5,7 +5,7 @@
 //!
 //!      publication  (bind, for paths of their own)      unbind
 //!      mount        (format once, mount, grow fs)       unmount
-//!      attachment   (attach)                            detach
+//!      attachment   (attach)                            fence, detach
 //!      volume       (create, grow, modify)              delete
 //! ```
 //!
@@ -14,12 +14,15 @@
 //! keeps nobody from unmounting or deleting. Building up first finishes what it stands on: nothing is attached
 //! while the volume is being created, nothing mounted before it is attached and formatted. A step on a node
 //! is only planned for the node that we are.
+//!
+//! A volume that was taken from a node which may still write is fenced before it is detached, so that whoever gets it
+//! next is the only writer. What such a node still has is lost to it: it takes that down before it makes it anew.
 
 use crate::{
     family::Family,
     model::{
-        AttachmentState, FsState, HolderId, Intent, MountState, NodeId, PublicationState, Target, Timestamp,
-        VolumeState,
+        AttachmentState, Fence, FsState, HolderId, Intent, MountState, NodeId, PublicationState, Target,
+        Timestamp, VolumeState,
     },
     ports::backend::{Abilities, Growing},
 };
@@ -27,8 +30,10 @@ use crate::{
 /// One thing to do for a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    TakeDownLost,
     Unbind(HolderId),
     Unmount,
+    Fence(NodeId),
     Detach(NodeId),
     Delete,
     Create,
@@ -45,8 +50,10 @@ impl Step {
     /// Its name in logs and metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Self::TakeDownLost => "take-down-lost",
             Self::Unbind(_) => "unbind",
             Self::Unmount => "unmount",
+            Self::Fence(_) => "fence",
             Self::Detach(_) => "detach",
             Self::Delete => "delete",
             Self::Create => "create",
@@ -63,15 +70,20 @@ impl Step {
     /// Whether it happens on this node rather than at the backend.
     pub(crate) fn is_local(&self) -> bool {
         match self {
-            Self::Unbind(_)
+            Self::TakeDownLost
+            | Self::Unbind(_)
             | Self::Unmount
             | Self::Format
             | Self::Mount
             | Self::GrowFilesystem
             | Self::Bind(_) => true,
-            Self::Detach(_) | Self::Delete | Self::Create | Self::Grow | Self::Modify | Self::Attach(_) => {
-                false
-            }
+            Self::Fence(_)
+            | Self::Detach(_)
+            | Self::Delete
+            | Self::Create
+            | Self::Grow
+            | Self::Modify
+            | Self::Attach(_) => false,
         }
     }
 }
@@ -124,6 +136,9 @@ fn candidates<'a>(family: &'a Family, role: &Role<'a>) -> Vec<(Step, Option<&'a 
 type Candidates<'a> = Vec<(Step, Option<&'a Intent>)>;
 
 fn take_down<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>) {
+    if let Some(lost) = family.lost.get(role.node) {
+        steps.push((Step::TakeDownLost, lost.intent.as_ref()));
+    }
     for publication in family.holders(role.node).filter(|one| one.state == PublicationState::Leaving) {
         steps.push((Step::Unbind(publication.holder.clone()), publication.intent.as_ref()));
     }
@@ -135,7 +150,9 @@ fn take_down<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>
     }
     for (node, attachment) in &family.attachments {
         if attachment.state == AttachmentState::Detaching && !family.mounts.contains_key(node) {
-            steps.push((Step::Detach(node.clone()), attachment.intent.as_ref()));
+            let fences = attachment.fence == Fence::Wished && role.abilities.fence;
+            let step = if fences { Step::Fence(node.clone()) } else { Step::Detach(node.clone()) };
+            steps.push((step, attachment.intent.as_ref()));
         }
     }
     if let Some(volume) = &family.volume {
@@ -173,6 +190,9 @@ fn build_up<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>)
         if attachment.state == AttachmentState::Attaching {
             steps.push((Step::Attach(node.clone()), attachment.intent.as_ref()));
         }
+    }
+    if family.lost.contains_key(role.node) {
+        return;
     }
     let attachment = family.attachments.get(role.node).filter(|one| one.state == AttachmentState::Attached);
     let (Some(attachment), Some(mount)) = (attachment, family.mounts.get(role.node)) else { return };
@@ -275,6 +295,7 @@ mod tests {
             fencing_token: 0,
             read_only: false,
             hold: Default::default(),
+            fence: Fence::Unneeded,
             intent: None,
         };
         family.attachments.insert(node(to), attachment);
@@ -477,6 +498,62 @@ mod tests {
         check(Next::Rest, |family| {
             attach(family, "there", AttachmentState::Detaching);
             mount(family, "there", MountState::Unmounting);
+        });
+    }
+
+    #[test]
+    fn a_node_that_may_still_write_is_cut_off_before_it_is_detached() {
+        let mut family = family();
+        attach(&mut family, "there", AttachmentState::Detaching);
+        let here = node("here");
+        let abilities = Abilities { fence: true, ..Abilities::default() };
+        let able = Role { abilities, ..role(&here) };
+        let (fence, detach) = (Step::Fence(node("there")), Step::Detach(node("there")));
+        for (state, step) in [
+            (Fence::Unneeded, &detach),
+            (Fence::Wished, &fence),
+            (Fence::Done, &detach),
+            (Fence::Unproven, &detach),
+        ] {
+            family.attachments.get_mut(&node("there")).unwrap().fence = state;
+            assert_eq!(next(&family, &able, NOW), Next::Step(step.clone()), "{state:?}");
+            assert_eq!(next(&family, &role(&here), NOW), Next::Step(detach.clone()), "it cannot fence");
+        }
+    }
+
+    #[test]
+    fn a_node_takes_down_what_it_lost_before_it_makes_it_anew_and_leaves_others_alone() {
+        let lost = |family: &mut Family, on: &str| {
+            mount(family, on, MountState::Mounted);
+            family.lose(&node(on), NOW);
+        };
+        check(Next::Step(Step::TakeDownLost), |family| {
+            lost(family, "here");
+            attach(family, "here", AttachmentState::Attached);
+            mount(family, "here", MountState::Mounting);
+        });
+        check(Next::Wait(Timestamp(5_000)), |family| {
+            lost(family, "here");
+            family.lost.get_mut(&node("here")).unwrap().intent = paused();
+            attach(family, "here", AttachmentState::Attached);
+            mount(family, "here", MountState::Mounting);
+        });
+        check(Next::Step(Step::Mount), |family| {
+            lost(family, "there");
+            attach(family, "here", AttachmentState::Attached);
+            mount(family, "here", MountState::Mounting);
+        });
+        check(Next::Step(Step::Delete), |family| {
+            lost(family, "there");
+            volume(family).state = VolumeState::Deleting;
+        });
+        check(Next::Step(Step::TakeDownLost), |family| {
+            lost(family, "here");
+            family.volume = None;
+        });
+        check(Next::Rest, |family| {
+            lost(family, "there");
+            family.volume = None;
         });
     }
 

@@ -2,8 +2,8 @@
 //! records and ring drivers.
 //!
 //! **Start.** Mounts of another boot are gone, whatever their records say: they and their holders are taken off.
-//! Mounts of this boot that the machine does not show are made again for the holders that have them. Every
-//! mount is thawed, in case a cut was cut short. All holders become doubtful, because the answer of each may
+//! Mounts of this boot that the machine does not show are made again for the holders that have them. What was taken
+//! from this node while it did not answer is taken down. Every mount is thawed, in case a cut was cut short. All holders become doubtful, because the answer of each may
 //! not have arrived.
 //! Then every family on the work index gets its driver.
 //!
@@ -85,7 +85,7 @@ async fn register(house: &House) -> Result<(), Error> {
     house.journal.commit(change, Durability::Lazy).await
 }
 
-/// The volumes that are mounted on this node by the records.
+/// The volumes that are mounted on this node by the records, or that it lost.
 pub(crate) async fn mounts_here(house: &House) -> Result<Vec<VolumeId>, Error> {
     let segments = house.journal.segments(&keys::node_mounts(house.node())).await?;
     Ok(segments.iter().filter_map(|segment| VolumeId::parse(segment)).collect())
@@ -94,6 +94,9 @@ pub(crate) async fn mounts_here(house: &House) -> Result<Vec<VolumeId>, Error> {
 async fn take_up(house: &Arc<House>, id: VolumeId, mounted: Option<&BTreeSet<String>>) -> Result<(), Error> {
     let node = house.node().clone();
     let family = house.journal.family(id).await?.value;
+    if family.lost.contains_key(&node) {
+        house.ring(Subject::Volume(id), false);
+    }
     let Some(mount) = family.mounts.get(&node) else { return Ok(()) };
     let same_boot = mount.boot_id == house.boot_id;
     let shown = mount.path.as_ref().is_some_and(|path| mounted.is_none_or(|mounted| mounted.contains(path)));
@@ -165,6 +168,9 @@ pub(crate) async fn tidy(house: &Arc<House>) -> Result<(), Error> {
 async fn tidy_mount(house: &Arc<House>, id: VolumeId) -> Result<(), Error> {
     let node = house.node().clone();
     let family = house.journal.family(id).await?.value;
+    if family.lost.contains_key(&node) {
+        house.ring(Subject::Volume(id), false);
+    }
     let Some(mount) = family.mounts.get(&node) else { return Ok(()) };
     let now = house.now();
     let held = family.holders(&node).next().is_some();

@@ -10,8 +10,8 @@ use kato_orchestrator::{
     BackendView, Consultation, Error, Finding, Gauges,
     model::{
         Attachment, AttachmentState, Bytes, CapacityRange, Class, ClassName, Connection, DataRoot, Dependant,
-        FsState, FsType, Intent, Keeping, Mount, MountState, NodeId, Publication, PublicationState,
-        SnapshotName, Source, Target, VolumeName,
+        Fence, FsState, FsType, Intent, Keeping, LostMount, Mount, MountState, NodeId, Publication,
+        PublicationState, SnapshotName, Source, Target, VolumeName,
     },
     ops::{
         CreateVolume, GrowVolume, ModifyVolume, Reach, RecoverRecords, RootWish, SourceName, VolumeView, Why,
@@ -193,6 +193,7 @@ pub(crate) fn volume_to_wire(view: &VolumeView, node: &NodeId) -> Json {
     put(map, "health", health_to_wire(view, node));
     put(map, "complaint", view.complaint.as_ref().map(complaint_to_wire));
     put(map, "mounts", (!view.mounts.is_empty()).then(|| view.mounts.iter().map(mount_to_wire).collect()));
+    put(map, "lost_mounts", (!view.lost.is_empty()).then(|| view.lost.iter().map(lost_to_wire).collect()));
     put(map, "intent", volume.intent.as_ref().map(intent_to_wire));
     wire
 }
@@ -272,6 +273,7 @@ fn attachment_to_wire(attachment: &Attachment) -> Json {
     if let Some(map) = wire.as_object_mut() {
         put(map, "connection", attachment.connection.as_ref().map(connection_to_wire));
         put(map, "client", attachment.client.as_deref().map(Json::from));
+        put(map, "fence", (attachment.fence != Fence::Unneeded).then(|| attachment.fence.name().into()));
         put(map, "intent", attachment.intent.as_ref().map(intent_to_wire));
     }
     wire
@@ -291,6 +293,21 @@ fn mount_to_wire(mount: &Mount) -> Json {
         put(map, "device", mount.device.as_deref().map(Json::from));
         put(map, "idle_since", mount.idle_since.map(|moment| moment.to_string().into()));
         put(map, "intent", mount.intent.as_ref().map(intent_to_wire));
+    }
+    wire
+}
+
+/// What a node may still have of a volume that was taken from it.
+fn lost_to_wire(lost: &LostMount) -> Json {
+    let mut wire = json!({
+        "node": lost.mount.node.as_str(),
+        "since": lost.since.to_string(),
+        "holders": lost.holders.values().map(holder_to_wire).collect::<Json>(),
+    });
+    if let Some(map) = wire.as_object_mut() {
+        put(map, "path", lost.mount.path.as_deref().map(Json::from));
+        put(map, "device", lost.mount.device.as_deref().map(Json::from));
+        put(map, "intent", lost.intent.as_ref().map(intent_to_wire));
     }
     wire
 }

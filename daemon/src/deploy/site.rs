@@ -135,9 +135,10 @@ impl Site {
         self.backends.values().any(test)
     }
 
-    /// Whether a node has to be attached before it reaches a volume.
+    /// Whether we have to be asked when a node gets a volume and when it is taken from it: to attach it, or to cut a
+    /// node off.
     pub(crate) fn attaches(&self) -> bool {
-        self.any(|it| it.abilities.attachments)
+        self.any(|it| it.abilities.attachments || it.abilities.fence)
     }
 
     pub(crate) fn snapshots(&self) -> bool {

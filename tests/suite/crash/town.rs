@@ -24,7 +24,7 @@ use kato_orchestrator::{
 };
 use kato_store::{LazyFate, MemoryStore};
 
-use super::{groups, stories::Story};
+use super::stories::{Story, groups};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
 
@@ -43,6 +43,8 @@ pub(crate) struct Acknowledged {
 /// The hall as a story sees it.
 pub(crate) struct Teller {
     pub(crate) hall: Arc<Orchestrator>,
+    /// Another daemon over the same records, on a machine of its own.
+    pub(crate) there: Option<Arc<Orchestrator>>,
     pub(crate) host: FakeHost,
     pub(crate) backend: Arc<Mutex<BackendWorld>>,
     pub(crate) machine: Arc<Mutex<HostWorld>>,
@@ -67,6 +69,8 @@ impl Teller {
 pub(crate) struct Town {
     backend: Arc<Mutex<BackendWorld>>,
     host: Arc<Mutex<HostWorld>>,
+    /// The machine of the other daemon.
+    there: Arc<Mutex<HostWorld>>,
     store: MemoryStore,
     ids: Arc<FakeIds>,
     said: Arc<Mutex<Acknowledged>>,
@@ -87,11 +91,21 @@ pub(crate) struct Nature {
     pub(crate) polls: bool,
     /// Whether its volumes lie on this host.
     pub(crate) bound: bool,
+    /// Whether it can cut nodes off.
+    pub(crate) fences: bool,
+    /// Whether there is another daemon over the same records.
+    pub(crate) neighbour: bool,
 }
 
 impl Nature {
-    pub(crate) const PLAIN: Self =
-        Self { attaches: false, cutting: Cutting::Instant, polls: false, bound: false };
+    pub(crate) const PLAIN: Self = Self {
+        attaches: false,
+        cutting: Cutting::Instant,
+        polls: false,
+        bound: false,
+        fences: false,
+        neighbour: false,
+    };
 }
 
 impl Town {
@@ -99,6 +113,7 @@ impl Town {
         Self {
             backend: Arc::default(),
             host: Arc::default(),
+            there: Arc::default(),
             store: MemoryStore::new(),
             ids: Arc::default(),
             said: Arc::default(),
@@ -143,6 +158,7 @@ impl Town {
 
     pub(crate) fn reboot(&mut self) {
         self.host.lock().unwrap().reboot();
+        self.backend.lock().unwrap().stop("here");
         self.rebooted = true;
     }
 
@@ -174,6 +190,11 @@ impl Town {
         &self.backend
     }
 
+    /// The machine of the other daemon.
+    pub(crate) fn machine_there(&self) -> &Mutex<HostWorld> {
+        &self.there
+    }
+
     /// The machine behind the fake.
     pub(crate) fn machine(&self) -> &Mutex<HostWorld> {
         &self.host
@@ -201,21 +222,14 @@ impl Town {
 
     async fn open(&self, fuse: Arc<Fuse>, clock: Arc<FakeClock>) -> Result<Teller, Error> {
         let host = FakeHost::new(Arc::clone(&self.host), Arc::clone(&self.backend), Arc::clone(&fuse));
-        let settle = Duration::from_secs(30);
-        let Nature { attaches, cutting, polls, bound } = self.nature;
-        let fake = FakeBackend::new(Arc::clone(&self.backend), Arc::clone(&fuse), attaches, settle);
-        let fake = fake.cutting(cutting);
-        let fake = if bound { fake.bound() } else { fake };
-        let backend: Arc<dyn Backend> = Arc::new(if polls { fake.polled() } else { fake });
-        let ports = Ports {
-            store: Arc::new(FusedStore { store: self.store.clone(), fuse: Arc::clone(&fuse) }),
-            host: Arc::new(host.clone()),
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            ids: Arc::clone(&self.ids) as _,
+        let hall = self.hall("here", host.clone(), &fuse, &clock).await?;
+        let there = match self.nature.neighbour {
+            true => Some(self.neighbour(&fuse, &clock).await?),
+            false => None,
         };
-        let hall = Orchestrator::open(ports, catalog(backend), config()).await?;
         Ok(Teller {
             hall,
+            there,
             host,
             backend: Arc::clone(&self.backend),
             machine: Arc::clone(&self.host),
@@ -223,6 +237,45 @@ impl Town {
             fuse,
             said: Arc::clone(&self.said),
         })
+    }
+
+    /// The other daemon, in another life of it each time.
+    pub(crate) async fn neighbour(
+        &self,
+        fuse: &Arc<Fuse>,
+        clock: &Arc<FakeClock>,
+    ) -> Result<Arc<Orchestrator>, Error> {
+        let host = FakeHost::new(Arc::clone(&self.there), Arc::clone(&self.backend), Arc::clone(fuse));
+        self.hall("there", host.called("there"), fuse, clock).await
+    }
+
+    async fn hall(
+        &self,
+        node: &str,
+        host: FakeHost,
+        fuse: &Arc<Fuse>,
+        clock: &Arc<FakeClock>,
+    ) -> Result<Arc<Orchestrator>, Error> {
+        let settle = Duration::from_secs(30);
+        let Nature { attaches, cutting, polls, bound, fences, .. } = self.nature;
+        let mut fake = FakeBackend::new(Arc::clone(&self.backend), Arc::clone(fuse), attaches, settle);
+        if polls {
+            fake = fake.polled();
+        }
+        if fences {
+            fake = fake.fencing();
+        }
+        if bound {
+            fake = fake.bound();
+        }
+        let ports = Ports {
+            store: Arc::new(FusedStore { store: self.store.clone(), fuse: Arc::clone(fuse) }),
+            host: Arc::new(host),
+            clock: Arc::clone(clock) as Arc<dyn Clock>,
+            ids: Arc::clone(&self.ids) as _,
+        };
+        let config = Config { node: NodeId::parse(node).unwrap(), ..config() };
+        Orchestrator::open(ports, catalog(Arc::new(fake.cutting(cutting))), config).await
     }
 
     /// Starts the daemon again, gives it an hour, and judges; then ends every life by hand and judges again.
@@ -270,6 +323,8 @@ impl Town {
 
         assert!(!self.backend.lock().unwrap().has_torn(), "{what}: a copy was made of a source that moved");
         groups::judge(&self.backend.lock().unwrap(), &snapshots, what);
+        let trespasses = self.backend.lock().unwrap().trespasses().to_vec();
+        assert!(trespasses.is_empty(), "{what}: two writers: {trespasses:?}");
         for volume in views.iter().map(|view| &view.volume) {
             let backend = self.backend.lock().unwrap();
             let there = volume.handle.as_ref().and_then(|handle| backend.parameters(handle.as_str()));
@@ -285,6 +340,8 @@ impl Town {
             ids.sort();
             ids
         };
+        let lost = views.iter().flat_map(|view| &view.lost).find(|lost| lost.mount.node.as_str() == "here");
+        assert!(lost.is_none(), "{what}: a lost mount is left over: {lost:#?}");
         let raw = |view: &&VolumeView| view.mounts.iter().any(|mount| mount.raw);
         let raw: Vec<_> = views.iter().filter(raw).map(|view| view.volume.id).collect();
         let with_filesystem = mounted.iter().copied().filter(|id| !raw.contains(id)).collect();

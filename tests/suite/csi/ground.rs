@@ -2,10 +2,10 @@
 //! of the test's own. Several houses over one ground are several hosts, or a controller and its nodes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,7 +26,7 @@ use kato_orchestrator::{
     ports::{
         Backend, Ids, Store,
         backend::{
-            Attached, Attachments, Check, Create, Cutting, Description, Effect, Extras, Grow, Made,
+            Attached, Attachments, Check, Create, Cutting, Description, Effect, Extras, Fencing, Grow, Made,
             NodeFacts, Page, Snapshots, Which,
         },
     },
@@ -63,11 +63,42 @@ impl Ids for Fresh {
 
 /// Which node each volume is attached to; the same for all houses of one ground.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reach(Arc<Mutex<BTreeMap<Handle, String>>>);
+pub(super) struct Reach(Arc<Mutex<BTreeMap<Handle, String>>>, Arc<Mutex<Users>>);
+
+/// Machines that use a volume, whatever anybody says of them.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    /// Those that do.
+    pub(super) active: BTreeSet<String>,
+    /// Those that were cut off, in order.
+    pub(super) fenced: Vec<String>,
+    /// Whether the backend can cut any off; nothing where it knows no such thing.
+    pub(super) fences: Option<Proof>,
+}
+
+/// How a backend cuts a machine off.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Proof {
+    /// It does, for sure.
+    Sure,
+    /// It cannot tell whether the machine still writes.
+    Lacking,
+}
 
 impl Reach {
+    /// Of a backend that cuts machines off.
+    pub(super) fn fencing(proof: Proof) -> Self {
+        let reach = Self::default();
+        reach.users().fences = Some(proof);
+        reach
+    }
+
     pub(super) fn nodes(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(super) fn users(&self) -> MutexGuard<'_, Users> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,6 +232,7 @@ impl Backend for Attaching {
     fn describe(&self) -> Description {
         let mut description = self.inner.describe();
         description.abilities.attachments = true;
+        description.abilities.fence = self.fencing().is_some();
         description.abilities.node_bound = false;
         description
     }
@@ -251,6 +283,10 @@ impl Backend for Attaching {
         Some(self)
     }
 
+    fn fencing(&self) -> Option<&dyn Fencing> {
+        self.reach.users().fences.map(|_| self as _)
+    }
+
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         self.inner.snapshots()
     }
@@ -280,6 +316,9 @@ impl Attachments for Attaching {
     }
 
     async fn detach(&self, which: Which, node: NodeFacts, _: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
+        if self.reach.users().active.contains(&node.name) {
+            return Err(Error::in_use(format!("the machine {} has it in use", node.name)));
+        }
         if let Some(made) = self.look(which).await? {
             let mut reach = self.reach.0.lock().unwrap_or_else(PoisonError::into_inner);
             if reach.get(&made.handle) == Some(&node.name) {
@@ -288,15 +327,28 @@ impl Attachments for Attaching {
         }
         Ok(Effect::Done(()))
     }
+}
 
+#[async_trait]
+impl Fencing for Attaching {
     async fn fence(
         &self,
         _: Which,
-        _: NodeFacts,
+        node: NodeFacts,
         _: Vec<String>,
         _: Option<Vec<u8>>,
     ) -> Result<Effect<()>, Error> {
-        Err(Error::unsupported("it cannot fence"))
+        let mut users = self.reach.users();
+        match users.fences {
+            Some(Proof::Sure) => {
+                users.active.remove(&node.name);
+                users.fenced.push(node.name);
+                Ok(Effect::Done(()))
+            }
+            Some(Proof::Lacking) if !users.active.contains(&node.name) => Ok(Effect::Done(())),
+            Some(Proof::Lacking) => Err(Error::precondition("the machine may still run")),
+            None => Err(Error::unsupported("it cannot fence")),
+        }
     }
 }
 

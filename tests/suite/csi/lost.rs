@@ -16,7 +16,7 @@ use super::ground::{House, MIB, Plan, Reach, usual, wish};
 use crate::host::ground::Ground;
 
 /// A controller that has just lost everything it knew.
-async fn controller(ground: &Ground, reach: &Reach) -> House {
+pub(super) async fn controller(ground: &Ground, reach: &Reach) -> House {
     let plan = Plan {
         node: "controller",
         role: Role::Controller,
@@ -30,7 +30,11 @@ fn node<'g>(ground: &'g Ground, reach: &Reach, name: &'static str) -> Plan<'g> {
     Plan { node: name, role: Role::Node, attached: Some(reach.clone()), ..Plan::all(ground) }
 }
 
-async fn attach(house: &House, volume: &Volume, node: &str) -> Result<BTreeMap<String, String>, Status> {
+pub(super) async fn attach(
+    house: &House,
+    volume: &Volume,
+    node: &str,
+) -> Result<BTreeMap<String, String>, Status> {
     let request = ControllerPublishVolumeRequest {
         volume_id: volume.volume_id.clone(),
         node_id: node.into(),
@@ -42,7 +46,7 @@ async fn attach(house: &House, volume: &Volume, node: &str) -> Result<BTreeMap<S
     Ok(answer.into_inner().publish_context)
 }
 
-async fn detach(house: &House, id: &str, node: &str) -> Result<(), Status> {
+pub(super) async fn detach(house: &House, id: &str, node: &str) -> Result<(), Status> {
     let request =
         ControllerUnpublishVolumeRequest { volume_id: id.into(), node_id: node.into(), ..Default::default() };
     house.clients.controller.clone().controller_unpublish_volume(request).await.map(drop)

@@ -30,6 +30,7 @@ pub(super) async fn against_records(
     let survey = house.ports.host.survey().await?;
     for id in mounts_here(house).await? {
         missing(house, id, &survey, fix, findings).await?;
+        lost(house, id, findings).await?;
     }
     for (id, stale) in stale(survey) {
         match id {
@@ -97,6 +98,24 @@ async fn missing(
     Ok(())
 }
 
+/// What this node lost and could not take down yet.
+async fn lost(house: &House, id: VolumeId, findings: &mut Vec<Finding>) -> Result<(), Error> {
+    let family = house.journal.family(id).await?.value;
+    let Some(lost) = family.lost.get(house.node()) else { return Ok(()) };
+    let failure = lost.intent.as_ref().and_then(|intent| intent.last_error.as_ref());
+    let why = failure.map_or_else(|| "it is being taken down".to_owned(), |failure| failure.message.clone());
+    findings.push(finding(
+        "lost-mount",
+        format!("volume {}", lost.name),
+        format!(
+            "it was taken from this node at {}, and what is left of it here is not gone yet: {why}",
+            lost.since
+        ),
+        false,
+    ));
+    Ok(())
+}
+
 /// What stands here although no record says so.
 async fn stands(
     house: &Arc<House>,
@@ -108,7 +127,7 @@ async fn stands(
 ) -> Result<(), Error> {
     let family = house.journal.family(id).await?.value;
     // The records of now, not of before the survey: whatever is on its way has a mount record.
-    if family.mounts.contains_key(house.node()) {
+    if family.has_on(house.node()) {
         return Ok(());
     }
     let mut elsewhere = Vec::new();
@@ -229,7 +248,7 @@ async fn remove(
         claims.push(house.ports.store.claim(&format!("{subject}/{}", house.node())).await?);
         // A recovery may have made it known since.
         let family = house.journal.family(id).await?.value;
-        if family.volume.is_some() || family.mounts.contains_key(house.node()) {
+        if family.volume.is_some() || family.has_on(house.node()) {
             return Ok(());
         }
     }
@@ -272,7 +291,7 @@ async fn unknown(
             None => None,
         };
         if let Some(id) = id
-            && house.journal.family(id).await?.value.mounts.contains_key(house.node())
+            && house.journal.family(id).await?.value.has_on(house.node())
         {
             continue;
         }

@@ -1,4 +1,5 @@
-//! An attachment: the backend lets a node reach a volume. Attaching → Attached → Detaching → (removed).
+//! An attachment: the backend lets a node reach a volume. Attaching → Attached → Detaching → (removed). One that is
+//! taken from a node that nobody knows to have let go is fenced on its way, where the backend can.
 
 use super::{Connection, Intent, NodeId, VolumeId};
 
@@ -21,6 +22,8 @@ pub struct Attachment {
     pub read_only: bool,
     /// Who lets it go.
     pub hold: Hold,
+    /// Whether its node has to be cut off before it is let go.
+    pub fence: Fence,
     /// The unfinished wish, if there is one.
     pub intent: Option<Intent>,
 }
@@ -35,6 +38,35 @@ pub enum Hold {
     Asked,
     /// Somebody else attached it and will detach it; here it is only known, for as long as it is mounted.
     Lent,
+}
+
+/// Whether a node has to be cut off from a volume before its attachment is let go. In doubt it has to be: to cut off a
+/// node that has let go is to find nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fence {
+    /// It let go by itself, or its backend cannot cut anybody off.
+    #[default]
+    Unneeded,
+    /// It was taken from a node that may still write.
+    Wished,
+    /// No write of that node reaches the volume any more. Recorded before the attachment is let go.
+    Done,
+    /// Its backend could not prove that. What is left is an ordinary detach, which a backend refuses as long as the
+    /// volume is in use there.
+    Unproven,
+}
+
+impl Fence {
+    /// As people and programs read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unneeded => "unneeded",
+            Self::Wished => "wished",
+            Self::Done => "done",
+            Self::Unproven => "unproven",
+        }
+    }
 }
 
 /// Where an attachment is in its life.

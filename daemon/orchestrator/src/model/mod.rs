@@ -18,7 +18,7 @@ pub mod time;
 pub mod volume;
 
 pub use self::{
-    attachment::{Attachment, AttachmentState, Hold},
+    attachment::{Attachment, AttachmentState, Fence, Hold},
     backend::{BackendRecord, Fingerprint},
     class::{Class, DataRoot, FsType},
     connection::Connection,
@@ -28,7 +28,7 @@ pub use self::{
         SnapshotName, Token, VolumeId, VolumeName,
     },
     intent::{Failure, Intent},
-    mount::{Mount, MountState},
+    mount::{LostMount, Mount, MountState},
     node::{Node, NodeState},
     publication::{Caller, Publication, PublicationState, Purpose, Target},
     reference::{GroupRef, Reference, SnapshotRef, VolumeRef},

@@ -1,7 +1,10 @@
 //! A mount: a node has connected, formatted and mounted a volume once, at one staging path, for all its
-//! holders. Mounting → Mounted → Unmounting → (removed); a mount whose server died below it is Broken.
+//! holders. Mounting → Mounted → Unmounting → (removed); a mount whose server died below it is Broken, and one whose
+//! volume was taken from its node is lost: it is a mount no more, but for that node, which takes down what is left.
 
-use super::{Intent, NodeId, Timestamp, VolumeId};
+use std::collections::BTreeMap;
+
+use super::{Connection, HolderId, Intent, NodeId, Publication, Timestamp, VolumeId, VolumeName};
 
 /// A node has a volume mounted, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,24 @@ pub struct Mount {
     /// Whether the filesystem is known to be smaller than its device: grown at the next chance.
     pub fs_behind: bool,
     /// The unfinished wish, if there is one.
+    pub intent: Option<Intent>,
+}
+
+/// What a node may still have of a volume that was taken from it while it did not answer. It holds nothing: the volume
+/// is used elsewhere, changed and deleted as if it were not there. Its node takes it down before it uses the volume again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostMount {
+    /// What the volume was called: it may be gone by now.
+    pub name: VolumeName,
+    /// How the node reached it.
+    pub connection: Option<Connection>,
+    /// The mount as it was.
+    pub mount: Mount,
+    /// Who held it there.
+    pub holders: BTreeMap<HolderId, Publication>,
+    /// When it was taken from the node.
+    pub since: Timestamp,
+    /// How the taking down goes.
     pub intent: Option<Intent>,
 }
 

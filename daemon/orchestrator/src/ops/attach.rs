@@ -2,24 +2,42 @@
 //! then tells the node how the bytes are reached. Such an attachment stays until it is taken back, whoever mounts
 //! and unmounts meanwhile.
 //!
-//! Taking back is the caller's decision, as it alone knows whether a node that does not answer is gone. Only where
-//! this very node still has the volume in use it is refused: then nobody needs to guess.
+//! **Taking back** is the caller's decision, as it alone knows whether a node that does not answer is gone. To wait for
+//! its unmount would keep a pod from ever starting elsewhere; to obey blindly would give two writers. So:
+//!
+//! - A node that answers lets go by itself. While somebody holds the volume there it is refused, and the holder named.
+//!   Only this very node is known to answer; whoever has leases of others asks them in [`House::answering`].
+//! - One that keeps its records here and has no mount by them is clean: it is detached.
+//! - Any other may still write. Its mount is *lost*: it counts no more, and is that node's to take down. The node is
+//!   fenced before it is detached, where the backend can prove that; else there is an ordinary detach, which the
+//!   backend refuses as long as the volume is in use there, and until it is done nobody else gets the volume.
+//! - Where the backend has no say at all (it neither attaches nor fences), nothing but the node's own unmount will do.
+//!
+//! Nothing is detached by force. A backend would have to prove that the machine is stopped, and one that can do that
+//! can fence.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     drivers::{Progress, Sight, Subject},
     error::{Error, Kind, Outcome},
     family::Family,
+    hall::Role,
     house::{House, Verdict},
     journal::{Change, contended},
     model::{
-        Attachment, AttachmentState, Dependant, Hold, Intent, Node, NodeId, NodeState, Timestamp, VolumeId,
-        VolumeState,
+        Attachment, AttachmentState, Dependant, Fence, Hold, Intent, Node, NodeId, NodeState, Timestamp,
+        Volume, VolumeId, VolumeState,
     },
-    ops::{AttachVolume, AttachedVolume, Context, DetachVolume, NodeAddress, mount::unknown},
-    ports::store::Durability,
+    ops::{
+        AttachVolume, AttachedVolume, Context, DetachVolume, NodeAddress, mount::unknown, unmount::take_down,
+    },
+    ports::{backend::Abilities, store::Durability},
     records::{self, keys},
+    steps::backend::which,
 };
 
 /// What became of the wish when it was recorded.
@@ -65,7 +83,7 @@ impl House {
                 }
                 Recorded::Leaving => {
                     let goal = |progress: &Progress, _: Option<&Error>| detached(progress, Some(node));
-                    self.settle(ctx, watcher, &["unmount", "detach"], goal).await.map_err(about)?;
+                    self.settle(ctx, watcher, &["unmount", "fence", "detach"], goal).await.map_err(about)?;
                 }
             }
         }
@@ -134,17 +152,26 @@ impl House {
         if let Some(address) = &wish.node {
             self.know(address).await.map_err(about)?;
         }
-        let Some(backend) = self.backend_of(id).await? else { return Ok(Outcome::Unchanged(())) };
-        let attaches = backend.attachments().is_some();
+        let family = self.journal.family(id).await?.value;
+        let Some(volume) = &family.volume else { return Ok(Outcome::Unchanged(())) };
+        let abilities = self.catalog().backend(&volume.backend)?.describe().abilities;
         let node = wish.node.as_ref().map(|address| &address.id);
-        let (here, now) = (self.node().clone(), self.now());
+        let suspects = match node {
+            Some(node) if abilities.attachments || abilities.fence => vec![node.clone()],
+            None if abilities.attachments => self.attached_to(volume).await.map_err(about)?,
+            Some(_) | None => Vec::new(),
+        };
+        let recorded =
+            self.recorded(suspects.iter().chain(family.attachments.keys())).await.map_err(about)?;
+        let taking =
+            Taking { node, suspects, recorded, answering: self.answering(), abilities, now: self.now() };
         let watcher = self.drivers.watch(Subject::Volume(id));
         let (_, going) = self
             .journal
             .edit_family(id, Durability::Durable, |family, change| {
                 change.frees_space();
-                in_use_here(family, &here, node)?;
-                Ok(take_back(family, node, attaches, now))
+                taking.in_use(family)?;
+                Ok(taking.take_back(family))
             })
             .await
             .map_err(about)?;
@@ -152,14 +179,49 @@ impl House {
             return Ok(Outcome::Unchanged(()));
         }
         let goal = |progress: &Progress, _: Option<&Error>| detached(progress, node);
-        self.settle(ctx, watcher, &["unmount", "detach"], goal).await.map(Outcome::Changed).map_err(about)
+        let answer = self.settle(ctx, watcher, &["unmount", "fence", "detach"], goal).await;
+        answer.map(Outcome::Changed).map_err(lasting).map_err(about)
     }
 
-    async fn backend_of(&self, id: VolumeId) -> Result<Option<Arc<dyn crate::ports::Backend>>, Error> {
-        match self.journal.family(id).await?.value.volume {
-            Some(volume) => self.catalog().backend(&volume.backend).map(Some),
-            None => Ok(None),
+    /// The node that is known to be there and to let go by itself. A controller is no node, whatever it is called.
+    fn answering(&self) -> Option<&NodeId> {
+        (self.config.role != Role::Controller).then_some(self.node())
+    }
+
+    /// Which of these nodes keep their records here, so that nothing is mounted there of which none says so. All
+    /// others are only known by what a caller called them.
+    async fn recorded(&self, nodes: impl Iterator<Item = &NodeId> + Send) -> Result<BTreeSet<NodeId>, Error> {
+        let mut recorded = BTreeSet::new();
+        for node in nodes {
+            let known = self.journal.record::<Node>(keys::node(node)).await?.value;
+            let lives = known.is_some_and(|known| known.session > 0);
+            if lives && (node != self.node() || self.answering().is_some()) {
+                recorded.insert(node.clone());
+            }
         }
+        Ok(recorded)
+    }
+
+    /// The nodes that a volume is attached to by what its backend says, where it says so.
+    async fn attached_to(&self, volume: &Volume) -> Result<Vec<NodeId>, Error> {
+        let backend = self.backend(&volume.backend).await?;
+        let found = backend.inspect(vec![which(self, volume)]).await?.into_iter().next().flatten();
+        let Some(made) = found else { return Ok(Vec::new()) };
+        let Some(names) = made.attached else {
+            return match self.config.role {
+                Role::All | Role::Node => Ok(Vec::new()),
+                Role::Controller => Err(Error::precondition(format!(
+                    "the backend {} does not tell which nodes it is attached to, so it has to be taken from each by name",
+                    volume.backend
+                ))),
+            };
+        };
+        let known = self.journal.all::<Node>(keys::NODES).await?;
+        let called = |name: &String| {
+            let node = known.iter().find(|node| node.names.get(&volume.backend) == Some(name));
+            node.map_or_else(|| NodeId::parse(name), |node| Ok(node.id.clone()))
+        };
+        names.iter().map(called).collect()
     }
 }
 
@@ -189,6 +251,7 @@ fn record(family: &mut Family, wish: &AttachVolume, now: Timestamp) -> Result<Re
             fencing_token: now.0,
             read_only: wish.read_only,
             hold: Hold::Asked,
+            fence: Fence::Unneeded,
             intent: (!ready).then(|| Intent::new(now)),
         };
         family.attachments.insert(node.clone(), attachment.clone());
@@ -227,59 +290,109 @@ fn attached(progress: &Progress, node: &NodeId) -> Verdict<AttachedVolume> {
     answer(family, attachment).map_or(Verdict::Wait, |attached| Verdict::Answer(Ok(attached)))
 }
 
-/// Refuses to detach what this node has in use and would go on writing to.
-fn in_use_here(family: &Family, here: &NodeId, node: Option<&NodeId>) -> Result<(), Error> {
-    if node.is_some_and(|node| node != here) || family.holders(here).next().is_none() {
-        return Ok(());
-    }
-    Err(Error::in_use(format!(
-        "this node has it in use for {}: let that be unpublished and unstaged first",
-        family.holders_text()
-    )))
+/// Taking a volume back from a node, or from all.
+struct Taking<'a> {
+    node: Option<&'a NodeId>,
+    /// Those that may be attached although no record says so: by another daemon, or by this one before it lost its
+    /// records. Their backend is asked for them.
+    suspects: Vec<NodeId>,
+    /// Those that keep their records here.
+    recorded: BTreeSet<NodeId>,
+    /// The one that lets go by itself.
+    answering: Option<&'a NodeId>,
+    abilities: Abilities,
+    now: Timestamp,
 }
 
-/// Lets attachments go; false if there is nothing to let go. What no record knows may be attached all the same: by
-/// another daemon, or by this one before it lost its records. Then the backend is asked for it.
-fn take_back(family: &mut Family, node: Option<&NodeId>, attaches: bool, now: Timestamp) -> bool {
-    if let Some(node) = node
-        && attaches
-        && !family.attachments.contains_key(node)
-        && let Some(volume) = family.volume.as_mut()
-    {
-        volume.dependants.insert(Dependant::Attachment(node.clone()));
-        family.attachments.insert(
-            node.clone(),
-            Attachment {
-                volume: family.id,
-                node: node.clone(),
-                state: AttachmentState::Attached,
-                connection: None,
-                client: None,
-                fencing_token: now.0,
-                read_only: false,
-                hold: Hold::Asked,
-                intent: None,
-            },
-        );
+impl Taking<'_> {
+    fn is_meant(&self, node: &NodeId) -> bool {
+        self.node.is_none_or(|meant| meant == node)
     }
-    let mut going = false;
-    for (of, attachment) in &mut family.attachments {
-        if node.is_some_and(|node| node != of) {
-            continue;
+
+    /// Refuses to take from a node what it has in use, where it is there to be asked.
+    fn in_use(&self, family: &Family) -> Result<(), Error> {
+        let mut holders = family.publications.values();
+        match holders.find(|one| self.is_meant(&one.node) && self.answering == Some(&one.node)) {
+            None => Ok(()),
+            Some(_) => Err(Error::in_use(format!(
+                "this node has it in use for {}: let that be unpublished and unstaged first",
+                family.holders_text()
+            ))),
         }
-        going = true;
+    }
+
+    /// Lets attachments go; false if there is nothing to let go.
+    fn take_back(&self, family: &mut Family) -> bool {
+        for node in &self.suspects {
+            self.suspect(family, node);
+        }
+        let nodes: Vec<NodeId> =
+            family.attachments.keys().filter(|node| self.is_meant(node)).cloned().collect();
+        for node in &nodes {
+            let (stands, lost) = (family.mounts.contains_key(node), family.lost.contains_key(node));
+            let clean = self.recorded.contains(node) && !stands && !lost;
+            let has_a_say = self.abilities.attachments || self.abilities.fence;
+            if let Some(attachment) = family.attachments.get_mut(node) {
+                self.let_go(attachment, clean);
+            }
+            if self.answering == Some(node) || !has_a_say {
+                take_down(family, node, self.now);
+            } else {
+                family.lose(node, self.now);
+            }
+        }
+        !nodes.is_empty()
+    }
+
+    fn suspect(&self, family: &mut Family, node: &NodeId) {
+        let Some(volume) = family.volume.as_mut().filter(|_| !family.attachments.contains_key(node)) else {
+            return;
+        };
+        volume.dependants.insert(Dependant::Attachment(node.clone()));
+        let attachment = Attachment {
+            volume: volume.id,
+            node: node.clone(),
+            state: AttachmentState::Attached,
+            connection: None,
+            client: None,
+            fencing_token: self.now.0,
+            read_only: false,
+            hold: Hold::Asked,
+            fence: Fence::Unneeded,
+            intent: None,
+        };
+        family.attachments.insert(node.clone(), attachment);
+    }
+
+    fn let_go(&self, attachment: &mut Attachment, clean: bool) {
         attachment.hold = Hold::WithMount;
         if attachment.state != AttachmentState::Detaching {
             attachment.state = AttachmentState::Detaching;
-            attachment.intent = Some(Intent::new(now));
+            attachment.intent = Some(Intent::new(self.now));
+        }
+        // What could not be proven before is asked again with each wish, as somebody may have stopped the machine;
+        // not while the backend is at work on a detach.
+        let at_work = attachment.intent.as_ref().is_some_and(|intent| intent.resume.is_some());
+        let asks = match attachment.fence {
+            Fence::Unneeded | Fence::Unproven => !at_work,
+            Fence::Wished | Fence::Done => false,
+        };
+        if self.abilities.fence && !clean && self.answering != Some(&attachment.node) && asks {
+            attachment.fence = Fence::Wished;
         }
     }
-    let nodes: Vec<NodeId> =
-        family.attachments.keys().filter(|of| node.is_none_or(|node| node == *of)).cloned().collect();
-    for node in nodes {
-        super::unmount::take_down(family, &node, now);
+}
+
+/// What a caller hears of a detach that is recorded: it goes on, so no word of a step is the last one.
+fn lasting(error: Error) -> Error {
+    match error.kind {
+        Kind::InUse | Kind::Precondition => {
+            let words =
+                format!("it is not let go yet, and nobody else gets it before that: {}", error.message);
+            Error::busy(words).pending()
+        }
+        _ => error.pending(),
     }
-    going
 }
 
 fn detached(progress: &Progress, node: Option<&NodeId>) -> Verdict<()> {

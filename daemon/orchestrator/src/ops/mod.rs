@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     model::{
         Attachment, BackendName, Bytes, Caller, CapacityRange, ClassName, Connection, DataRoot, FsType,
-        GroupId, GroupName, GroupRef, Handle, HolderId, Keeping, Mount, NodeId, Publication, Purpose,
-        Snapshot, SnapshotName, SnapshotRef, Target, Timestamp, Token, Volume, VolumeName, VolumeRef,
+        GroupId, GroupName, GroupRef, Handle, HolderId, Keeping, LostMount, Mount, NodeId, Publication,
+        Purpose, Snapshot, SnapshotName, SnapshotRef, Target, Timestamp, Token, Volume, VolumeName,
+        VolumeRef,
     },
     ports::{backend::Health, store::Entry},
 };
@@ -469,6 +470,8 @@ pub struct VolumeView {
     pub mounts: Vec<Mount>,
     /// Who holds it.
     pub publications: Vec<Publication>,
+    /// What nodes may still have of it although it was taken from them.
+    pub lost: Vec<LostMount>,
     /// What its backend complained of lately; told where a volume is read, not in the answer to a wish.
     pub complaint: Option<Health>,
 }

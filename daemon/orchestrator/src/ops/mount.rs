@@ -14,16 +14,16 @@ use crate::{
     family::Family,
     house::{House, Verdict, abandoned},
     model::{
-        Attachment, AttachmentState, Caller, Connection, Dependant, FsState, Hold, HolderId, Intent, Mount,
-        MountState, NodeId, Publication, PublicationState, Purpose, Target, Timestamp, VolumeId, VolumeRef,
-        VolumeState,
+        Attachment, AttachmentState, Caller, Connection, Dependant, Fence, FsState, Hold, HolderId, Intent,
+        Mount, MountState, NodeId, Publication, PublicationState, Purpose, Target, Timestamp, VolumeId,
+        VolumeRef, VolumeState,
     },
     ops::{Context, CreateVolume, MountVolume, MountedVolume, unmount::take_down},
     ports::store::Durability,
 };
 
 /// The steps whose failures are a mount's.
-const STEPS: [&str; 4] = ["attach", "format", "mount", "bind"];
+const STEPS: [&str; 5] = ["take-down-lost", "attach", "format", "mount", "bind"];
 
 /// What became of a wish when it was recorded.
 enum Recorded {
@@ -71,7 +71,7 @@ impl House {
                 }
                 Recorded::Leaving => {
                     let node = self.node().clone();
-                    self.settle(ctx, watcher, &["unmount", "unbind", "detach"], |progress, _| {
+                    self.settle(ctx, watcher, &["unmount", "unbind", "fence", "detach"], |progress, _| {
                         has_left(progress, &node, &wish.holder)
                     })
                     .await
@@ -406,11 +406,14 @@ pub(crate) fn stand_on(family: &mut Family, node: &NodeId, read_only: bool, boot
         fencing_token: now.0,
         read_only,
         hold: Hold::WithMount,
+        fence: Fence::Unneeded,
         intent: Some(Intent::new(now)),
     });
-    if connection.is_some() || attachment.state == AttachmentState::Detaching {
+    if attachment.fence == Fence::Unneeded
+        && (connection.is_some() || attachment.state == AttachmentState::Detaching)
+    {
         // What needs no attaching is attached by saying so. A detach only begins once the mount is gone, so
-        // one that is wished beside a mount can be turned around.
+        // one that is wished beside a mount can be turned around; never one that was taken from this node.
         attachment.connection = connection.or_else(|| attachment.connection.take());
         attachment.state = AttachmentState::Attached;
         attachment.intent = None;

@@ -7,8 +7,8 @@ use crate::{
     error::Error,
     house::House,
     model::{
-        Dependant, Intent, MountState, PublicationState, Snapshot, SnapshotId, VolumeId, VolumeName,
-        VolumeRef, VolumeState,
+        AttachmentState, Dependant, Fence, Intent, MountState, PublicationState, Snapshot, SnapshotId,
+        VolumeId, VolumeName, VolumeRef, VolumeState,
     },
     ops::{ListPage, VolumeView, Why, mount::unknown},
     records::{self, keys},
@@ -156,6 +156,30 @@ impl House {
                 MountState::Mounted => {}
             }
         }
+        for attachment in &view.attachments {
+            let node = &attachment.node;
+            match (attachment.state, attachment.fence) {
+                (AttachmentState::Detaching, Fence::Wished) => waits.push(format!(
+                    "it was taken from {node}, which may still write to it: its backend is to cut {node} off first"
+                )),
+                (AttachmentState::Detaching, Fence::Done) => {
+                    waits.push(format!("{node} is cut off from it, and it is being detached there"));
+                }
+                (AttachmentState::Detaching, Fence::Unproven) => waits.push(format!(
+                    "it was taken from {node} and is being detached there; nobody else gets it before that: stop the \
+                     machine, or what uses the volume on it"
+                )),
+                (AttachmentState::Detaching, Fence::Unneeded)
+                | (AttachmentState::Attaching | AttachmentState::Attached, _) => {}
+            }
+        }
+        let lost = view.lost.iter();
+        waits.extend(lost.filter(|lost| lost.mount.node == *self.node()).map(|lost| {
+            format!(
+                "it was taken from this node at {}: what is left of it here has to be gone first",
+                lost.since
+            )
+        }));
         waits.extend(self.stalls.of(id));
         waits.extend(intents(&family).filter_map(|intent| self.tell(intent)));
         let holders = view

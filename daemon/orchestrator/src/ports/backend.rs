@@ -321,6 +321,11 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// Cutting nodes off, if it can.
+    fn fencing(&self) -> Option<&dyn Fencing> {
+        None
+    }
+
     /// Snapshots, if it can.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
@@ -390,8 +395,13 @@ pub trait Attachments: Send + Sync {
         node: NodeFacts,
         resume: Option<Vec<u8>>,
     ) -> Result<Effect<()>, Error>;
+}
 
-    /// Cuts these clients off a volume for good.
+/// Cutting a node off, so that its volumes may move although it does not answer.
+#[async_trait]
+pub trait Fencing: Send + Sync {
+    /// Cuts a node off a volume: the clients of it that are named, and whichever others of it use the volume now. Where
+    /// nobody does it is cut off. `Precondition` where that cannot be proven.
     async fn fence(
         &self,
         which: Which,
@@ -501,6 +511,8 @@ pub enum Verb {
     Attach,
     /// [`Attachments::detach`].
     Detach,
+    /// [`Fencing::fence`].
+    Fence,
     /// [`Snapshots::cut`].
     Cut,
     /// [`Snapshots::delete_snapshot`].

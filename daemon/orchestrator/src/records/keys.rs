@@ -5,11 +5,12 @@
 //! v/<volume>/a/<node>             attachment      s/<snapshot>  snapshot
 //! v/<volume>/m/<node>             mount           n/s/<name>    snapshot by its name
 //! v/<volume>/p/<node>/<holder>    publication     g/<group>     group of snapshots, unfinished
+//! v/<volume>/l/<node>             lost mount; stays behind when the volume is deleted
 //! t/<volume>                      tombstone       n/g/<name>    group by its name
 //! b/<backend>                     backend         h/<node>      node
 //! w/v/<volume>, w/s/<snapshot>    has an unfinished wish
 //! i/g/<group>/<index>             snapshot by its place in its group
-//! i/m/<node>/<volume>             is mounted on this node
+//! i/m/<node>/<volume>             is mounted on this node, or lost there
 //! i/v/<backend>/<handle>          volume by what its backend calls it; i/s/… the same for snapshots
 //! meta/cluster                    the cluster's id
 //! meta/handles                    everything is in the indexes of handles
@@ -89,6 +90,12 @@ pub fn attachment(volume: VolumeId, node: &NodeId) -> Key {
 #[must_use]
 pub fn mount(volume: VolumeId, node: &NodeId) -> Key {
     format!("v/{volume}/m/{}", segment(node.as_str()))
+}
+
+/// What a node may still have of a volume that was taken from it.
+#[must_use]
+pub fn lost_mount(volume: VolumeId, node: &NodeId) -> Key {
+    format!("v/{volume}/l/{}", segment(node.as_str()))
 }
 
 /// A holder's publication.
@@ -181,7 +188,7 @@ pub fn work_snapshot(id: SnapshotId) -> Key {
     format!("w/s/{id}")
 }
 
-/// A node has a mount of a volume.
+/// A node has a mount of a volume, or may have a lost one.
 #[must_use]
 pub fn node_mount(node: &NodeId, volume: VolumeId) -> Key {
     format!("i/m/{}/{volume}", segment(node.as_str()))
@@ -277,6 +284,8 @@ pub enum KeyKind {
     Attachment,
     /// A mount.
     Mount,
+    /// A mount that its node lost.
+    LostMount,
     /// A publication.
     Publication,
     /// A volume's name.
@@ -327,6 +336,7 @@ impl KeyKind {
             ["v", id] if volume(id) => Self::Volume,
             ["v", id, "a", _] if volume(id) => Self::Attachment,
             ["v", id, "m", _] if volume(id) => Self::Mount,
+            ["v", id, "l", _] if volume(id) => Self::LostMount,
             ["v", id, "p", _, _] if volume(id) => Self::Publication,
             ["n", "v", _] => Self::VolumeName,
             ["s", id] if snapshot(id) => Self::Snapshot,
@@ -355,6 +365,7 @@ impl KeyKind {
             Self::Volume => Some("volume"),
             Self::Attachment => Some("attachment"),
             Self::Mount => Some("mount"),
+            Self::LostMount => Some("lost-mount"),
             Self::Publication => Some("publication"),
             Self::VolumeName | Self::VolumeHandle => Some("volume-id"),
             Self::Snapshot => Some("snapshot"),
@@ -410,6 +421,7 @@ mod tests {
             (volume(volume_id), KeyKind::Volume),
             (attachment(volume_id, &node_id), KeyKind::Attachment),
             (mount(volume_id, &node_id), KeyKind::Mount),
+            (lost_mount(volume_id, &node_id), KeyKind::LostMount),
             (publication(volume_id, &node_id, &holder), KeyKind::Publication),
             (volume_name(&VolumeName::parse("a/b").unwrap()), KeyKind::VolumeName),
             (snapshot(snapshot_id), KeyKind::Snapshot),

@@ -26,8 +26,8 @@ pub use self::json::{from_json, to_json};
 use crate::{
     error::Error,
     model::{
-        Attachment, BackendRecord, ClusterId, Group, GroupId, Mount, Node, Publication, Snapshot, SnapshotId,
-        Tombstone, Volume, VolumeId,
+        Attachment, BackendRecord, ClusterId, Group, GroupId, LostMount, Mount, Node, Publication, Snapshot,
+        SnapshotId, Tombstone, Volume, VolumeId,
     },
     ports::store::Entry,
 };
@@ -81,6 +81,7 @@ kinds! {
     12 "marker" Marker,
     13 "group" Group,
     14 "group-id" GroupId,
+    15 "lost-mount" LostMount,
 }
 
 /// The value of a record that is to stand under this key, and under no other.

@@ -1,19 +1,23 @@
-//! The stored form of what a node has of a volume: its attachment, its mount, and the publications of those
-//! who hold it.
+//! The stored form of what a node has of a volume: its attachment, its mount, the publications of those who hold it,
+//! and what it may still have of one that was taken from it.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::form::{self, empty, mirror};
 use crate::model::{
-    Attachment, AttachmentState, Caller, Connection, Hold, HolderId, Intent, Mount, MountState, NodeId,
-    Publication, PublicationState, Purpose, Target, Timestamp, VolumeId,
+    Attachment, AttachmentState, Caller, Connection, Fence, Hold, HolderId, Intent, LostMount, Mount,
+    MountState, NodeId, Publication, PublicationState, Purpose, Target, Timestamp, VolumeId, VolumeName,
 };
 
 mirror! {
     Attachment => AttachmentForm,
     AttachmentState => AttachmentStateForm,
     Hold => HoldForm,
+    Fence => FenceForm,
     Mount => MountForm,
+    LostMount => LostMountForm,
     MountState => MountStateForm,
     Publication => PublicationForm,
     PublicationState => PublicationStateForm,
@@ -42,6 +46,8 @@ struct AttachmentForm {
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     hold: Hold,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
+    fence: Fence,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
     intent: Option<Intent>,
 }
 
@@ -59,6 +65,15 @@ enum HoldForm {
     WithMount,
     Asked,
     Lent,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Fence", rename_all = "kebab-case")]
+enum FenceForm {
+    Unneeded,
+    Wished,
+    Done,
+    Unproven,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,6 +100,23 @@ struct MountForm {
     idle_since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "empty")]
     fs_behind: bool,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    intent: Option<Intent>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "LostMount", rename_all = "kebab-case")]
+struct LostMountForm {
+    #[serde(with = "form")]
+    name: VolumeName,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    connection: Option<Connection>,
+    #[serde(with = "form")]
+    mount: Mount,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    holders: BTreeMap<HolderId, Publication>,
+    #[serde(with = "form")]
+    since: Timestamp,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     intent: Option<Intent>,
 }

@@ -196,6 +196,7 @@ fn full_attachment() -> Attachment {
         fencing_token: 12,
         read_only: true,
         hold: Hold::Asked,
+        fence: Fence::Wished,
         intent: Some(intent()),
     }
 }
@@ -213,6 +214,17 @@ fn full_mount() -> Mount {
         options: vec!["noatime".into()],
         idle_since: Some(Timestamp(3)),
         fs_behind: true,
+        intent: Some(intent()),
+    }
+}
+
+fn full_lost_mount() -> LostMount {
+    LostMount {
+        name: VolumeName::parse("db").unwrap(),
+        connection: connections().pop(),
+        mount: full_mount(),
+        holders: BTreeMap::from([(full_publication().holder, full_publication())]),
+        since: Timestamp(9),
         intent: Some(intent()),
     }
 }
@@ -287,6 +299,7 @@ fn one_of_each() -> Vec<(String, Vec<u8>)> {
         of(keys::snapshot(SnapshotId(9)), &full_snapshot()),
         of(keys::attachment(VolumeId(1), &node), &full_attachment()),
         of(keys::mount(VolumeId(1), &node), &full_mount()),
+        of(keys::lost_mount(VolumeId(1), &node), &full_lost_mount()),
         of(keys::publication(VolumeId(1), &node, &full_publication().holder), &full_publication()),
         of(keys::tombstone(VolumeId(1)), &full_tombstone()),
         of(keys::node(&node), &full_node()),
@@ -332,10 +345,15 @@ fn every_record_comes_back_as_it_was_written() {
     for state in [AttachmentState::Attaching, AttachmentState::Attached, AttachmentState::Detaching] {
         round_trip(Attachment { state, ..full_attachment() });
     }
+    for fence in [Fence::Unneeded, Fence::Wished, Fence::Done, Fence::Unproven] {
+        round_trip(Attachment { fence, ..full_attachment() });
+    }
     for state in [MountState::Mounting, MountState::Mounted, MountState::Unmounting] {
         round_trip(Mount { state, path: None, device: None, idle_since: None, ..full_mount() });
     }
     round_trip(full_mount());
+    round_trip(full_lost_mount());
+    round_trip(LostMount { connection: None, holders: BTreeMap::new(), intent: None, ..full_lost_mount() });
     for state in [PublicationState::Publishing, PublicationState::Published, PublicationState::Leaving] {
         round_trip(Publication { state, target: Target::Shared, caller: None, ..full_publication() });
     }

@@ -72,9 +72,11 @@ impl Remembered {
                         self.holders.entry(key).or_insert(publication);
                     }
                 }
-                // A wish to cut or delete a group is not carried out twice. Names and indexes follow from the records; nodes and backends say themselves what they are; and a
-                // tombstone's token may have come to mean something alive since.
-                KeyKind::Group
+                // What still stands of a lost mount is seen, and belongs to nobody. A wish to cut or delete a group is not
+                // carried out twice. Names and indexes follow from the records; nodes and backends say themselves what
+                // they are; and a tombstone's token may have come to mean something alive since.
+                KeyKind::LostMount
+                | KeyKind::Group
                 | KeyKind::VolumeName
                 | KeyKind::SnapshotName
                 | KeyKind::GroupName

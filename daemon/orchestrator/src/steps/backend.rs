@@ -1,8 +1,9 @@
-//! Steps that a backend takes: create, delete, grow, modify, attach, detach.
+//! Steps that a backend takes: create, delete, grow, modify, attach, fence, detach.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
@@ -12,8 +13,8 @@ use crate::{
     journal::Draft,
     mark::{Mark, is_class},
     model::{
-        Attachment, AttachmentState, Buried, Bytes, Connection, Dependant, FsState, Hold, Intent, Node,
-        NodeId, SnapshotId, Source, Timestamp, Volume, VolumeId, VolumeState,
+        Attachment, AttachmentState, Buried, Bytes, Connection, Dependant, Fence, FsState, Hold, Intent,
+        Node, NodeId, SnapshotId, Source, Timestamp, Volume, VolumeId, VolumeState,
     },
     plan::Step,
     ports::{
@@ -48,8 +49,10 @@ pub(super) fn under_way<'a>(
         Step::Grow => Some((own, Verb::Grow, None)),
         Step::Modify => Some((own, Verb::Modify, None)),
         Step::Attach(node) => attachments(Verb::Attach, node),
+        Step::Fence(node) => attachments(Verb::Fence, node),
         Step::Detach(node) => attachments(Verb::Detach, node),
-        Step::Format
+        Step::TakeDownLost
+        | Step::Format
         | Step::Mount
         | Step::Unmount
         | Step::GrowFilesystem
@@ -501,6 +504,52 @@ pub(super) async fn attach(
             one.intent = Some(asked_later(one.intent.as_ref(), pending, now));
         }
         Effect::Pending(_) => {}
+    })
+    .await
+}
+
+/// Cuts a node off from a volume that was taken from it. That it is cut off is durable before the volume is let go.
+pub(super) async fn fence(
+    house: &Arc<House>,
+    family: &Family,
+    volume: &Volume,
+    node: &NodeId,
+) -> Result<(), Error> {
+    let backend = house.backend(&volume.backend).await?;
+    let (Some(attachment), Some(fencing)) = (family.attachments.get(node), backend.fencing()) else {
+        return Err(Error::internal("a node is to be cut off, and its backend cannot"));
+    };
+    let facts = node_facts(house, family, volume, node).await?;
+    let clients = attachment.client.clone().into_iter().collect();
+    let resume = resume(attachment.intent.as_ref());
+    let answer = fencing.fence(which(house, volume), facts, clients, resume).await;
+    let now = house.now();
+    let (fence, note) = match answer {
+        Ok(Effect::Done(())) => (Fence::Done, None),
+        Ok(Effect::Pending(pending)) => {
+            return edit_attachment(house, volume, node, Durability::Durable, |one| {
+                one.intent = Some(asked_later(one.intent.as_ref(), &pending, now));
+            })
+            .await;
+        }
+        // Nobody writes to what is not there.
+        Err(error) if error.kind == Kind::NotFound && error.is_final() => (Fence::Done, None),
+        // A backend that attaches says itself whether the node has let go. One that does not would say nothing.
+        Err(error)
+            if matches!(error.kind, Kind::Precondition | Kind::Unsupported)
+                && backend.attachments().is_some() =>
+        {
+            warn!(volume.id = %volume.id, node.id = %node, error = %error, "could not cut a node off, and went on with an ordinary detach");
+            (Fence::Unproven, Some(format!("{node} could not be cut off: {}", error.message)))
+        }
+        Err(error) => return Err(error),
+    };
+    if fence == Fence::Done {
+        info!(volume.id = %volume.id, volume.name = %volume.name, node.id = %node, "cut a node off from a volume that was taken from it");
+    }
+    edit_attachment(house, volume, node, Durability::Durable, |one| {
+        one.fence = fence;
+        one.intent = Some(Intent { note: note.clone(), ..Intent::new(now) });
     })
     .await
 }

@@ -20,12 +20,8 @@ use crate::{
 };
 
 /// Takes a step, unless its backend said "ask again" and says now that it is not over yet.
-pub(crate) async fn take(
-    house: &Arc<House>,
-    family: &Family,
-    volume: &Volume,
-    step: &Step,
-) -> Result<(), Error> {
+pub(crate) async fn take(house: &Arc<House>, family: &Family, step: &Step) -> Result<(), Error> {
+    let Some(volume) = &family.volume else { return node::take_down_lost(house, family).await };
     let _counted = InFlight::begin(step, volume);
     if let Some((intent, verb, node)) = backend::under_way(family, volume, step)
         && let Standing::Still(pending) =
@@ -43,7 +39,9 @@ async fn execute(house: &Arc<House>, family: &Family, volume: &Volume, step: &St
         Step::Grow => backend::grow(house, volume).await,
         Step::Modify => backend::modify(house, volume).await,
         Step::Attach(node) => backend::attach(house, family, volume, node).await,
+        Step::Fence(node) => backend::fence(house, family, volume, node).await,
         Step::Detach(node) => backend::detach(house, family, volume, node).await,
+        Step::TakeDownLost => node::take_down_lost(house, family).await,
         Step::Format => node::format(house, family, volume).await,
         Step::Mount => node::mount(house, family, volume).await,
         Step::Unmount => node::unmount(house, family, volume).await,

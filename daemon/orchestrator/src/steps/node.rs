@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
@@ -10,8 +10,8 @@ use crate::{
     house::House,
     mark::Mark,
     model::{
-        AttachmentState, Connection, FsState, Hold, HolderId, Intent, Keeping, Mount, MountState, NodeId,
-        PublicationState, Target, Volume, VolumeState,
+        AttachmentState, Connection, FsState, Hold, HolderId, Intent, Keeping, LostMount, Mount, MountState,
+        NodeId, PublicationState, Target, Volume, VolumeState,
     },
     ops::unmount::take_down,
     ports::{
@@ -250,6 +250,56 @@ pub(super) async fn unmount(house: &Arc<House>, family: &Family, volume: &Volume
         })
         .await
         .map(drop)
+}
+
+/// Takes down what this node still has of a volume that was taken from it, and maybe deleted since. Whoever has it in a
+/// mount namespace of its own keeps it from going, and then it is tried again.
+pub(super) async fn take_down_lost(house: &Arc<House>, family: &Family) -> Result<(), Error> {
+    let (node, id) = (house.node(), family.id);
+    let Some(lost) = family.lost.get(node) else { return Ok(()) };
+    // Of another boot nothing stands.
+    if lost.mount.boot_id == house.boot_id {
+        let host = &house.ports.host;
+        for holder in lost.holders.values() {
+            if let Target::Path(path) = &holder.target {
+                host.unbind(id, path).await?;
+            }
+        }
+        match &lost.connection {
+            Some(connection) if lost.mount.raw => host.disconnect(id, connection).await?,
+            Some(connection) => host.unmount(id, &place_of(house, family, lost).await?, connection).await?,
+            // Nobody ever told how the volume is reached.
+            None => {}
+        }
+    }
+    house
+        .journal
+        .edit_family(id, Durability::Lazy, |family, change| {
+            change.frees_space();
+            family.lost.remove(node);
+            Ok(())
+        })
+        .await?;
+    info!(volume.id = %id, volume.name = %lost.name, "took down what was left of a volume that was taken from this node");
+    Ok(())
+}
+
+/// By which name a lost mount's place goes. The name of a volume that is gone may be another's by now, and its place too:
+/// then it is called by its id, and nothing is unmounted but what surely was its own.
+async fn place_of(house: &House, family: &Family, lost: &LostMount) -> Result<String, Error> {
+    let (id, name) = (family.id, &lost.name);
+    if family.volume.is_none() {
+        let survey = house.ports.host.survey().await?;
+        let there = survey.mounts.iter().find(|(_, path)| lost.mount.path.as_ref() == Some(path));
+        let is_ours = match there.and_then(|(of, _)| *of) {
+            Some(of) => of == id,
+            None => house.journal.volume_id(name).await?.is_none(),
+        };
+        if !is_ours {
+            return Ok(id.to_string());
+        }
+    }
+    Ok(name.as_str().to_owned())
 }
 
 pub(super) async fn grow_filesystem(

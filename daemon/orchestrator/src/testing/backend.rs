@@ -11,14 +11,14 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::Fuse;
+use super::{Fuse, reach::Reach};
 use crate::{
     error::Error,
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Token},
     ports::backend::{
-        Abilities, Asking, Attached, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect,
-        Extras, Grow, Growing, Health, Made, NodeFacts, Origin, Page, Parameter, Pending, Polling, Room,
-        Shot, Snapshots, Standing, Which,
+        Abilities, Asking, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect, Extras,
+        Fencing, Grow, Growing, Health, Made, Origin, Page, Parameter, Pending, Polling, Room, Shot,
+        Snapshots, Standing, Which,
     },
 };
 
@@ -37,6 +37,8 @@ pub enum Verb {
     Attach,
     /// Detach.
     Detach,
+    /// Cut a node off.
+    Fence,
     /// Cut a snapshot.
     Cut,
     /// Delete a snapshot.
@@ -84,8 +86,9 @@ struct Thing {
 #[derive(Debug, Default)]
 pub struct BackendWorld {
     volumes: BTreeMap<Token, Thing>,
+    /// Which nodes reach what.
+    pub(super) reach: Reach,
     snapshots: BTreeMap<Token, (Shot, Vec<u8>)>,
-    attached: BTreeMap<Token, String>,
     faults: BTreeMap<Verb, VecDeque<Fault>>,
     heard: BTreeMap<Verb, usize>,
     fingerprint: String,
@@ -148,10 +151,9 @@ impl BackendWorld {
         self.volumes.keys().chain(self.snapshots.keys()).cloned().collect()
     }
 
-    /// Which nodes are attached to what.
-    #[must_use]
-    pub fn attachments(&self) -> usize {
-        self.attached.len()
+    /// The handle of a volume.
+    pub(super) fn handle(&self, token: &Token) -> Result<Handle, Error> {
+        Ok(self.volumes.get(token).ok_or_else(absent)?.made.handle.clone())
     }
 
     /// The mark and the bytes of each snapshot.
@@ -224,6 +226,7 @@ pub struct FakeBackend {
     description: Description,
     cutting: Cutting,
     attaches: bool,
+    fences: bool,
     polls: bool,
 }
 
@@ -248,7 +251,7 @@ impl FakeBackend {
             abilities,
             ..Description::default()
         };
-        Self { world, fuse, description, cutting: Cutting::Instant, attaches, polls: false }
+        Self { world, fuse, description, cutting: Cutting::Instant, attaches, fences: false, polls: false }
     }
 
     /// The same, and it can be asked about much pending work at once.
@@ -266,6 +269,14 @@ impl FakeBackend {
         self
     }
 
+    /// The same, and it can cut nodes off.
+    #[must_use]
+    pub fn fencing(mut self) -> Self {
+        self.fences = true;
+        self.description.abilities.fence = true;
+        self
+    }
+
     /// The same, cutting in this way.
     #[must_use]
     pub fn cutting(mut self, cutting: Cutting) -> Self {
@@ -280,7 +291,7 @@ impl FakeBackend {
     }
 
     /// One effect: a fuse before it, a fuse after it, and whatever is to go wrong between.
-    async fn effect<T>(
+    pub(super) async fn effect<T>(
         &self,
         verb: Verb,
         resume: Option<Vec<u8>>,
@@ -426,6 +437,10 @@ impl Backend for FakeBackend {
         self.attaches.then_some(self as &dyn Attachments)
     }
 
+    fn fencing(&self) -> Option<&dyn Fencing> {
+        self.fences.then_some(self as &dyn Fencing)
+    }
+
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
@@ -487,51 +502,6 @@ impl Grow for FakeBackend {
             Ok(made.size)
         })
         .await
-    }
-}
-
-#[async_trait]
-impl Attachments for FakeBackend {
-    async fn attach(
-        &self,
-        which: Which,
-        node: NodeFacts,
-        _read_only: bool,
-        resume: Option<Vec<u8>>,
-    ) -> Result<Effect<Attached>, Error> {
-        self.effect(Verb::Attach, resume, move |world| {
-            let handle = world.volumes.get(&which.token).ok_or_else(absent)?.made.handle.clone();
-            if let Some(other) = world.attached.get(&which.token).filter(|other| **other != node.name) {
-                return Err(Error::in_use(format!("attached to {other}")));
-            }
-            world.attached.insert(which.token, node.name);
-            let connection = Connection::File { root: "/fake".into(), path: handle.as_str().to_owned() };
-            Ok(Attached { connection, client: None })
-        })
-        .await
-    }
-
-    async fn detach(
-        &self,
-        which: Which,
-        _node: NodeFacts,
-        resume: Option<Vec<u8>>,
-    ) -> Result<Effect<()>, Error> {
-        self.effect(Verb::Detach, resume, move |world| {
-            world.attached.remove(&which.token);
-            Ok(())
-        })
-        .await
-    }
-
-    async fn fence(
-        &self,
-        _: Which,
-        _: NodeFacts,
-        _: Vec<String>,
-        _: Option<Vec<u8>>,
-    ) -> Result<Effect<()>, Error> {
-        Err(Error::unsupported("the fake backend cannot fence"))
     }
 }
 

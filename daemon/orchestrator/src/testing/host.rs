@@ -139,14 +139,22 @@ impl HostWorld {
 pub struct FakeHost {
     world: Arc<Mutex<HostWorld>>,
     backend: Arc<Mutex<BackendWorld>>,
+    node: &'static str,
     fuse: Arc<Fuse>,
 }
 
 impl FakeHost {
-    /// A machine over these worlds.
+    /// A machine over these worlds, which the backend knows as `here`.
     #[must_use]
     pub fn new(world: Arc<Mutex<HostWorld>>, backend: Arc<Mutex<BackendWorld>>, fuse: Arc<Fuse>) -> Self {
-        Self { world, backend, fuse }
+        Self { world, backend, node: "here", fuse }
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn called(mut self, node: &'static str) -> Self {
+        self.node = node;
+        self
     }
 
     fn world(&self) -> MutexGuard<'_, HostWorld> {
@@ -175,6 +183,11 @@ impl FakeHost {
             }
             world.connected.get(&volume).cloned().unwrap_or_default()
         };
+        let backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        if backend.reach.is_cut_off(&handle, self.node) {
+            return Err(Error::unavailable("the fake backend takes no write of this machine any more"));
+        }
+        drop(backend);
         self.bytes(&handle, |bytes| {
             bytes.extend_from_slice(text.as_bytes());
             Ok(())
@@ -206,14 +219,20 @@ impl Connections for FakeHost {
         self.fuse.pass().await;
         let handle = handle(connection)?;
         self.bytes(&handle, |_| Ok(()))?;
-        self.world().connected.insert(volume, handle);
+        if self.world().connected.insert(volume, handle.clone()).is_none() {
+            let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+            backend.reach.enter(&handle, self.node);
+        }
         self.fuse.pass().await;
         Ok(Device { path: format!("/dev/fake-{volume}"), size: None, client: None })
     }
 
     async fn disconnect(&self, volume: VolumeId, _: &Connection) -> Result<(), Error> {
         self.fuse.pass().await;
-        self.world().connected.remove(&volume);
+        if let Some(handle) = self.world().connected.remove(&volume) {
+            let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+            backend.reach.leave(&handle, self.node);
+        }
         self.fuse.pass().await;
         Ok(())
     }
@@ -285,7 +304,12 @@ impl Filesystems for FakeHost {
                 Stray::Device(device) if world.mounts.contains_key(&volume) => {
                     return Err(Error::in_use(format!("{device} is still mounted")));
                 }
-                Stray::Device(_) => drop(world.connected.remove(&volume)),
+                Stray::Device(_) => {
+                    if let Some(handle) = world.connected.remove(&volume) {
+                        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+                        backend.reach.leave(&handle, self.node);
+                    }
+                }
             }
         }
         self.fuse.pass().await;

@@ -6,6 +6,7 @@ mod backend;
 mod clock;
 mod fuse;
 mod host;
+mod reach;
 
 pub use self::{
     backend::{BackendWorld, FakeBackend, Fault, Verb},

@@ -86,6 +86,7 @@ pub(crate) fn asking_to_wire(asking: &Asking) -> polling::Asking {
             Verb::Modify => polling::Verb::Modify,
             Verb::Attach => polling::Verb::Attach,
             Verb::Detach => polling::Verb::Detach,
+            Verb::Fence => polling::Verb::Fence,
             Verb::Cut => polling::Verb::Cut,
             Verb::DeleteSnapshot => polling::Verb::DeleteSnapshot,
         },

@@ -8,8 +8,8 @@ use kato_orchestrator::{
     Error,
     model::{Bytes, CapacityRange, Connection, Token},
     ports::backend::{
-        Asking, Attached, Attachments, Cut, Cutting, Effect, Extras, Grow, Health, NodeFacts, Page, Polling,
-        Room, Shot, Snapshots, Standing, Which,
+        Asking, Attached, Attachments, Cut, Cutting, Effect, Extras, Fencing, Grow, Health, NodeFacts, Page,
+        Polling, Room, Shot, Snapshots, Standing, Which,
     },
 };
 
@@ -254,7 +254,10 @@ impl Attachments for Plugin {
             attachments::Detaching::Done => Ok(Effect::Done(())),
         }
     }
+}
 
+#[async_trait]
+impl Fencing for Plugin {
     async fn fence(
         &self,
         which: Which,
@@ -262,9 +265,6 @@ impl Attachments for Plugin {
         clients: Vec<String>,
         resume: Option<Vec<u8>>,
     ) -> Result<Effect<()>, Error> {
-        if !self.description.abilities.fence {
-            return Err(self.lacks("fence nodes"));
-        }
         let (wire, node) = (convert::which_to_wire(&which), convert::node_to_wire(&node));
         let answer = self
             .effect(

@@ -23,8 +23,8 @@ use kato_orchestrator::{
     ports::{
         Backend,
         backend::{
-            Attachments, Check, Create, Cutting, Description, Effect, Extras, Grow, Made, Page, Polling,
-            Snapshots, Which,
+            Attachments, Check, Create, Cutting, Description, Effect, Extras, Fencing, Grow, Made, Page,
+            Polling, Snapshots, Which,
         },
     },
 };
@@ -391,6 +391,10 @@ impl Backend for Plugin {
 
     fn attachments(&self) -> Option<&dyn Attachments> {
         self.description.abilities.attachments.then_some(self as _)
+    }
+
+    fn fencing(&self) -> Option<&dyn Fencing> {
+        self.description.abilities.fence.then_some(self as _)
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {

@@ -2,7 +2,7 @@
 //! the second. So of two snapshots of one moment the first holds as much as the second, or one write more; anything
 //! else, after whatever stop, is a group of two moments.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use kato_orchestrator::{
     Error, SnapshotMark,
@@ -12,16 +12,14 @@ use kato_orchestrator::{
     testing::{BackendWorld, Fault, Verb},
 };
 
-use super::{
-    Story, cut_everywhere, cut_twice, reboot_everywhere,
-    town::{Nature, Teller, name},
-};
+use super::stories;
+use crate::crash::town::{Nature, Teller, name};
 
 const BOUND: Nature = Nature { bound: true, ..Nature::PLAIN };
 const COPIES: Nature = Nature { cutting: Cutting::Copy, ..BOUND };
 
 /// Whether every group that is there is whole, and of one moment.
-pub(super) fn judge(backend: &BackendWorld, snapshots: &[Snapshot], what: &str) {
+pub(in crate::crash) fn judge(backend: &BackendWorld, snapshots: &[Snapshot], what: &str) {
     let mut found: BTreeMap<GroupId, BTreeMap<u8, Vec<u8>>> = BTreeMap::new();
     for (mark, bytes) in backend.snapshots() {
         let Some(place) = SnapshotMark::decode(&mark).unwrap().group else { continue };
@@ -46,7 +44,7 @@ pub(super) fn judge(backend: &BackendWorld, snapshots: &[Snapshot], what: &str) 
 }
 
 /// Ends the life of every group.
-pub(super) async fn end_all(teller: &Teller) {
+pub(in crate::crash) async fn end_all(teller: &Teller) {
     for snapshot in teller.hall.list_snapshots(None, 1_000).await.unwrap().items {
         if let Some(place) = snapshot.group {
             let wish = DeleteGroup {
@@ -124,35 +122,6 @@ impl Teller {
             }
         }
     }
-}
-
-macro_rules! stories {
-    ($($name:ident ($nature:expr) => |$teller:ident| $tell:block)*) => { $(
-        mod $name {
-            use super::*;
-
-            const STORY: Story = Story {
-                name: stringify!($name),
-                nature: $nature,
-                tell: |$teller: Arc<Teller>| Box::pin(async move { $tell }),
-            };
-
-            #[test]
-            fn converges_wherever_it_is_cut() {
-                cut_everywhere(&STORY);
-            }
-
-            #[test]
-            fn converges_after_a_reboot() {
-                reboot_everywhere(&STORY);
-            }
-
-            #[test]
-            fn converges_when_its_recovery_is_cut() {
-                cut_twice(&STORY);
-            }
-        }
-    )* };
 }
 
 stories! {
