@@ -24,8 +24,9 @@ use crate::{
     },
     ops::{
         AskRoom, AttachVolume, AttachedVolume, Context, CreateSnapshot, CreateVolume, DeleteSnapshot,
-        DeleteVolume, DetachVolume, ExamineHouse, GrowVolume, ListPage, Measure, MeasureVolume, ModifyVolume,
-        MountVolume, MountedVolume, RecoverRecords, RepairVolume, RoomView, UnmountVolume, VolumeView, Why,
+        DeleteVolume, DetachVolume, ExamineHouse, ExtentsView, GrowVolume, ListExtents, ListPage, Measure,
+        MeasureVolume, ModifyVolume, MountVolume, MountedVolume, RecoverRecords, RepairVolume, RoomView,
+        UnmountVolume, VolumeView, Why,
     },
     ports::{
         Clock, Host, Ids, Store,
@@ -205,6 +206,11 @@ impl Orchestrator {
     /// Deletes a snapshot.
     pub async fn delete_snapshot(&self, ctx: &Context, wish: DeleteSnapshot) -> Result<Outcome<()>, Error> {
         self.house.delete_snapshot(ctx, &wish).await
+    }
+
+    /// Where a snapshot holds data, or differs from another one: a page, from an offset on.
+    pub async fn extents(&self, wish: &ListExtents) -> Result<ExtentsView, Error> {
+        self.house.extents(wish).await
     }
 
     /// What the records say of a volume. Touches no backend.

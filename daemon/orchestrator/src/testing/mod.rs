@@ -4,8 +4,10 @@
 
 mod backend;
 mod clock;
+mod extents;
 mod fuse;
 mod host;
+mod polling;
 
 pub use self::{
     backend::{BackendWorld, FakeBackend, Fault, Verb},
