@@ -51,6 +51,7 @@ impl Claims {
                 (Serves::ControllerService, controls),
                 // There always is a topology: the node itself is a part of it.
                 (Serves::VolumeAccessibilityConstraints, true),
+                (Serves::SnapshotMetadataService, controls && some(|abilities| abilities.extents)),
             ]),
             expansion: grow.then_some(if offline { Expands::Offline } else { Expands::Online }),
             controller: claimed([
@@ -90,7 +91,8 @@ impl Claims {
         let controls = |capability: Controls| {
             self.controller.contains(&capability) != now.controller.contains(&capability)
         };
-        let services = self.services != now.services;
+        let serves = |service: Serves| self.services.contains(&service) != now.services.contains(&service);
+        let services = serves(Serves::ControllerService) || serves(Serves::VolumeAccessibilityConstraints);
         let whom = [
             (
                 "csi-provisioner",
@@ -127,9 +129,15 @@ impl Claims {
                     || controls(Controls::ListSnapshots)
                     || controls(Controls::GetSnapshot),
             ),
+            ("csi-snapshot-metadata", serves(Serves::SnapshotMetadataService)),
             ("node-driver-registrar", services || self.node != now.node),
         ];
         claimed(whom)
+    }
+
+    /// Whether the blocks of snapshots are told.
+    pub(crate) fn lists_blocks(&self) -> bool {
+        self.services.contains(&Serves::SnapshotMetadataService)
     }
 
     pub(crate) fn plugin_to_wire(&self) -> Vec<PluginCapability> {
@@ -171,6 +179,7 @@ mod tests {
         clone: false,
         modify: false,
         groups: false,
+        extents: false,
         block_data: false,
         health: false,
         capacity: false,
@@ -222,6 +231,7 @@ mod tests {
             clone: true,
             modify: true,
             groups: true,
+            extents: true,
             block_data: true,
             health: true,
             capacity: true,
@@ -233,8 +243,8 @@ mod tests {
         let numbers: Vec<_> = all.node.iter().map(|claim| i32::from(*claim)).collect();
         assert_eq!(numbers, [1, 2, 3, 5, 7, 8], "4 is gone and 6, VOLUME_MOUNT_GROUP, is never claimed");
         let numbers: Vec<_> = all.services.iter().map(|claim| i32::from(*claim)).collect();
-        assert_eq!(numbers, [1, 2]);
-        assert_eq!(all.plugin_to_wire().len(), 3);
+        assert_eq!(numbers, [1, 2, 4]);
+        assert_eq!(all.plugin_to_wire().len(), 4);
         assert_eq!(all.controller_to_wire().len(), 16);
         assert_eq!(all.node_to_wire().len(), 6);
     }
@@ -268,6 +278,9 @@ mod tests {
         assert!(least.restarts(&least).is_empty());
         let snapshots = claims(Role::All, true, &[Abilities { snapshots: true, ..NOTHING }]);
         assert!(least.restarts(&snapshots).contains(&"csi-snapshotter"));
+        let blocks = claims(Role::All, true, &[Abilities { extents: true, ..NOTHING }]);
+        assert_eq!(least.restarts(&blocks), ["csi-snapshot-metadata"]);
+        assert!(!claims(Role::Node, true, &[Abilities { extents: true, ..NOTHING }]).lists_blocks());
         let grow = claims(Role::All, true, &[Abilities { grow: Some(Growing::Online), ..NOTHING }]);
         assert!(least.restarts(&grow).contains(&"csi-resizer"));
         assert!(!least.restarts(&grow).contains(&"csi-attacher"));

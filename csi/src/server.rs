@@ -23,7 +23,9 @@ use crate::{
     node::Node,
     protocol::{
         controller_server::ControllerServer, identity_server::IdentityServer, node_server::NodeServer,
+        snapshot_metadata_server::SnapshotMetadataServer,
     },
+    snapshot_metadata::SnapshotMetadata,
 };
 
 /// The largest request that is read.
@@ -53,6 +55,7 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS)
         .add_service(sized!(IdentityServer(Identity)))
         .add_optional_service(controls.then(|| sized!(ControllerServer(Controller))))
+        .add_optional_service(controls.then(|| sized!(SnapshotMetadataServer(SnapshotMetadata))))
         .add_optional_service(mounts.then(|| sized!(NodeServer(Node))))
         .serve_with_incoming_shutdown(incoming(listener), shutdown.cancelled())
         .await;
