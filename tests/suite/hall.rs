@@ -1,8 +1,9 @@
 //! The hall's laws, one fact a test, against the fakes of its ports. What happens to mounts that break is
-//! `hall/health.rs`, what backends say of their volumes is `hall/consult.rs`, changing parameters is `hall/modify.rs`, and asking about what
-//! is pending is `hall/polls.rs`.
+//! `hall/health.rs`, what backends say of their volumes is `hall/consult.rs`, changing parameters is `hall/modify.rs`, asking about what
+//! is pending is `hall/polls.rs`, and where snapshots hold data `hall/extents.rs`.
 
 mod consult;
+mod extents;
 mod health;
 mod modify;
 mod polls;

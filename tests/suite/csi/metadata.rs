@@ -237,7 +237,14 @@ async fn blocks_are_told(kind: Option<&str>, thin: bool) {
     stage.write(&volume, &first).await;
     let one = stage.cut("one", &volume).await;
     let allocated = stage.allocated(&one, 0, 0).await.unwrap();
-    assert_eq!(allocated, blocks(&first), "{kind:?} thin={thin}");
+    if kind == Some("ext4") && !thin {
+        // Where blocks cannot be shared a snapshot is a copy, and one of blocks that were taken beforehand may be whole.
+        let known =
+            |block: &Range<u64>| allocated.iter().any(|all| all.start <= block.start && block.end <= all.end);
+        assert!(blocks(&first).iter().all(known), "{allocated:?}");
+    } else {
+        assert_eq!(allocated, blocks(&first), "{kind:?} thin={thin}");
+    }
 
     // Changed, zeroed, changed in the midst of a large block, new; and a hole in place of data.
     let second = [
@@ -374,6 +381,30 @@ async fn the_life_of_a_filesystem_is_followed_from_one_snapshot_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_forgot_everything_goes_on_where_another_was_cut_off() {
+    let ground = ground_on(Some("xfs"));
+    let stage = Stage::open(&ground).await;
+    let volume = stage.volume("pvc-1", true, device(Mode::SingleNodeMultiWriter)).await;
+    let mut cuts = Vec::new();
+    for (name, byte) in [("one", 1), ("two", 2)] {
+        let writes: Vec<_> = (0..50).map(|number| (number * 10 * BLOCK, byte, BLOCK)).collect();
+        stage.write(&volume, &writes).await;
+        cuts.push(stage.cut(name, &volume).await);
+    }
+    let all = stage.prove(&cuts[0], &cuts[1]).await;
+    assert_eq!(all.len(), 50);
+    stage.house.close().await;
+    let from = all[20].start + 100;
+    // Whose records are new and empty; and once more, of which the first ones are taken for granted.
+    for _ in 0..2 {
+        let stage = Stage::open(&ground).await;
+        let told = stage.delta(&cuts[0], &cuts[1], i64::try_from(from).unwrap(), 8).await.unwrap();
+        assert_eq!(told, rest(&all, from));
+        stage.house.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_told_is_refused_by_its_reason() {
     let ground = Ground::new();
     let stage = Stage::open(&ground).await;
@@ -412,7 +443,10 @@ async fn what_cannot_be_told_is_refused_by_its_reason() {
     }
     let strangers = stage.delta(&cuts[0], &cuts[1], 0, 0).await.unwrap_err();
     assert_eq!(strangers.code(), Code::InvalidArgument, "{strangers}");
-    assert!(strangers.message().contains("volume a") && strangers.message().contains("of b"), "{strangers}");
+    assert!(
+        strangers.message().contains("the volume b") && strangers.message().contains("one of a"),
+        "{strangers}"
+    );
 
     let request = DeleteSnapshotRequest { snapshot_id: cuts[0].clone(), ..Default::default() };
     stage.house.clients.controller.clone().delete_snapshot(request).await.unwrap();
