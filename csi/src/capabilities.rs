@@ -59,6 +59,7 @@ impl Claims {
                 // There always is a topology: the node itself is a part of it.
                 (Serves::VolumeAccessibilityConstraints, true),
                 (Serves::GroupControllerService, groups),
+                (Serves::SnapshotMetadataService, controls && some(|abilities| abilities.extents)),
             ]),
             expansion: grow.then_some(if offline { Expands::Offline } else { Expands::Online }),
             controller: claimed([
@@ -99,7 +100,8 @@ impl Claims {
         let controls = |capability: Controls| {
             self.controller.contains(&capability) != now.controller.contains(&capability)
         };
-        let services = self.services != now.services;
+        let serves = |service: Serves| self.services.contains(&service) != now.services.contains(&service);
+        let services = serves(Serves::ControllerService) || serves(Serves::VolumeAccessibilityConstraints);
         let whom = [
             (
                 "csi-provisioner",
@@ -137,9 +139,15 @@ impl Claims {
                     || controls(Controls::GetSnapshot)
                     || self.groups != now.groups,
             ),
+            ("csi-snapshot-metadata", serves(Serves::SnapshotMetadataService)),
             ("node-driver-registrar", services || self.node != now.node),
         ];
         claimed(whom)
+    }
+
+    /// Whether the blocks of snapshots are told.
+    pub(crate) fn lists_blocks(&self) -> bool {
+        self.services.contains(&Serves::SnapshotMetadataService)
     }
 
     pub(crate) fn plugin_to_wire(&self) -> Vec<PluginCapability> {
@@ -187,6 +195,7 @@ mod tests {
         clone: false,
         modify: false,
         groups: false,
+        extents: false,
         block_data: false,
         health: false,
         capacity: false,
@@ -239,6 +248,7 @@ mod tests {
             clone: true,
             modify: true,
             groups: true,
+            extents: true,
             block_data: true,
             health: true,
             capacity: true,
@@ -250,8 +260,8 @@ mod tests {
         let numbers: Vec<_> = all.node.iter().map(|claim| i32::from(*claim)).collect();
         assert_eq!(numbers, [1, 2, 3, 5, 7, 8], "4 is gone and 6, VOLUME_MOUNT_GROUP, is never claimed");
         let numbers: Vec<_> = all.services.iter().map(|claim| i32::from(*claim)).collect();
-        assert_eq!(numbers, [1, 2]);
-        assert_eq!(all.plugin_to_wire().len(), 3);
+        assert_eq!(numbers, [1, 2, 4]);
+        assert_eq!(all.plugin_to_wire().len(), 4);
         assert_eq!(all.controller_to_wire().len(), 16);
         assert_eq!(all.node_to_wire().len(), 6);
     }
@@ -296,6 +306,9 @@ mod tests {
         assert!(least.restarts(&least).is_empty());
         let snapshots = claims(Role::All, true, &[Abilities { snapshots: true, ..NOTHING }]);
         assert!(least.restarts(&snapshots).contains(&"csi-snapshotter"));
+        let blocks = claims(Role::All, true, &[Abilities { extents: true, ..NOTHING }]);
+        assert_eq!(least.restarts(&blocks), ["csi-snapshot-metadata"]);
+        assert!(!claims(Role::Node, true, &[Abilities { extents: true, ..NOTHING }]).lists_blocks());
         let grow = claims(Role::All, true, &[Abilities { grow: Some(Growing::Online), ..NOTHING }]);
         assert!(least.restarts(&grow).contains(&"csi-resizer"));
         assert!(!least.restarts(&grow).contains(&"csi-attacher"));

@@ -18,6 +18,8 @@
 //! (`error.rs`). All of that is done by a task of its own, which outlives a client that goes away or cancels: the hall
 //! is told (`Context::abandoned`), withdraws or finishes what was wished, and a repeat shares the result.
 
+mod stream;
+
 use std::{
     fmt,
     path::Path,
@@ -46,6 +48,8 @@ use crate::{
     operation::Operation,
 };
 
+pub(crate) use self::stream::{Messages, Outlet};
+
 /// How much longer than the hall this room waits, in case the hall does not keep its deadline.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -59,6 +63,7 @@ pub(crate) struct Door {
     requests: AtomicU64,
     flights: Arc<Flights>,
     seats: Semaphore,
+    streams: Semaphore,
     tasks: TaskTracker,
 }
 
@@ -71,8 +76,9 @@ impl fmt::Debug for Door {
 impl Door {
     pub(crate) fn new(orchestrator: Arc<Orchestrator>, config: Config) -> Self {
         let seats = Semaphore::new(config.calls.clamp(1, Semaphore::MAX_PERMITS));
-        let requests = AtomicU64::new(1);
-        Self { orchestrator, config, requests, flights: Arc::default(), seats, tasks: TaskTracker::new() }
+        let (requests, streams) = (AtomicU64::new(1), Semaphore::new(stream::AT_ONCE));
+        let (flights, tasks) = (Arc::default(), TaskTracker::new());
+        Self { orchestrator, config, requests, flights, seats, streams, tasks }
     }
 
     /// Returns when no call is under way any more.
@@ -96,7 +102,7 @@ impl Door {
         let span = visit.span.clone();
         let task = self.tasks.spawn(
             async move {
-                let outcome = match visit.admit(request.get_ref()).await {
+                let outcome = match visit.admit(request.get_ref(), &visit.door.seats).await {
                     Ok(_admitted) => {
                         let done =
                             work(Arc::clone(&visit.door), visit.ctx.clone(), request.into_inner()).await;
@@ -165,7 +171,7 @@ impl Visit {
     }
 
     /// Lets in what keeps the rules, contradicts nothing that is under way, and finds a seat in time.
-    async fn admit<R: Asked>(&self, request: &R) -> Result<Admitted<'_>, Error> {
+    async fn admit<'s, R: Asked>(&self, request: &R, seats: &'s Semaphore) -> Result<Admitted<'s>, Error> {
         request.check().map_err(|fault| fault.of_request())?;
         beneath(&self.door.config, &request.paths())?;
         let flight = match request.key() {
@@ -181,7 +187,7 @@ impl Visit {
         let clock = self.door.orchestrator.clock();
         let seat = tokio::select! {
             biased;
-            seat = self.door.seats.acquire() => seat.ok(),
+            seat = seats.acquire() => seat.ok(),
             () = clock.sleep_until(self.ctx.deadline) => {
                 return Err(Error::timeout("too many calls are under way, and none ended in time: try again"));
             }

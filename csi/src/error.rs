@@ -35,6 +35,11 @@ pub(crate) fn to_wire(operation: Operation, error: &Error, request: &str) -> Sta
     Status::new(code(operation, error), message(error, request))
 }
 
+/// What the caller of a service is told that no backend of ours can serve.
+pub(crate) fn unclaimed() -> Status {
+    Status::unimplemented("no configured backend can do this, and GetPluginCapabilities does not claim it")
+}
+
 /// The code for an error of this operation.
 fn code(operation: Operation, error: &Error) -> Code {
     if !error.is_final() {

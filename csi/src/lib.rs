@@ -31,6 +31,7 @@ pub mod protocol;
 mod rules;
 mod seal;
 mod server;
+mod snapshot_metadata;
 mod snapshots;
 mod volumes;
 

@@ -25,7 +25,9 @@ use crate::{
     protocol::{
         controller_server::ControllerServer, group_controller_server::GroupControllerServer,
         identity_server::IdentityServer, node_server::NodeServer,
+        snapshot_metadata_server::SnapshotMetadataServer,
     },
+    snapshot_metadata::SnapshotMetadata,
 };
 
 /// The largest request that is read.
@@ -56,6 +58,7 @@ pub async fn serve(
         .add_service(sized!(IdentityServer(Identity)))
         .add_optional_service(controls.then(|| sized!(ControllerServer(Controller))))
         .add_optional_service(controls.then(|| sized!(GroupControllerServer(GroupController))))
+        .add_optional_service(controls.then(|| sized!(SnapshotMetadataServer(SnapshotMetadata))))
         .add_optional_service(mounts.then(|| sized!(NodeServer(Node))))
         .serve_with_incoming_shutdown(incoming(listener), shutdown.cancelled())
         .await;

@@ -95,7 +95,11 @@ impl Caller {
             let socket = socket.clone();
             async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
         });
-        let endpoint = Endpoint::from_static("http://csi.sock");
+        // As much may be under way unread as with the clients that sidecars have.
+        let window = 64 << 10;
+        let endpoint = Endpoint::from_static("http://csi.sock")
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(window);
         endpoint.connect_with_connector(connect).await.map(Self)
     }
 

@@ -396,6 +396,42 @@ async fn polls_answer_every_question_and_change_nothing(subject: Subject) {
     assert_eq!(subject.look("a").await, Some(made));
 }
 
+async fn the_blocks_of_snapshots_are_told_and_those_that_changed_among_them(subject: Subject) {
+    let Some(extents) = subject.backend.extents() else { return };
+    let made = subject.make("a").await;
+    subject.write(&made, b"before");
+    let one = subject.cut("s", known(&made)).await.unwrap();
+    subject.write(&made, b"AFTER IT");
+    let two = subject.cut("t", known(&made)).await.unwrap();
+    let (base, shot) = (which("s"), Which { token: token("t"), handle: Some(two.handle) });
+    let first = extents.allocated(base.clone(), one.size, Bytes(0)).await;
+    if matches!(&first, Err(refusal) if refusal.kind == Kind::Unsupported && refusal.is_final()) {
+        assert_eq!(subject.size, Bytes(0), "only what has no size has no blocks");
+        return;
+    }
+    for changed in [false, true] {
+        let (mut told, mut from) = (0, Some(Bytes(0)));
+        while let Some(at) = from {
+            let page = match changed {
+                true => extents.changed(base.clone(), shot.clone(), two.size, at).await.unwrap(),
+                false => extents.allocated(shot.clone(), two.size, at).await.unwrap(),
+            };
+            for extent in page.extents {
+                if extent.offset.0 <= told {
+                    told = told.max(extent.offset.0 + extent.length.0);
+                }
+            }
+            from = page.next;
+        }
+        assert!(told >= 5, "changed: {changed}; of what was written only {told} bytes are told");
+    }
+    let same = extents.changed(shot.clone(), shot.clone(), two.size, Bytes(0)).await.unwrap();
+    assert_eq!((same.extents.len(), same.next), (0, None));
+    assert_eq!(extents.allocated(shot.clone(), two.size, two.size).await.unwrap().extents, []);
+    let never = extents.changed(which("never"), shot, two.size, Bytes(0)).await.unwrap_err();
+    assert_eq!(never.kind, Kind::NotFound, "{never}");
+}
+
 async fn a_backend_is_the_same_each_time_it_is_asked(subject: Subject) {
     let first = subject.backend.check().await.unwrap().fingerprint;
     subject.make("a").await;
@@ -411,6 +447,7 @@ async fn what_it_says_of_itself_is_what_it_can_do(subject: Subject) {
     assert_eq!(said.abilities.grow.is_some(), subject.backend.grow().is_some());
     assert_eq!(said.abilities.attachments, subject.backend.attachments().is_some());
     assert_eq!(said.abilities.snapshots, subject.backend.snapshots().is_some());
+    assert_eq!(said.abilities.extents, subject.backend.extents().is_some());
     assert_eq!(said.abilities.polling, subject.backend.polling().is_some());
     let made = subject.make("a").await;
     assert_eq!(made.connection.is_some(), !said.abilities.attachments);
@@ -455,6 +492,7 @@ asked_of_every_backend! {
     a_clone_has_the_bytes_and_goes_its_own_way,
     a_copy_may_be_larger_than_its_source,
     polls_answer_every_question_and_change_nothing,
+    the_blocks_of_snapshots_are_told_and_those_that_changed_among_them,
     a_backend_is_the_same_each_time_it_is_asked,
     what_it_says_of_itself_is_what_it_can_do,
 }

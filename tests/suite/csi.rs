@@ -3,8 +3,8 @@
 //!
 //! What becomes of the calls is tried on houses of `ground.rs`: the `local` plugin as the daemon carries it, a real node
 //! with loop devices, and doors of any role: `volumes` is what a controller is asked, `nodes` staging and publishing, then
-//! `growth`, `snapshots`, `groups`, `fencing`, volumes that are taken from nodes, `lost`, what holds while a
-//! controller's records are lost at any moment, and `replay`, what real
+//! `growth`, `snapshots`, `groups`, `metadata`, which blocks snapshots have, `fencing`, volumes that are taken from nodes,
+//! `lost`, what holds while a controller's records are lost at any moment, and `replay`, what real
 //! callers do. `kills` kills the shipped program under load, `parity` tells one story
 //! through both doors.
 
@@ -16,6 +16,7 @@ mod identity;
 mod kills;
 mod limits;
 mod lost;
+mod metadata;
 mod nodes;
 mod parity;
 mod replay;
@@ -45,6 +46,13 @@ use kato_tests::csi::CsiDoor;
 
 /// A hall over fakes, and what its backend holds.
 async fn hall() -> (Arc<Orchestrator>, Arc<Mutex<BackendWorld>>) {
+    hall_over(|backend| backend).await
+}
+
+/// The same, over a backend that is changed like this.
+async fn hall_over(
+    change: impl FnOnce(FakeBackend) -> FakeBackend,
+) -> (Arc<Orchestrator>, Arc<Mutex<BackendWorld>>) {
     let (world, fuse) = (Arc::<Mutex<BackendWorld>>::default(), Arc::<Fuse>::default());
     let host = FakeHost::new(Arc::<Mutex<HostWorld>>::default(), Arc::clone(&world), Arc::clone(&fuse));
     let ports = Ports {
@@ -62,7 +70,7 @@ async fn hall() -> (Arc<Orchestrator>, Arc<Mutex<BackendWorld>>) {
         reap_after: Duration::from_secs(600),
         freeze_limit: Duration::from_secs(10),
     };
-    let fake = FakeBackend::new(Arc::clone(&world), fuse, true, Duration::from_secs(60));
+    let fake = change(FakeBackend::new(Arc::clone(&world), fuse, true, Duration::from_secs(60)));
     let (class, backend) = (ClassName::parse("fake").unwrap(), BackendName::parse("fake").unwrap());
     let recipe = Class {
         name: class.clone(),

@@ -116,7 +116,7 @@ fn the_default_output_is_golden_and_the_same_every_time() {
     golden("deploy.mesos.json", &done(&deploy(CLUSTER, &["mesos"])));
     let folder = tempfile::tempdir().unwrap();
     // The component's digest and path are no part of what is golden, so the configuration is left out.
-    let mut shared = objects(&cloud(folder.path()), &[]);
+    let mut shared = objects(&cloud(folder.path()), &["--tls", "cert-manager"]);
     shared.retain(|object| word(object, "/kind") != "ConfigMap");
     let annotations = "/spec/template/metadata/annotations/kato.storage~1configuration";
     for object in &mut shared {
@@ -131,10 +131,13 @@ fn the_default_output_is_golden_and_the_same_every_time() {
 fn what_people_read_and_what_programs_read_are_the_same_objects() {
     let folder = tempfile::tempdir().unwrap();
     for (form, config) in forms(folder.path()) {
-        let list = objects(&config, &[]);
-        assert_eq!(documents(&done(&deploy(&config, &["kubernetes"]))), list, "{form}");
+        // Every certificate of ours is another one.
+        let list = objects(&config, &["--tls", "cert-manager"]);
+        let yaml = done(&deploy(&config, &["kubernetes", "--tls", "cert-manager"]));
+        assert_eq!(documents(&yaml), list, "{form}");
         let out = folder.path().join(form);
-        done(&deploy(&config, &["kubernetes", "--kustomize", out.to_str().unwrap()]));
+        let folder = ["kubernetes", "--tls", "cert-manager", "--kustomize", out.to_str().unwrap()];
+        done(&deploy(&config, &folder));
         let read = |name: &str| documents(&fs::read_to_string(out.join(name)).unwrap());
         let kustomization = read("kustomization.yaml").remove(0);
         let named: Vec<Json> = kustomization["resources"].as_array().unwrap().clone();
@@ -166,7 +169,8 @@ fn has_only(object: &Json, fields: &[&str]) {
 fn every_object_survives_kubernetes_own_types() {
     let folder = tempfile::tempdir().unwrap();
     for (_, config) in forms(folder.path()) {
-        for object in objects(&config, &[]) {
+        let more = objects(&config, &["--tls", "cert-manager"]);
+        for object in objects(&config, &[]).into_iter().chain(more) {
             let (version, kind) = (word(&object, "/apiVersion"), word(&object, "/kind"));
             match (version, kind) {
                 ("v1", "Namespace") => there_and_back::<core::Namespace>(&object),
@@ -189,6 +193,14 @@ fn every_object_survives_kubernetes_own_types() {
                 ("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass") => {
                     has_only(&object, &["driver", "deletionPolicy"]);
                 }
+                ("v1", "Service") => there_and_back::<core::Service>(&object),
+                ("v1", "Secret") => there_and_back::<core::Secret>(&object),
+                ("cbt.storage.k8s.io/v1beta1", "SnapshotMetadataService") => {
+                    has_only(&object, &["spec"]);
+                    let fields: BTreeSet<_> = object["spec"].as_object().unwrap().keys().collect();
+                    assert_eq!(fields.into_iter().collect::<Vec<_>>(), ["address", "audience", "caCert"]);
+                }
+                ("cert-manager.io/v1", "Issuer" | "Certificate") => has_only(&object, &["spec"]),
                 other => panic!("nobody checks {other:?}"),
             }
         }
@@ -258,8 +270,17 @@ fn only_sidecars_whose_ability_is_there_are_written_and_in_the_pod_where_they_wo
     let folder = tempfile::tempdir().unwrap();
     let shared = objects(&cloud(folder.path()), &[]);
     let controller = one(&shared, "Deployment");
-    let workers = ["livenessprobe", "csi-provisioner", "csi-attacher", "csi-resizer", "csi-snapshotter"];
+    let workers = [
+        "livenessprobe",
+        "csi-provisioner",
+        "csi-attacher",
+        "csi-resizer",
+        "csi-snapshotter",
+        "csi-snapshot-metadata",
+    ];
     assert_eq!(sidecars(controller), workers.into());
+    let without = objects(&cloud(folder.path()), &["--no-snapshots"]);
+    assert!(!json!(without).to_string().contains("snapshot"), "{}", json!(without));
     assert_eq!(sidecars(one(&shared, "DaemonSet")), always.into());
     assert!(controller.to_string().contains("--leader-election=true"));
     let driver = &one(&shared, "CSIDriver")["spec"];
@@ -347,6 +368,17 @@ const RIGHTS: &[(&str, &[Right])] = &[
             ("snapshot.storage.k8s.io", "volumesnapshotcontents/status", "update patch"),
         ],
     ),
+    (
+        "csi-snapshot-metadata",
+        &[
+            ("cbt.storage.k8s.io", "snapshotmetadataservices", "get"),
+            ("authentication.k8s.io", "tokenreviews", "create"),
+            ("authorization.k8s.io", "subjectaccessreviews", "create"),
+            ("snapshot.storage.k8s.io", "volumesnapshots", "get list"),
+            ("snapshot.storage.k8s.io", "volumesnapshotcontents", "get list"),
+            ("snapshot.storage.k8s.io", "volumesnapshotclasses", "get list"),
+        ],
+    ),
 ];
 
 #[test]
@@ -430,7 +462,11 @@ fn secrets_are_referred_to_and_never_written() {
     let text = done(&output);
     assert!(!text.contains("hunter2"));
     let all = documents(&text);
-    assert!(of_kind(&all, "Secret").is_empty());
+    assert_eq!(
+        word(one(&all, "Secret"), "/metadata/name"),
+        "kato-snapshot-metadata",
+        "the certificate alone"
+    );
     let carried = word(one(&all, "ConfigMap"), "/data/config.toml").to_owned();
     assert!(
         carried.contains("/etc/kato-files/cloud-token") && carried.contains("/etc/kato-files/ours.pem"),
@@ -457,6 +493,94 @@ fn secrets_are_referred_to_and_never_written() {
     assert!(refused(&deploy(&credential, &["kubernetes"]), 78).contains("systemd"));
     let named = format!("{CLUSTER}[backend.local]\nconfiguration = {{ password = \"hunter2\" }}\n");
     assert!(!refused(&deploy(&named, &["kubernetes"]), 78).contains("hunter2"));
+}
+
+/// What stands in base64 in the data of the certificate's Secret.
+fn kept(objects: &[Json], key: &str) -> String {
+    one(objects, "Secret")["data"][key].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_certificate_for_lists_of_changed_blocks_is_kept_while_it_is_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = cloud(folder.path());
+    let output = deploy(&cloud, &["kubernetes"]);
+    let (text, told) = (done(&output), String::from_utf8(output.stderr).unwrap());
+    let first = documents(&text);
+    let service = one(&first, "SnapshotMetadataService");
+    assert_eq!(service["spec"]["caCert"], kept(&first, "ca.crt"));
+    assert_eq!(service["spec"]["address"], "kato-snapshot-metadata.kato:6443");
+    assert_eq!(service["metadata"]["name"], "kato.storage");
+    let pod = &one(&first, "Deployment")["spec"]["template"];
+    assert!(
+        pod["metadata"]["annotations"]["kato.storage/certificate"].is_string(),
+        "another one is another pod"
+    );
+    assert!(pod["spec"]["volumes"].to_string().contains("\"secretName\":\"kato-snapshot-metadata\""));
+    let key = kept(&first, "tls.key");
+    assert_eq!(text.matches(&key).count(), 1, "the key is in the Secret and nowhere else");
+    assert!(!told.contains(&key) && told.contains("--tls-secret"), "{told}");
+
+    // Handed in as it was printed here, or as kubectl prints it, it is kept to the letter.
+    assert_ne!(kept(&objects(&cloud, &[]), "tls.key"), key);
+    let file = folder.path().join("earlier");
+    let secret = serde_json::to_string_pretty(one(&first, "Secret")).unwrap();
+    for printed in [&text, &secret] {
+        fs::write(&file, printed).unwrap();
+        let again = done(&deploy(&cloud, &["kubernetes", "--tls-secret", file.to_str().unwrap()]));
+        assert!(again == text, "something changed");
+    }
+    // For another name it is of no use.
+    let words = ["--tls-secret", file.to_str().unwrap(), "--namespace", "storage"];
+    assert_ne!(kept(&objects(&cloud, &words), "tls.key"), key);
+    fs::write(&file, "kind: Secret\n").unwrap();
+    let told = refused(&deploy(&cloud, &["kubernetes", "--tls-secret", file.to_str().unwrap()]), 64);
+    assert!(told.contains("no Secret"), "{told}");
+}
+
+#[test]
+fn a_folder_of_objects_keeps_its_certificate_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let (cloud, out) = (cloud(folder.path()), folder.path().join("out"));
+    let words = ["kubernetes", "--kustomize", out.to_str().unwrap()];
+    done(&deploy(&cloud, &words));
+    let all = || -> BTreeMap<_, _> {
+        let entries = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+    };
+    let first = all();
+    let secret = out.join("certificate.yaml");
+    assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+    let key = kept(&documents(&first[&secret]), "tls.key");
+    assert_eq!(first.values().filter(|text| text.contains(&key)).count(), 1);
+    done(&deploy(&cloud, &words));
+    assert!(all() == first, "the second time something changed");
+}
+
+#[test]
+fn whoever_makes_the_certificate_it_is_known_before_readers_are_sent_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = cloud(folder.path());
+    let none = objects(&cloud, &["--tls", "none"]);
+    assert!(!json!(none).to_string().contains("snapshot-metadata"), "{}", json!(none));
+
+    let managed = objects(&cloud, &["--tls", "cert-manager"]);
+    assert!(
+        of_kind(&managed, "Secret").is_empty() && of_kind(&managed, "SnapshotMetadataService").is_empty()
+    );
+    assert_eq!((of_kind(&managed, "Issuer").len(), of_kind(&managed, "Certificate").len()), (2, 2));
+    let file = folder.path().join("secret");
+    fs::write(&file, done(&deploy(&cloud, &["kubernetes"]))).unwrap();
+    let ours = documents(&fs::read_to_string(&file).unwrap());
+    let words = ["--tls", "cert-manager", "--tls-secret", file.to_str().unwrap()];
+    let managed = objects(&cloud, &words);
+    assert!(of_kind(&managed, "Secret").is_empty(), "cert-manager's own is left alone");
+    assert_eq!(one(&managed, "SnapshotMetadataService")["spec"]["caCert"], kept(&ours, "ca.crt"));
+
+    let bound = deploy(CLUSTER, &["kubernetes"]);
+    assert!(!done(&bound).contains("SnapshotMetadataService"), "a node's snapshots are reached there alone");
+    assert!(String::from_utf8(bound.stderr).unwrap().contains("one address for a driver"));
 }
 
 #[test]

@@ -64,6 +64,7 @@ const TECHNOLOGIES: &[(&str, &[&str])] = &[
     ("prost-types", &["kato-csi"]),
     ("prost-reflect", &["kato-tests"]),
     ("protox", &["kato-csi", "kato-tests"]),
+    ("rcgen", &["kato", "kato-tests"]),
     ("rustix", &["kato", "kato-docker-plugin", "kato-node", "kato-plugin-host", "kato-store", "kato-tests"]),
     ("sled", &["kato-store"]),
     ("tonic", &["kato-csi", "kato-tests"]),

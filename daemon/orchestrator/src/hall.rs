@@ -24,9 +24,9 @@ use crate::{
     },
     ops::{
         AskRoom, AttachVolume, AttachedVolume, Context, CreateGroup, CreateSnapshot, CreateVolume,
-        DeleteGroup, DeleteSnapshot, DeleteVolume, DetachVolume, ExamineHouse, GroupView, GrowVolume,
-        ListPage, Measure, MeasureVolume, ModifyVolume, MountVolume, MountedVolume, RecoverRecords,
-        RepairVolume, RoomView, UnmountVolume, VolumeView, Why,
+        DeleteGroup, DeleteSnapshot, DeleteVolume, DetachVolume, ExamineHouse, ExtentsView, GroupView,
+        GrowVolume, ListExtents, ListPage, Measure, MeasureVolume, ModifyVolume, MountVolume, MountedVolume,
+        RecoverRecords, RepairVolume, RoomView, UnmountVolume, VolumeView, Why,
     },
     ports::{
         Clock, Host, Ids, Store,
@@ -226,6 +226,11 @@ impl Orchestrator {
     /// What the records say of all groups that are cut, by pages in the order of names.
     pub async fn list_groups(&self, after: Option<&str>, limit: usize) -> Result<ListPage<GroupView>, Error> {
         self.house.list_groups(after, limit).await
+    }
+
+    /// Where a snapshot holds data, or differs from another one: a page, from an offset on.
+    pub async fn extents(&self, wish: &ListExtents) -> Result<ExtentsView, Error> {
+        self.house.extents(wish).await
     }
 
     /// What the records say of a volume. Touches no backend.

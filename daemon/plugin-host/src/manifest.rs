@@ -78,7 +78,7 @@ pub struct Inspection {
 }
 
 /// The abilities beyond `identity` and `volumes`, as they are named in the contract.
-pub(crate) const ABILITIES: [&str; 11] = [
+pub(crate) const ABILITIES: [&str; 12] = [
     "grow",
     "attachments",
     "fencing",
@@ -86,6 +86,7 @@ pub(crate) const ABILITIES: [&str; 11] = [
     "clone",
     "modify",
     "groups",
+    "extents",
     "block-data",
     "health",
     "capacity",

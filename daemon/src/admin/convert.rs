@@ -494,6 +494,7 @@ fn abilities_to_wire(abilities: &Abilities) -> Json {
         (abilities.clone, "clone"),
         (abilities.modify, "modify"),
         (abilities.groups, "groups"),
+        (abilities.extents, "extents"),
         (abilities.block_data, "block-data"),
         (abilities.health, "health"),
         (abilities.capacity, "capacity"),

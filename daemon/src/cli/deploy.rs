@@ -4,16 +4,28 @@
 use std::{
     fs,
     io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
+use kato_orchestrator::ports::Clock as _;
 use serde_json::{Value as Json, json};
 
 use super::{Exit, Failure, Global, output::Format};
 use crate::{
+    clock::SystemClock,
     config::load,
-    deploy::{File, Site, kubernetes, mesos, nomad},
+    deploy::{
+        File, Site,
+        kubernetes::{
+            self,
+            blocks::{self, SECRET, Tls},
+            certificate::Certificate,
+        },
+        mesos, nomad,
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -69,9 +81,26 @@ pub(super) struct Kubernetes {
     /// Do not make the default class the cluster's
     #[arg(long)]
     no_default_class: bool,
-    /// The certificate (PEM) of the service that lists changed blocks
+    /// Who makes the certificate of the service that lists changed blocks
+    #[arg(long, value_enum, default_value = "self-signed", value_name = "WHO")]
+    tls: Maker,
+    /// The Secret that holds it, as it was printed before or as kubectl prints it: it is kept while it is good
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    tls_secret: Option<PathBuf>,
+    /// The authority (PEM) of a certificate of your own, which you put into the Secret yourself
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["tls", "tls_secret"])]
     snapshot_metadata_ca: Option<PathBuf>,
+}
+
+/// Who makes a certificate.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Maker {
+    /// This command
+    SelfSigned,
+    /// cert-manager, in the cluster
+    CertManager,
+    /// Nobody: no changed blocks are listed
+    None,
 }
 
 #[derive(Args, Debug)]
@@ -130,8 +159,9 @@ impl Choice {
 
 impl Kubernetes {
     fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let site = self.choice.site(global)?;
         let wish = kubernetes::Wish {
-            authority: self.snapshot_metadata_ca.as_deref().map(certificate).transpose()?,
+            tls: self.tls(&site)?,
             name: self.name,
             namespace: self.namespace,
             image: self.image,
@@ -141,7 +171,7 @@ impl Kubernetes {
             snapshots: (self.snapshots || self.no_snapshots).then_some(self.snapshots),
             default_class: !self.no_default_class,
         };
-        let driver = kubernetes::driver(self.choice.site(global)?, &wish)?;
+        let driver = kubernetes::driver(site, &wish)?;
         let out = global.out();
         match (&self.kustomize, out.format) {
             (Some(folder), _) => {
@@ -159,6 +189,35 @@ impl Kubernetes {
         }
         tell("before it is applied:", &driver.needs)?;
         Ok(Exit::Ok)
+    }
+}
+
+impl Kubernetes {
+    /// How the service that lists changed blocks is known; no key is made where there is no such service.
+    fn tls(&self, site: &Site) -> Result<Tls, Failure> {
+        if !site.lists_blocks() {
+            return Ok(Tls::Nobody);
+        }
+        if let Some(path) = &self.snapshot_metadata_ca {
+            return certificate(path).map(Tls::Operator);
+        }
+        // What was written into the same folder before is an earlier answer too.
+        let before = self.kustomize.as_ref().map(|folder| folder.join(SECRET)).filter(|path| path.is_file());
+        match (self.tls, self.tls_secret.as_ref()) {
+            (Maker::None, _) => Ok(Tls::Nobody),
+            (Maker::CertManager, secret) => {
+                let authority =
+                    secret.map(|path| secret_in(path, Certificate::read_authorities)).transpose()?;
+                Ok(Tls::CertManager(authority))
+            }
+            (Maker::SelfSigned, secret) => {
+                let earlier = secret.or(before.as_ref());
+                let found = earlier.map(|path| secret_in(path, Certificate::read)).transpose()?;
+                let now = Duration::from_millis(SystemClock.now().0);
+                let names = blocks::names(&self.name, &self.namespace);
+                Ok(Tls::Ours(Certificate::keep_or_make(found, &names, now)?))
+            }
+        }
     }
 }
 
@@ -233,7 +292,11 @@ fn write(global: &Global, folder: &Path, files: &[File]) -> Result<(), Failure> 
     fs::create_dir_all(folder).map_err(failed(folder))?;
     for file in files {
         let path = folder.join(&file.name);
-        fs::write(&path, &file.text).map_err(failed(&path))?;
+        let mode = if file.name == SECRET { 0o600 } else { 0o666 };
+        let mut options = fs::OpenOptions::new();
+        let mut opened =
+            options.write(true).create(true).truncate(true).mode(mode).open(&path).map_err(failed(&path))?;
+        opened.write_all(file.text.as_bytes()).map_err(failed(&path))?;
         global.out().text(&format!("{}\n", path.display()))?;
     }
     Ok(())
@@ -249,46 +312,34 @@ fn tell(when: &str, needs: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A certificate as an object carries it. A private key in its place would be there for everybody to read.
+/// The operator's own certificate. A private key in its place would be there for everybody to read.
 fn certificate(path: &Path) -> Result<String, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        Failure::new(Exit::Failure, format!("{} cannot be read: {error}", path.display()))
-    })?;
+    let text = text(path)?;
     if !text.contains("-----BEGIN CERTIFICATE-----") || text.contains("PRIVATE KEY") {
         return Err(Failure::usage(format!(
             "{} is no certificate in PEM, or is more than that",
             path.display()
         )));
     }
-    Ok(base64(text.as_bytes()))
+    Ok(text)
 }
 
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for three in bytes.chunks(3) {
-        let number = three.iter().fold(0_usize, |number, byte| number << 8 | usize::from(*byte))
-            << (8 * (3 - three.len()));
-        for at in 0..4 {
-            let letter = LETTERS.get(number >> (18 - 6 * at) & 63).filter(|_| at <= three.len());
-            text.push(letter.map_or('=', |letter| char::from(*letter)));
-        }
-    }
-    text
+/// What is wanted of the Secret in a file.
+fn secret_in<T>(path: &Path, read: impl FnOnce(&str) -> Option<T>) -> Result<T, Failure> {
+    read(&text(path)?).ok_or_else(|| {
+        Failure::usage(format!("{} holds no Secret with a certificate", path.display()))
+            .next("hand in what this command, or `kubectl get secret -o yaml`, has printed")
+    })
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path)
+        .map_err(|error| Failure::new(Exit::Failure, format!("{} cannot be read: {error}", path.display())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_what_its_readers_expect() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
 
     #[test]
     fn a_private_key_is_never_taken_for_a_certificate() {

@@ -7,6 +7,7 @@
 //! for which reader is `kubernetes/`, `nomad.rs` and `mesos.rs`; all of them answer the same for the same input.
 
 mod abilities;
+pub(crate) mod base64;
 mod carried;
 pub(crate) mod kubernetes;
 pub(crate) mod mesos;

@@ -173,7 +173,12 @@ impl Site {
     /// Whether blocks can be listed for all nodes by one service: a snapshot that lies on one node could only be read
     /// there.
     pub(crate) fn lists_blocks(&self) -> bool {
-        self.form == Form::Shared && self.any(|it| it.abilities.block_data)
+        self.form == Form::Shared && self.tells_blocks()
+    }
+
+    /// Whether blocks are listed at all.
+    pub(crate) fn tells_blocks(&self) -> bool {
+        self.any(|it| it.abilities.extents)
     }
 
     /// Whether a class's volumes can be grown by who asks for it.

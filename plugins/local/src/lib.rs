@@ -1,6 +1,6 @@
 //! Volumes in a directory of the host: plain directories, or images with a filesystem of their own. This file
-//! is the component's face, one line for each function of the contract; what they do is `volumes.rs` and
-//! `snapshots.rs`, how a thing comes and goes `make.rs`, where it lies `layout.rs`.
+//! is the component's face, one line for each function of the contract; what they do is `volumes.rs`,
+//! `snapshots.rs` and `extents.rs`, how a thing comes and goes `make.rs`, where it lies `layout.rs`.
 //!
 //! It has no filesystem of WASI's: all work on files goes through the host's interface `files`, beneath the
 //! granted directory `data`.
@@ -9,6 +9,7 @@ mod api;
 mod config;
 mod convert;
 mod error;
+mod extents;
 mod layout;
 mod make;
 mod snapshots;
@@ -26,7 +27,8 @@ use sdk::{
     modify::Modified,
     room::Room,
     types::{
-        CapacityRange, Configuration, Cutting, Error, Pair, Snapshot, SnapshotPage, Volume, VolumePage, Which,
+        CapacityRange, Configuration, Cutting, Error, ExtentPage, Pair, Snapshot, SnapshotPage, Volume,
+        VolumePage, Which,
     },
 };
 
@@ -113,6 +115,16 @@ impl sdk::snapshots::Guest for Local {
     }
 }
 
+impl sdk::extents::Guest for Local {
+    fn allocated(_: Configuration, snapshot: Which, from: u64) -> Result<ExtentPage, Error> {
+        extents::allocated(&DATA, &snapshot, from)
+    }
+
+    fn changed(_: Configuration, base: Which, snapshot: Which, from: u64) -> Result<ExtentPage, Error> {
+        extents::changed(&DATA, &base, &snapshot, from)
+    }
+}
+
 impl sdk::clone::Guest for Local {
     fn how(configuration: Configuration, source: Which) -> Result<Cutting, Error> {
         volumes::how(&DATA, &Config::read(&configuration)?, &source)
@@ -137,7 +149,7 @@ impl sdk::room::Guest for Local {
     }
 }
 
-sdk::export!(Local with grow, snapshots, clone, modify, health, capacity);
+sdk::export!(Local with grow, snapshots, extents, clone, modify, health, capacity);
 
 fn describe(configuration: &Configuration) -> Result<Description, Error> {
     Config::read(configuration)?;

@@ -1,8 +1,9 @@
 //! Every operation against a folder in memory. What holds for each of them is `cut.rs`: it is cut off before,
 //! within and after every single call that it makes of the host, and repeated or reversed. How large things are and
-//! become is `sizes.rs`.
+//! become is `sizes.rs`, and where their blocks are `extents.rs`.
 
 mod cut;
+mod extents;
 mod sizes;
 
 use std::collections::BTreeMap;

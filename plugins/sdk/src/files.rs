@@ -4,7 +4,10 @@
 //! Logic that is to be tested takes [`Files`]; in a component that is [`Granted`], in a test it is
 //! `testing::MemoryFiles`.
 
-use crate::{types::Error, worlds::files::kato::storage::files};
+use crate::{
+    types::{Error, ExtentPage},
+    worlds::files::kato::storage::files,
+};
 
 pub use files::{Filesystem, Piece, Room, Taken};
 
@@ -21,6 +24,10 @@ pub trait Files {
     fn space(&self, path: &str) -> Result<Taken, Error>;
     /// Copies a file, sharing blocks where possible; false means call again.
     fn clone_file(&self, source: &str, to: &str, may_copy: bool) -> Result<bool, Error>;
+    /// Where a file holds data, from an offset on.
+    fn extents(&self, path: &str, from: u64) -> Result<ExtentPage, Error>;
+    /// Where a file differs from another, from an offset on.
+    fn differences(&self, base: &str, path: &str, from: u64) -> Result<ExtentPage, Error>;
     /// Copies a directory with everything that files have; false means call again.
     fn copy_tree(&self, source: &str, to: &str) -> Result<bool, Error>;
     /// Makes a directory with its entries in one stroke, put together at `by`.
@@ -66,6 +73,14 @@ impl Files for Granted {
 
     fn clone_file(&self, source: &str, to: &str, may_copy: bool) -> Result<bool, Error> {
         files::clone_file(self.0, source, to, may_copy)
+    }
+
+    fn extents(&self, path: &str, from: u64) -> Result<ExtentPage, Error> {
+        files::extents(self.0, path, from)
+    }
+
+    fn differences(&self, base: &str, path: &str, from: u64) -> Result<ExtentPage, Error> {
+        files::differences(self.0, base, path, from)
     }
 
     fn copy_tree(&self, source: &str, to: &str) -> Result<bool, Error> {

@@ -79,6 +79,7 @@ pub use worlds::{
     block_data::exports::kato::storage::block_data,
     capacity::exports::kato::storage::capacity as room,
     clone::exports::kato::storage::clone,
+    extents::exports::kato::storage::extents,
     fencing::exports::kato::storage::fencing,
     groups::exports::kato::storage::groups,
     grow::exports::kato::storage::grow,
@@ -91,8 +92,8 @@ pub use worlds::{
 /// Makes a component of a type: exports `identity` and `volumes`, and the named abilities, and embeds the
 /// crate's `plugin.toml` as the custom section `kato:manifest`.
 ///
-/// The abilities are `attachments`, `block_data`, `capacity`, `clone`, `fencing`, `groups`, `grow`, `health`,
-/// `modify`, `polling` and `snapshots`. One that is named but not implemented does not compile.
+/// The abilities are `attachments`, `block_data`, `capacity`, `clone`, `extents`, `fencing`, `groups`, `grow`,
+/// `health`, `modify`, `polling` and `snapshots`. One that is named but not implemented does not compile.
 #[macro_export]
 macro_rules! export {
     ($type:ident $(with $($ability:ident),+ $(,)?)?) => {

@@ -12,6 +12,8 @@
 //! assert_eq!(files.read("volumes/a/mark").unwrap(), None);
 //! ```
 
+mod extents;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +23,7 @@ use std::{
 
 use crate::{
     files::{Files, Filesystem, Piece, Room, Taken},
-    types::Error,
+    types::{Error, ExtentPage},
 };
 
 /// A granted directory in memory. Its clones are the same directory.
@@ -419,6 +421,14 @@ impl Files for MemoryFiles {
                 Ok(true)
             },
         )
+    }
+
+    fn extents(&self, path: &str, from: u64) -> Result<ExtentPage, Error> {
+        self.look(|state| Ok(extents::page(&[], state.file(path)?, from)))
+    }
+
+    fn differences(&self, base: &str, path: &str, from: u64) -> Result<ExtentPage, Error> {
+        self.look(|state| Ok(extents::page(state.file(base)?.0, state.file(path)?, from)))
     }
 
     fn copy_tree(&self, source: &str, to: &str) -> Result<bool, Error> {

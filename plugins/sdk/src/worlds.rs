@@ -37,6 +37,7 @@ worlds! {
     capacity = "with-capacity",
     clone = "with-clone",
     commands = "uses-commands",
+    extents = "with-extents",
     fencing = "with-fencing",
     files = "uses-files",
     groups = "with-groups",

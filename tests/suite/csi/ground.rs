@@ -24,7 +24,7 @@ use kato_orchestrator::{
     Catalog, Config, Error, Orchestrator, Ports, Role,
     model::{BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, Handle, NodeId},
     ports::{
-        Backend, Ids, Store,
+        Backend, Extents, Ids, Store,
         backend::{
             Attached, Attachments, Check, Create, Cutting, Description, Effect, Extras, Fencing, Grow, Made,
             NodeFacts, Page, Snapshots, Which,
@@ -289,6 +289,10 @@ impl Backend for Attaching {
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         self.inner.snapshots()
+    }
+
+    fn extents(&self) -> Option<&dyn Extents> {
+        self.inner.extents()
     }
 
     fn extras(&self) -> Option<&dyn Extras> {

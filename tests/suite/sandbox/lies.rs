@@ -112,6 +112,37 @@ async fn a_volume_that_did_not_grow_did_not_grow() {
 }
 
 #[tokio::test]
+async fn extents_are_believed_only_if_they_can_be_true() {
+    let sandbox = Sandbox::new();
+    let which = || Which { token: token(), handle: None };
+    for (page, word) in [
+        ("100+50 120+10", "begins at 120, before 150"),
+        ("100+50 90+5", "begins at 90"),
+        ("5+5", "before 10"),
+        ("100+0", "0 bytes at 100"),
+        ("1000+1025", "none of a snapshot of 2000 bytes"),
+        ("18446744073709551615+2", "none of a snapshot"),
+        ("10", "the next page begins at 10"),
+        ("100+50 149", "the next page begins at 149"),
+        ("2001", "the next page begins at 2001"),
+        ("x10001", "10001 extents"),
+    ] {
+        let behave = [("argument", page)];
+        let backend = sandbox.load("hostile", &behave, "", quick()).await.unwrap();
+        let extents = backend.extents().unwrap();
+        let error = extents.allocated(which(), Bytes(2000), Bytes(10)).await.unwrap_err();
+        assert_open(&error, &["answered nonsense", word]);
+        let error = extents.changed(which(), which(), Bytes(2000), Bytes(10)).await.unwrap_err();
+        assert_open(&error, &["answered nonsense", word]);
+    }
+    let behave = [("argument", "10+5 20+1980 2000")];
+    let backend = sandbox.load("hostile", &behave, "", quick()).await.unwrap();
+    let page = backend.extents().unwrap().allocated(which(), Bytes(2000), Bytes(10)).await.unwrap();
+    assert_eq!((page.extents.len(), page.next), (2, Some(Bytes(2000))));
+    sandbox.neighbour_is_well().await;
+}
+
+#[tokio::test]
 async fn a_refusal_is_final_only_when_nothing_is_there() {
     let sandbox = Sandbox::new();
     for (argument, kind) in [

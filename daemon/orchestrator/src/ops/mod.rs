@@ -5,6 +5,7 @@ mod attach;
 mod change;
 mod create;
 mod delete;
+mod extents;
 mod find;
 mod group;
 mod grow;
@@ -29,7 +30,7 @@ use crate::{
         Purpose, Snapshot, SnapshotName, SnapshotRef, Target, Timestamp, Token, Volume, VolumeName,
         VolumeRef,
     },
-    ports::{backend::Health, store::Entry},
+    ports::{backend::Health, extents::ExtentPage, store::Entry},
 };
 
 /// Who asks and how long it waits. A request that is dropped drops nothing but its waiting.
@@ -419,6 +420,26 @@ pub struct GroupView {
     pub of: usize,
     /// Those that are there, in the order of their volumes' ids: all of them, unless it is being deleted or was broken.
     pub snapshots: Vec<Snapshot>,
+}
+
+/// Tell where a snapshot holds data, or where it differs from another one of the same volume.
+#[derive(Clone, Debug)]
+pub struct ListExtents {
+    /// Which.
+    pub snapshot: SnapshotRef,
+    /// What it is compared with; nothing for all that it holds.
+    pub base: Option<SnapshotRef>,
+    /// From which byte on.
+    pub from: Bytes,
+}
+
+/// Some of a snapshot's extents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtentsView {
+    /// How large the snapshot is.
+    pub size: Bytes,
+    /// A page of them.
+    pub page: ExtentPage,
 }
 
 /// Make records again for what is ours and no record knows.

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use crate::{
     error::Error,
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Timestamp, Token},
+    ports::Extents,
 };
 
 /// What a backend says of itself, asked once when it is loaded.
@@ -80,7 +81,9 @@ pub struct Abilities {
     pub modify: bool,
     /// Several volumes can be snapshot at one moment.
     pub groups: bool,
-    /// Blocks can be listed and read.
+    /// Where snapshots hold data, and differ, can be told.
+    pub extents: bool,
+    /// Blocks can be read and written without a node.
     pub block_data: bool,
     /// It tells how a volume feels.
     pub health: bool,
@@ -328,6 +331,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Snapshots, if it can.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+
+    /// Where snapshots hold data, if it can tell.
+    fn extents(&self) -> Option<&dyn Extents> {
         None
     }
 

@@ -3,12 +3,14 @@
 
 pub mod backend;
 pub mod clock;
+pub mod extents;
 pub mod host;
 pub mod store;
 
 pub use self::{
     backend::Backend,
     clock::{Clock, Ids},
+    extents::Extents,
     host::Host,
     store::Store,
 };

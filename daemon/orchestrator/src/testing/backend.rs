@@ -15,10 +15,13 @@ use super::{Fuse, reach::Reach};
 use crate::{
     error::Error,
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Token},
-    ports::backend::{
-        Abilities, Asking, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect, Extras,
-        Fencing, Grow, Growing, Health, Made, Origin, Page, Parameter, Pending, Polling, Room, Shot,
-        Snapshots, Standing, Which,
+    ports::{
+        Extents,
+        backend::{
+            Abilities, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect, Extras,
+            Fencing, Grow, Growing, Health, Made, Origin, Page, Parameter, Pending, Polling, Room, Shot,
+            Snapshots, Which,
+        },
     },
 };
 
@@ -88,7 +91,7 @@ pub struct BackendWorld {
     volumes: BTreeMap<Token, Thing>,
     /// Which nodes reach what.
     pub(super) reach: Reach,
-    snapshots: BTreeMap<Token, (Shot, Vec<u8>)>,
+    pub(super) snapshots: BTreeMap<Token, (Shot, Vec<u8>)>,
     faults: BTreeMap<Verb, VecDeque<Fault>>,
     heard: BTreeMap<Verb, usize>,
     fingerprint: String,
@@ -196,7 +199,7 @@ impl BackendWorld {
         self.heard.get(&verb).copied().unwrap_or_default()
     }
 
-    fn hears(&mut self, verb: Verb) -> Option<Fault> {
+    pub(super) fn hears(&mut self, verb: Verb) -> Option<Fault> {
         *self.heard.entry(verb).or_default() += 1;
         self.faults.get_mut(&verb).and_then(VecDeque::pop_front)
     }
@@ -222,7 +225,7 @@ impl BackendWorld {
 #[derive(Clone, Debug)]
 pub struct FakeBackend {
     world: Arc<Mutex<BackendWorld>>,
-    fuse: Arc<Fuse>,
+    pub(super) fuse: Arc<Fuse>,
     description: Description,
     cutting: Cutting,
     attaches: bool,
@@ -238,6 +241,7 @@ impl FakeBackend {
             grow: Some(Growing::Online),
             attachments: attaches,
             snapshots: true,
+            extents: true,
             clone: true,
             modify: true,
             health: true,
@@ -277,6 +281,13 @@ impl FakeBackend {
         self
     }
 
+    /// The same, and it does not tell where snapshots hold data.
+    #[must_use]
+    pub fn without_extents(mut self) -> Self {
+        self.description.abilities.extents = false;
+        self
+    }
+
     /// The same, cutting in this way.
     #[must_use]
     pub fn cutting(mut self, cutting: Cutting) -> Self {
@@ -284,7 +295,7 @@ impl FakeBackend {
         self
     }
 
-    fn world(&self) -> MutexGuard<'_, BackendWorld> {
+    pub(super) fn world(&self) -> MutexGuard<'_, BackendWorld> {
         let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
         world.come_true(false);
         world
@@ -336,11 +347,11 @@ fn later<T>(calls: u8) -> Effect<T> {
     Effect::Pending(again(calls))
 }
 
-fn again(calls: u8) -> Pending {
+pub(super) fn again(calls: u8) -> Pending {
     Pending { resume: vec![calls], retry_after: Duration::from_secs(2), note: "at work".into() }
 }
 
-fn absent() -> Error {
+pub(super) fn absent() -> Error {
     Error::not_found("the fake backend has no such thing")
 }
 
@@ -443,6 +454,10 @@ impl Backend for FakeBackend {
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
+    }
+
+    fn extents(&self) -> Option<&dyn Extents> {
+        self.description.abilities.extents.then_some(self as &dyn Extents)
     }
 
     fn extras(&self) -> Option<&dyn Extras> {
@@ -561,24 +576,5 @@ impl Snapshots for FakeBackend {
             items: self.world().snapshots.values().map(|(shot, _)| shot.clone()).collect(),
             next: None,
         })
-    }
-}
-
-#[async_trait]
-impl Polling for FakeBackend {
-    async fn poll(&self, askings: Vec<Asking>) -> Result<Vec<Standing>, Error> {
-        self.fuse.pass().await;
-        let fault = self.world().hears(Verb::Poll);
-        self.fuse.pass().await;
-        match fault {
-            Some(Fault::Refuse(error) | Fault::LoseAnswer(error)) => return Err(error),
-            Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Pending(_) | Fault::Late(_)) | None => {}
-        }
-        let standing = |asking: Asking| match asking.resume.first().copied() {
-            Some(left) if left > 1 => Standing::Still(again(left - 1)),
-            _ => Standing::Ready,
-        };
-        Ok(askings.into_iter().map(standing).collect())
     }
 }

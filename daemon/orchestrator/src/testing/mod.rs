@@ -4,8 +4,10 @@
 
 mod backend;
 mod clock;
+mod extents;
 mod fuse;
 mod host;
+mod polling;
 mod reach;
 
 pub use self::{

@@ -4,11 +4,14 @@
 //!
 //! `beneath.rs` is how any path is opened; `content.rs` small files and names; `tree.rs` how a whole tree is
 //! copied, `copies.rs` the copies that go on between calls; `remove.rs` takes trees away in slices;
-//! `order.rs` is about how often a change has to be flushed, `space.rs` about sizes, `quota.rs` about limits, and `turns.rs` keeps them out of each other's way.
+//! `extents.rs` tells where data is and where two files differ, in the words of `fiemap.rs`; `order.rs` is about how often a
+//! change has to be flushed, `space.rs` about sizes, `quota.rs` about limits, and `turns.rs` keeps them out of each other's way.
 
 pub(crate) mod beneath;
 pub(crate) mod content;
 pub(crate) mod copies;
+pub(crate) mod extents;
+mod fiemap;
 mod order;
 pub(crate) mod quota;
 pub(crate) mod remove;

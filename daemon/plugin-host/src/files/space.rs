@@ -64,7 +64,7 @@ pub(crate) fn filesystem(root: impl AsFd) -> Result<Filesystem, Error> {
 }
 
 /// Whether two files in this directory can share a block.
-fn shares(place: &OwnedFd) -> bool {
+pub(super) fn shares(place: &OwnedFd) -> bool {
     let names = [format!("{OWN}try-a-{}", std::process::id()), format!("{OWN}try-b-{}", std::process::id())];
     let shared = (|| {
         let [a, b] = &names;

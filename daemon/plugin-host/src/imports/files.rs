@@ -2,7 +2,7 @@
 //! which knows how. The directory is opened anew each time, so that a
 //! filesystem that was mounted there since is the one that is used.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use kato_orchestrator::Error;
 use rustix::fd::OwnedFd;
@@ -13,7 +13,7 @@ use crate::{
         beneath,
         content::{self, Piece},
         copies::What,
-        quota, remove, space,
+        extents, quota, remove, space,
     },
     guest::{Guest, Reach},
     v1::abi::kato::storage::{
@@ -69,6 +69,14 @@ impl Reach {
     }
 }
 
+fn page_to_wire(page: extents::Page) -> types::ExtentPage {
+    let extent = |range: Range<u64>| types::Extent {
+        offset_bytes: range.start,
+        length_bytes: range.end - range.start,
+    };
+    types::ExtentPage { extents: page.extents.into_iter().map(extent).collect(), next_bytes: page.next }
+}
+
 impl Host for Guest {
     async fn traits(&mut self, grant: String) -> Result<wire::Filesystem, types::Error> {
         self.reach.beneath(&grant, |root| {
@@ -109,6 +117,25 @@ impl Host for Guest {
         may_copy: bool,
     ) -> Result<bool, types::Error> {
         self.reach.copy(&grant, &source, &to, What::File { may_copy })
+    }
+
+    async fn extents(
+        &mut self,
+        grant: String,
+        path: String,
+        from: u64,
+    ) -> Result<types::ExtentPage, types::Error> {
+        self.reach.beneath(&grant, |root| extents::data(root, &path, from).map(page_to_wire))
+    }
+
+    async fn differences(
+        &mut self,
+        grant: String,
+        base: String,
+        path: String,
+        from: u64,
+    ) -> Result<types::ExtentPage, types::Error> {
+        self.reach.beneath(&grant, |root| extents::differences(root, &base, &path, from).map(page_to_wire))
     }
 
     async fn copy_tree(&mut self, grant: String, source: String, to: String) -> Result<bool, types::Error> {

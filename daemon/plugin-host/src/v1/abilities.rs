@@ -69,6 +69,7 @@ abilities! {
     clone = "clone",
     modify = "modify",
     groups = "groups",
+    extents = "extents",
     block_data = "block-data",
     health = "health",
     capacity = "capacity",

@@ -7,9 +7,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use kato_orchestrator::{
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Timestamp, Token},
-    ports::backend::{
-        Abilities, Asking, Blankness, Check, Create, Cut, Cutting, Description, Growing, Health, Made,
-        NodeFacts, Origin, Page, Parameter, Pending, Room, Shot, Verb, Which,
+    ports::{
+        backend::{
+            Abilities, Asking, Blankness, Check, Create, Cut, Cutting, Description, Growing, Health, Made,
+            NodeFacts, Origin, Page, Parameter, Pending, Room, Shot, Verb, Which,
+        },
+        extents::{Extent, ExtentPage},
     },
 };
 
@@ -297,6 +300,13 @@ pub(crate) fn page_from_wire<W, T>(
     Ok(Page { items: items.into_iter().map(item).collect::<Result<_, _>>()?, next })
 }
 
+/// A page of extents; whether they fit the question is `verify.rs`.
+pub(crate) fn extents_from_wire(wire: types::ExtentPage) -> ExtentPage {
+    let extent =
+        |wire: types::Extent| Extent { offset: Bytes(wire.offset_bytes), length: Bytes(wire.length_bytes) };
+    ExtentPage { extents: wire.extents.into_iter().map(extent).collect(), next: wire.next_bytes.map(Bytes) }
+}
+
 pub(crate) fn check_from_wire(wire: &identity::Status, secrets: &Secrets) -> Result<Check, Lie> {
     if wire.fingerprint.trim().is_empty() {
         return Err("the fingerprint is empty".into());
@@ -389,6 +399,7 @@ pub(crate) fn description_from_wire(
             clone: offers.clone.is_some() && wire.clone,
             modify: offers.modify.is_some(),
             groups: snapshots && offers.groups.is_some(),
+            extents: snapshots && offers.extents.is_some(),
             block_data: snapshots && offers.block_data.is_some(),
             health: offers.health.is_some(),
             capacity: offers.capacity.is_some(),

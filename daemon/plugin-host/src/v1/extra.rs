@@ -33,6 +33,7 @@ macro_rules! ability {
             .load(&mut *$it.store, $it.instance)?
     };
 }
+pub(super) use ability;
 
 impl Plugin {
     fn pending<T>(&self, function: &'static str, wire: types::Pending) -> Result<Effect<T>, Error> {

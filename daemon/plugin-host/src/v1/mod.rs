@@ -4,13 +4,14 @@
 //! [`Plugin`] is one configured backend. Each method converts, calls a fresh instance (`call.rs`), converts
 //! back (`convert.rs`), and checks that the answer fits the question (`verify.rs`). **Finality** is decided
 //! in [`Plugin::settle`]: a refused effect is final only when a fresh instance looked and found it so.
-//! The abilities beyond volumes are in `extra.rs`.
+//! The abilities beyond volumes are in `extra.rs` and `extents.rs`.
 
 pub(crate) mod abi;
 pub(crate) mod abilities;
 pub(crate) mod call;
 mod convert;
 pub(crate) mod error;
+mod extents;
 mod extra;
 mod verify;
 
@@ -21,7 +22,7 @@ use kato_orchestrator::{
     Error, Finality,
     model::Token,
     ports::{
-        Backend,
+        Backend, Extents,
         backend::{
             Attachments, Check, Create, Cutting, Description, Effect, Extras, Fencing, Grow, Made, Page,
             Polling, Snapshots, Which,
@@ -399,6 +400,10 @@ impl Backend for Plugin {
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         self.description.abilities.snapshots.then_some(self as _)
+    }
+
+    fn extents(&self) -> Option<&dyn Extents> {
+        self.description.abilities.extents.then_some(self as _)
     }
 
     fn extras(&self) -> Option<&dyn Extras> {

@@ -6,11 +6,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use kato_orchestrator::{
-    model::{CapacityRange, Connection, Handle, Token},
-    ports::backend::{Made, Shot, Which},
+    model::{Bytes, CapacityRange, Connection, Handle, Token},
+    ports::{
+        backend::{Made, Shot, Which},
+        extents::ExtentPage,
+    },
 };
 
 use super::convert::Lie;
+use crate::limits;
 
 /// What volumes and snapshots have in common.
 pub(crate) trait Named {
@@ -85,6 +89,38 @@ pub(crate) fn counted(answered: usize, asked: usize) -> Result<(), Lie> {
     }
 }
 
+/// Whether a page of extents can be true of a snapshot of this size that was asked for from this offset on, and whether
+/// it leads on: whoever copies by it would copy the wrong bytes, or for ever.
+pub(crate) fn extents(page: &ExtentPage, size: Bytes, from: Bytes) -> Result<(), Lie> {
+    if page.extents.len() > limits::ITEMS {
+        return Err(format!("a page has {} extents, and {} are allowed", page.extents.len(), limits::ITEMS));
+    }
+    let mut at = from.0;
+    for extent in &page.extents {
+        let (start, length) = (extent.offset.0, extent.length.0);
+        let end = start.checked_add(length).filter(|end| length > 0 && *end <= size.0);
+        let Some(end) = end else {
+            return Err(format!(
+                "an extent of {length} bytes at {start} is none of a snapshot of {} bytes",
+                size.0
+            ));
+        };
+        if start < at {
+            return Err(format!(
+                "an extent begins at {start}, before {at}, where it may begin at the earliest"
+            ));
+        }
+        at = end;
+    }
+    match page.next {
+        Some(next) if next <= from || next.0 < at || next > size => Err(format!(
+            "the next page begins at {}, and has to lie behind {} and what is on this one, and within {} bytes",
+            next.0, from.0, size.0
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// What a volume is told apart by: its handle, and the way to its bytes where it has one of its own.
 pub(crate) fn marks(made: &Made) -> impl Iterator<Item = String> {
     std::iter::once(format!("the handle {}", made.handle)).chain(made.connection.as_ref().map(way))
@@ -130,7 +166,44 @@ impl Given {
 
 #[cfg(test)]
 mod tests {
+    use kato_orchestrator::ports::extents::Extent;
+
     use super::*;
+
+    #[test]
+    fn extents_ascend_within_the_snapshot_and_lead_on() {
+        let page = |extents: &[(u64, u64)], next: Option<u64>| {
+            let extent =
+                |(offset, length): &(u64, u64)| Extent { offset: Bytes(*offset), length: Bytes(*length) };
+            let page = ExtentPage { extents: extents.iter().map(extent).collect(), next: next.map(Bytes) };
+            super::extents(&page, Bytes(100), Bytes(10))
+        };
+        for (extents, next) in [
+            (&[][..], None),
+            (&[], Some(11)),
+            (&[(10, 5), (15, 1), (90, 10)], None),
+            (&[(10, 5)], Some(15)),
+            (&[(10, 90)], Some(100)),
+        ] {
+            assert_eq!(page(extents, next), Ok(()), "{extents:?} {next:?}");
+        }
+        for (extents, next) in [
+            (&[(9, 5)][..], None),
+            (&[(10, 0)], None),
+            (&[(10, 91)], None),
+            (&[(100, 1)], None),
+            (&[(u64::MAX, 2)], None),
+            (&[(20, 5), (24, 1)], None),
+            (&[(20, 5), (10, 1)], None),
+            (&[], Some(10)),
+            (&[], Some(9)),
+            (&[], Some(101)),
+            (&[(20, 5)], Some(24)),
+        ] {
+            assert!(page(extents, next).is_err(), "{extents:?} {next:?}");
+        }
+        assert!(page(&vec![(20, 1); limits::ITEMS + 1], None).is_err());
+    }
 
     #[test]
     fn a_handle_is_remembered_until_its_thing_is_deleted() {

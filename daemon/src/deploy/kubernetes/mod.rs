@@ -1,7 +1,10 @@
 //! Kubernetes: a driver's objects, each with the reason for what is not plain in it. `pods.rs` has what runs,
-//! `sidecars.rs` which of Kubernetes' own programs run beside it and what they may do (`rights.rs`), `classes.rs` what
+//! `sidecars.rs` which of Kubernetes' own programs run beside it and what they may do (`rights.rs`), `blocks.rs` how the
+//! lists of changed blocks are found and trusted, `classes.rs` what
 //! people name in their claims, `driver.rs` what Kubernetes is told of the driver.
 
+pub(crate) mod blocks;
+pub(crate) mod certificate;
 mod classes;
 mod driver;
 mod pods;
@@ -33,8 +36,8 @@ pub(crate) struct Wish {
     pub(crate) snapshots: Option<bool>,
     /// Whether the default class becomes the cluster's.
     pub(crate) default_class: bool,
-    /// The certificate, in base64, by which readers of block lists know the service.
-    pub(crate) authority: Option<String>,
+    /// Who makes the certificate of the service that lists blocks.
+    pub(crate) tls: blocks::Tls,
 }
 
 /// An object, the file that it is in, and why it is as it is.
@@ -114,12 +117,9 @@ pub(crate) fn driver(mut site: Site, wish: &Wish) -> Result<Driver, Failure> {
     }
     // A caller names any path; the kubelet names none but its own.
     site.configuration.default_to(&["csi", "roots"], vec![toml::Value::from(wish.kubelet.as_str())]);
-    let plan = Plan {
-        snapshots: wish.snapshots.unwrap_or_else(|| site.snapshots()),
-        blocks: site.lists_blocks() && wish.authority.is_some(),
-        site: &site,
-        wish,
-    };
+    let snapshots = wish.snapshots.unwrap_or_else(|| site.snapshots());
+    let plan =
+        Plan { snapshots, blocks: snapshots && site.lists_blocks() && wish.tls.is_made(), site: &site, wish };
     let mut objects = vec![namespace(&plan)];
     objects.extend(rights::objects(&plan));
     objects.extend([configuration(&plan), driver::driver(&plan)]);
@@ -229,20 +229,7 @@ fn needs(plan: &Plan<'_>) -> Vec<String> {
     if plan.snapshots && plan.site.groups() {
         needs.push("The CRDs of group snapshots (groupsnapshot.storage.k8s.io).".to_owned());
     }
-    if plan.blocks {
-        needs.push(format!(
-            "The CRD of SnapshotMetadataService (cbt.storage.k8s.io), and the certificate that --snapshot-metadata-ca is \
-             of: kubectl -n {namespace} create secret tls {} --cert=tls.crt --key=tls.key",
-            plan.named("snapshot-metadata")
-        ));
-    } else if plan.site.lists_blocks() {
-        let service = plan.named("snapshot-metadata");
-        needs.push(format!(
-            "For lists of changed blocks, a certificate (rotate it in the same way), and this command once more with \
-             --snapshot-metadata-ca tls.crt: openssl req -x509 -newkey rsa:4096 -nodes -days 365 -keyout tls.key -out \
-             tls.crt -subj /CN={service} -addext subjectAltName=DNS:{service}.{namespace}"
-        ));
-    }
+    needs.extend(blocks::needs(plan));
     if plan.site.form == Form::NodeBound && plan.site.any_grows() {
         needs.push(
             "Volumes that live on a node are grown by `kato volume grow` on that node: Kubernetes' resizer cannot tell \

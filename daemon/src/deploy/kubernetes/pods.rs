@@ -3,9 +3,11 @@
 //! own folders, and what it starts for a mount is started among the host's processes.
 
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Object, Plan,
+    blocks::{self, Tls},
     sidecars::{self, Sidecar, workers},
 };
 use crate::{
@@ -31,7 +33,7 @@ pub(super) fn objects(plan: &Plan<'_>) -> Vec<Object> {
     }
     objects.push(node(plan));
     if plan.blocks {
-        objects.extend(blocks(plan));
+        objects.extend(blocks::objects(plan));
     }
     objects
 }
@@ -145,16 +147,22 @@ fn daemon(plan: &Plan<'_>, role: &str, security: &Json, places: &[Place]) -> Jso
 
 /// What the pods of both kinds have alike.
 fn template(plan: &Plan<'_>, component: &str, spec: Json) -> Json {
-    json!({
-        "metadata": {
-            "labels": plan.labels_of(component),
-            "annotations": {
-                "kubectl.kubernetes.io/default-container": "kato",
-                "kato.storage/configuration": plan.site.configuration.digest(),
-            },
-        },
-        "spec": spec,
-    })
+    let mut annotations = json!({
+        "kubectl.kubernetes.io/default-container": "kato",
+        "kato.storage/configuration": plan.site.configuration.digest(),
+    });
+    if let (Tls::Ours(certificate), Some(annotations)) = (&plan.wish.tls, annotations.as_object_mut())
+        && plan.blocks
+    {
+        // The sidecar reads its certificate when it starts, so another certificate is another pod.
+        annotations.insert("kato.storage/certificate".to_owned(), digest(&certificate.chain).into());
+    }
+    json!({ "metadata": { "labels": plan.labels_of(component), "annotations": annotations }, "spec": spec })
+}
+
+/// So much of a text's digest that two are told apart.
+fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 const DIGEST: Remark = (
@@ -312,27 +320,4 @@ fn controller(plan: &Plan<'_>) -> Object {
             "A cache: what there is, the backends know, and what was asked for, Kubernetes asks again.",
         ),
     ])
-}
-
-/// The service by which a reader of changed blocks finds them, and how it is known.
-fn blocks(plan: &Plan<'_>) -> Vec<Object> {
-    let name = plan.named("snapshot-metadata");
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": plan.local(&name),
-        "spec": {
-            "selector": plan.labels_of("controller"),
-            "ports": [{ "name": "blocks", "port": 6443, "protocol": "TCP", "targetPort": "blocks" }],
-        },
-    });
-    let known = json!({
-        "apiVersion": "cbt.storage.k8s.io/v1beta1", "kind": "SnapshotMetadataService",
-        "metadata": plan.meta(&plan.site.driver),
-        "spec": {
-            "address": format!("{name}.{}:6443", plan.wish.namespace),
-            "audience": name,
-            "caCert": plan.wish.authority,
-        },
-    });
-    vec![Object::new("blocks.yaml", service), Object::new("blocks.yaml", known)]
 }

@@ -145,6 +145,8 @@ fn cluster_rules(plan: &Plan<'_>, sidecar: Sidecar) -> Vec<Json> {
             rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
             rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
             rule("snapshot.storage.k8s.io", &["volumesnapshots", "volumesnapshotcontents"], &["get", "list"]),
+            // It looks there for a Secret to hand on, and finds that none is named.
+            rule("snapshot.storage.k8s.io", &["volumesnapshotclasses"], &["get", "list"]),
         ],
         Sidecar::Registrar | Sidecar::LivenessProbe => Vec::new(),
     }

@@ -8,17 +8,17 @@ mod raw;
 mod request;
 
 use kato_plugin_sdk::{
-    attachments, grow, identity, polling, snapshots,
+    attachments, extents, grow, identity, polling, snapshots,
     types::{
-        CapacityRange, Configuration, Connection, Cutting, Device, Error, Node, Pair, Pending, SnapshotPage,
-        Volume, VolumePage, Which,
+        CapacityRange, Configuration, Connection, Cutting, Device, Error, Extent, ExtentPage, Node, Pair,
+        Pending, SnapshotPage, Volume, VolumePage, Which,
     },
     volumes,
 };
 
 struct Hostile;
 
-kato_plugin_sdk::export!(Hostile with attachments, grow, polling, snapshots);
+kato_plugin_sdk::export!(Hostile with attachments, extents, grow, polling, snapshots);
 
 /// A value of the configuration.
 fn value<'a>(configuration: &'a [Pair], name: &str) -> &'a str {
@@ -202,6 +202,34 @@ impl grow::Guest for Hostile {
             _ => size.required_bytes,
         }))
     }
+}
+
+impl extents::Guest for Hostile {
+    fn allocated(configuration: Configuration, _: Which, _: u64) -> Result<ExtentPage, Error> {
+        page(value(&configuration, "argument"))
+    }
+
+    fn changed(configuration: Configuration, _: Which, _: Which, _: u64) -> Result<ExtentPage, Error> {
+        page(value(&configuration, "argument"))
+    }
+}
+
+/// A page as it is written: `offset+length` for each extent, a number for where the next page begins, `x1000` for as many
+/// extents.
+fn page(text: &str) -> Result<ExtentPage, Error> {
+    let number = |text: &str| text.parse().map_err(|_| Error::internal(format!("{text} is no number")));
+    let mut page = ExtentPage { extents: Vec::new(), next_bytes: None };
+    for word in text.split_whitespace() {
+        if let Some(count) = word.strip_prefix('x') {
+            let extent = |offset| Extent { offset_bytes: offset, length_bytes: 1 };
+            page.extents = (0..number(count)?).map(extent).collect();
+        } else if let Some((offset, length)) = word.split_once('+') {
+            page.extents.push(Extent { offset_bytes: number(offset)?, length_bytes: number(length)? });
+        } else {
+            page.next_bytes = Some(number(word)?);
+        }
+    }
+    Ok(page)
 }
 
 impl snapshots::Guest for Hostile {
