@@ -10,6 +10,9 @@ use std::{
 
 use crate::Fallible;
 
+/// How long a run lasts at most: what is not begun by then is not done.
+const LONGEST: Duration = Duration::from_secs(120);
+
 /// What a run took.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
@@ -20,6 +23,13 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Takes up another run of the same work.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.wall += other.wall;
+        self.each.extend(other.each);
+        self.each.sort();
+    }
+
     /// Pieces of work in a second.
     pub(crate) fn rate(&self) -> f64 {
         let count = u32::try_from(self.each.len()).unwrap_or(u32::MAX);
@@ -55,7 +65,8 @@ where
                     ready.wait();
                     let mut made = made.map_err(|error| error.to_string())?;
                     let mut each = Vec::with_capacity(share);
-                    for piece in 0..share {
+                    let begun = Instant::now();
+                    for piece in (0..share).take_while(|_| begun.elapsed() < LONGEST) {
                         let start = Instant::now();
                         work(&mut made, thread * share + piece).map_err(|error| error.to_string())?;
                         each.push(start.elapsed());

@@ -29,7 +29,19 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts one on this folder and waits for its first answer.
     pub(crate) fn start(folder: &Path) -> Fallible<Self> {
-        let config = configure(folder, &socket_of(folder))?;
+        Self::start_with(folder, "")
+    }
+
+    /// Starts one with its CSI door open. What waits there waits longer than usual, so that it is timed to its end.
+    pub(crate) fn start_with_csi(folder: &Path) -> Fallible<Self> {
+        Self::start_with(
+            folder,
+            &format!("[csi]\nenabled = true\nsocket = {:?}\nwait = \"60s\"\n", csi_of(folder)),
+        )
+    }
+
+    fn start_with(folder: &Path, sections: &str) -> Fallible<Self> {
+        let config = configure(folder, &socket_of(folder), sections)?;
         let log = fs::File::create(folder.join("log"))?;
         let mut child = spawn(
             program(&binary()?.to_string_lossy()).arg("serve").arg("--config").arg(&config).stderr(log),
@@ -59,8 +71,30 @@ impl Daemon {
         socket_of(&self.folder)
     }
 
+    /// Where the CSI door is, if it is open.
+    pub(crate) fn csi(&self) -> PathBuf {
+        csi_of(&self.folder)
+    }
+
+    /// How often the journal is flushed for one piece of work when nobody shares.
+    pub(crate) fn flushes_of(
+        &self,
+        count: usize,
+        mut work: impl FnMut(usize) -> Fallible,
+    ) -> Fallible<usize> {
+        let before = self.flushes()?;
+        for number in 0..count {
+            work(number)?;
+        }
+        let each = (self.flushes()? - before) / f64::from(u32::try_from(count)?);
+        Ok((0..100)
+            .find(|whole| f64::from(*whole) + 0.5 > each)
+            .and_then(|whole| usize::try_from(whole).ok())
+            .unwrap_or(100))
+    }
+
     /// How often the journal was flushed so far, from the metrics page.
-    pub(crate) fn flushes(&self) -> Fallible<f64> {
+    fn flushes(&self) -> Fallible<f64> {
         let page = Line::open(&self.folder.join("run/admin.sock"))?.ask("GET", "/metrics", "")?;
         let page = String::from_utf8_lossy(&page);
         let line = page.lines().find(|line| line.starts_with("kato_journal_fsync_seconds_count"));
@@ -71,8 +105,18 @@ impl Daemon {
 
     /// Resident memory in MiB.
     pub(crate) fn memory(&self) -> Fallible<f64> {
+        self.mebibytes("VmRSS:")
+    }
+
+    /// The most that it ever was.
+    pub(crate) fn most_memory(&self) -> Fallible<f64> {
+        self.mebibytes("VmHWM:")
+    }
+
+    fn mebibytes(&self, what: &str) -> Fallible<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
+        let line = line.ok_or_else(|| format!("the kernel tells no {what}"))?;
         let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib / 1024.0)
     }
@@ -96,7 +140,7 @@ impl Drop for Daemon {
 }
 
 /// Writes a configuration with everything in this folder, and answers where it is.
-fn configure(folder: &Path, socket: &Path) -> Fallible<PathBuf> {
+fn configure(folder: &Path, socket: &Path, sections: &str) -> Fallible<PathBuf> {
     let run = folder.join("run");
     fs::create_dir_all(&run)?;
     let config = folder.join("config.toml");
@@ -104,7 +148,7 @@ fn configure(folder: &Path, socket: &Path) -> Fallible<PathBuf> {
         &config,
         format!(
             "[folders]\ndata = {:?}\nrun = {run:?}\n[docker]\nsocket = {socket:?}\n[node]\nid = \"bench\"\n\
-             idle-grace = \"0s\"\n[log]\nlevel = \"warn\"\n",
+             idle-grace = \"0s\"\n[log]\nlevel = \"warn\"\n{sections}",
             data_of(folder),
         ),
     )?;
@@ -118,6 +162,10 @@ pub(crate) fn data_of(folder: &Path) -> PathBuf {
 
 fn socket_of(folder: &Path) -> PathBuf {
     folder.join("run/kato.sock")
+}
+
+fn csi_of(folder: &Path) -> PathBuf {
+    folder.join("run/csi.sock")
 }
 
 /// `kato` lies beside the folder of test binaries that we run from.

@@ -2,13 +2,14 @@
 //! `cargo xtask bench` builds and runs it. One file per group of rows; `table.rs` is how they are shown,
 //! `yardstick.rs` what the kernel alone would take.
 //!
-//! Arguments: names of groups (`raw`, `docker`, `plugin`, `scale`, `data`; all by default), and `--smoke` for
+//! Arguments: names of groups (`raw`, `docker`, `csi`, `plugin`, `scale`, `data`; all by default), and `--smoke` for
 //! the smallest numbers, which show that the bench works and say nothing about speed.
 
 #![expect(clippy::print_stdout, reason = "a table on standard output is what it is for")]
 
 mod table;
 
+mod csi;
 mod data;
 mod docker;
 mod plugin;
@@ -41,9 +42,10 @@ impl Effort {
 
 type Group = fn(&Ground, Effort, &mut Table) -> Fallible;
 
-const GROUPS: [(&str, Group); 5] = [
+const GROUPS: [(&str, Group); 6] = [
     ("raw", raw::rows),
     ("docker", docker::rows),
+    ("csi", csi::rows),
     ("plugin", plugin::rows),
     ("scale", scale::rows),
     ("data", data::rows),
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
     let effort = Effort { smoke: arguments.iter().any(|argument| argument == "--smoke") };
     let names: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     if let Some(unknown) = names.iter().find(|name| GROUPS.iter().all(|(group, _)| *group != name.as_str())) {
-        println!("there is no group {unknown:?}: raw, docker, plugin, scale, data");
+        println!("there is no group {unknown:?}: raw, docker, csi, plugin, scale, data");
         return ExitCode::FAILURE;
     }
     let mut table = Table::default();

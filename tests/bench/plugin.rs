@@ -61,7 +61,8 @@ pub(crate) fn rows(ground: &Ground, effort: Effort, table: &mut Table) -> Fallib
     Ok(())
 }
 
-async fn load(folder: &Path) -> Fallible<Arc<dyn Backend>> {
+/// The local backend over this folder, as the daemon loads it.
+pub(crate) async fn load(folder: &Path) -> Fallible<Arc<dyn Backend>> {
     let component = embedded::component("local").ok_or("the local backend is not embedded")?;
     let host = PluginHost::new(Config::default())?;
     let spec = BackendSpec {
@@ -80,7 +81,8 @@ async fn load(folder: &Path) -> Fallible<Arc<dyn Backend>> {
     Ok(backend)
 }
 
-async fn make(backend: &Arc<dyn Backend>, token: &Token) -> Fallible {
+/// Has it make a directory.
+pub(crate) async fn make(backend: &Arc<dyn Backend>, token: &Token) -> Fallible {
     let wish = Create {
         token: token.clone(),
         mark: "k1:bench".to_owned(),

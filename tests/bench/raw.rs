@@ -11,39 +11,26 @@ use crate::{
     daemon::Daemon,
     door::Door,
     table::{Row, Table, ratio, time},
-    yardstick::{Appender, Ground, directory_cycle, image_cycle},
+    yardstick::{Appender, Ground, RECORD, directory_cycle, image_cycle},
 };
-
-/// What a record of a volume takes in the journal.
-const RECORD: [u8; 700] = [b'k'; 700];
 
 pub(crate) fn rows(ground: &Ground, effort: Effort, table: &mut Table) -> Fallible {
     let daemon = Daemon::start(&ground.folder("daemon")?)?;
     // The first use of everything (plugin compiled, folders made) is not what is measured.
     cycle(&mut daemon.door()?, "warm", &json!({}))?;
-    let flushes = flushes_of_a_cycle(&daemon, effort.of(20, 2), &json!({}))?;
+    let flushes_of = |count, options: &Value| {
+        let mut door = daemon.door()?;
+        daemon.flushes_of(count, |number| cycle(&mut door, &format!("flush-{number}"), options))
+    };
+    let flushes = flushes_of(effort.of(20, 2), &json!({}))?;
     for at_once in [1, 8, 64] {
         plain(&daemon, ground, effort, table, at_once, flushes)?;
     }
-    let flushes = flushes_of_a_cycle(&daemon, effort.of(5, 1), &image())?;
+    let flushes = flushes_of(effort.of(5, 1), &image())?;
     for at_once in [1, 8, 64] {
         images(&daemon, ground, effort, table, at_once, flushes)?;
     }
     Ok(())
-}
-
-/// How often the journal is flushed for one cycle when nobody shares.
-fn flushes_of_a_cycle(daemon: &Daemon, count: usize, options: &Value) -> Fallible<usize> {
-    let before = daemon.flushes()?;
-    let mut door = daemon.door()?;
-    for number in 0..count {
-        cycle(&mut door, &format!("flush-{number}"), options)?;
-    }
-    let each = (daemon.flushes()? - before) / f64::from(u32::try_from(count)?);
-    Ok((0..100)
-        .find(|whole| f64::from(*whole) + 0.5 > each)
-        .and_then(|whole| usize::try_from(whole).ok())
-        .unwrap_or(100))
 }
 
 fn plain(
@@ -153,6 +140,7 @@ fn cycle(door: &mut Door, name: &str, options: &Value) -> Fallible {
     door.remove(name)
 }
 
-fn figures(run: &Run) -> String {
+/// How often in a second, and how long each.
+pub(crate) fn figures(run: &Run) -> String {
     format!("{:.0}/s, {} (p99 {})", run.rate(), time(run.median()), time(run.p99()))
 }

@@ -130,7 +130,7 @@ fn memory_row(what: &str, daemon: &Daemon, aim: Option<f64>, lines: Option<u64>)
 }
 
 /// Writes this many volumes into a new journal, as the daemon would have written them.
-fn fill(data: &Path, count: u32) -> Fallible {
+pub(crate) fn fill(data: &Path, count: u32) -> Fallible {
     let runtime = Runtime::new()?;
     let store = SledStore::open(Config::at(data.join("store")))?;
     let ((), _) = once(|| {
@@ -139,8 +139,12 @@ fn fill(data: &Path, count: u32) -> Fallible {
                 let mut batch = Batch::default();
                 for number in first..count.min(first + BATCH) {
                     let volume = volume(number)?;
-                    let (key, name_key) = (keys::volume(volume.id), keys::volume_name(&volume.name));
-                    batch.puts.push((name_key.clone(), encode(&name_key, &volume.id)));
+                    let key = keys::volume(volume.id);
+                    let handle =
+                        volume.handle.as_ref().map(|handle| keys::volume_handle(&volume.backend, handle));
+                    for way in handle.into_iter().chain([keys::volume_name(&volume.name)]) {
+                        batch.puts.push((way.clone(), encode(&way, &volume.id)));
+                    }
                     batch.puts.push((key.clone(), encode(&key, &volume)));
                 }
                 store.commit(batch, Durability::Lazy).await?;
@@ -179,8 +183,13 @@ fn name(number: u32) -> String {
     format!("volume-{number:06}")
 }
 
+/// What names it at its backend.
+pub(crate) fn token(number: u32) -> String {
+    format!("kato-{number:026}")
+}
+
 fn volume(number: u32) -> Fallible<Volume> {
-    let handle = format!("directory/{number:06}");
+    let handle = format!("dir/{}", token(number));
     Ok(Volume {
         id: VolumeId(u128::from(number) * 0x9e37_79b9_7f4a_7c15 + 1),
         name: VolumeName::parse(&name(number))?,
@@ -196,10 +205,10 @@ fn volume(number: u32) -> Fallible<Volume> {
         held_still: None,
         connection: Some(Connection::Directory {
             root: "/var/lib/kato/volumes".to_owned(),
-            path: handle.clone(),
+            path: format!("volumes/{}/tree", token(number)),
         }),
         handle: Some(Handle::parse(&handle)?),
-        topology: BTreeMap::new(),
+        topology: BTreeMap::from([("node".to_owned(), "bench".to_owned())]),
         state: VolumeState::Ready,
         filesystem: Filesystem {
             fs: FsType::Ext4,

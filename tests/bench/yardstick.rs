@@ -22,6 +22,19 @@ use crate::{
     daemon::{program, run},
 };
 
+/// What a record of a volume takes in the journal.
+pub(crate) const RECORD: [u8; 700] = [b'k'; 700];
+
+/// A plain directory that comes and goes, with nobody to see it.
+pub(crate) fn directory(volumes: &Path, name: &str) -> Fallible {
+    let volume = volumes.join(name);
+    fs::create_dir(&volume)?;
+    File::open(volumes)?.sync_all()?;
+    fs::remove_dir(&volume)?;
+    File::open(volumes)?.sync_all()?;
+    Ok(())
+}
+
 /// One cycle of a plain directory: make, show, take away, remove.
 pub(crate) fn directory_cycle(volumes: &Path, mounts: &Path, name: &str) -> Fallible {
     let (volume, target) = (volumes.join(name), mounts.join(name));
@@ -40,32 +53,55 @@ pub(crate) fn directory_cycle(volumes: &Path, mounts: &Path, name: &str) -> Fall
 /// directory, and all of it undone; durable where the daemon's answer promises it. Attaching has no safe system
 /// call here, so it costs the start of a small program twice.
 pub(crate) fn image_cycle(images: &Path, mounts: &Path, name: &str, bytes: u64) -> Fallible {
+    let image = allocate(images, name, bytes)?;
+    lend_image(&image, mounts, name, true)?;
+    fs::remove_file(&image)?;
+    File::open(images)?.sync_all()?;
+    Ok(())
+}
+
+/// A new image.
+pub(crate) fn allocate(images: &Path, name: &str, bytes: u64) -> Fallible<PathBuf> {
     let image = images.join(format!("{name}.img"));
-    let (stage, target) = (mounts.join(format!("{name}.stage")), mounts.join(name));
-    let file = OpenOptions::new().create_new(true).read(true).write(true).open(&image)?;
+    let file = OpenOptions::new().create_new(true).write(true).open(&image)?;
     fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
     file.sync_all()?;
     File::open(images)?.sync_all()?;
-    let device = run(program("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&image))?;
+    Ok(image)
+}
+
+/// The node's part of it: an image is attached, gets its filesystem if it is blank, and is shown and taken away again.
+pub(crate) fn lend_image(image: &Path, mounts: &Path, name: &str, blank: bool) -> Fallible {
+    let (stage, target) = (mounts.join(format!("{name}.stage")), mounts.join(name));
+    let device = attach(image)?;
     let device = device.trim();
-    run(program("mkfs.ext4")
-        .args(["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"])
-        .arg(device))?;
-    file.sync_all()?;
+    if blank {
+        run(program("mkfs.ext4")
+            .args(["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"])
+            .arg(device))?;
+        File::open(image)?.sync_all()?;
+    }
     fs::create_dir(&stage)?;
     fs::create_dir(&target)?;
     mount(device, &stage, "ext4", MountFlags::NOSUID | MountFlags::NODEV, None)?;
-    fs::create_dir(stage.join("data"))?;
-    File::open(&stage)?.sync_all()?;
+    if blank {
+        fs::create_dir(stage.join("data"))?;
+        File::open(&stage)?.sync_all()?;
+    }
     show(&stage.join("data"), &target)?;
     take_away(&target)?;
     take_away(&stage)?;
     run(program("losetup").args(["-d", device]))?;
     fs::remove_dir(&target)?;
     fs::remove_dir(&stage)?;
-    fs::remove_file(&image)?;
-    File::open(images)?.sync_all()?;
     Ok(())
+}
+
+/// One after the other: two that find the same free device are not told so, and one of them sleeps before its next try.
+fn attach(image: &Path) -> Fallible<String> {
+    static FINDING: Mutex<()> = Mutex::new(());
+    let _finding = FINDING.lock().unwrap_or_else(PoisonError::into_inner);
+    run(program("losetup").args(["--find", "--show", "--direct-io=on"]).arg(image))
 }
 
 /// Unmounts. A program that another thread is starting has a copy of every descriptor until it begins.

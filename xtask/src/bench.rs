@@ -15,7 +15,7 @@ pub(crate) struct Bench {
     /// Measure the profile that is shared with the tests: built sooner, but not what people run
     #[arg(long)]
     dev: bool,
-    /// Rows to measure: raw, docker, plugin, scale, data; all of them when none is named
+    /// Rows to measure: raw, docker, csi, plugin, scale, data; all of them when none is named
     #[arg(value_name = "ROWS")]
     rows: Vec<String>,
 }
