@@ -145,6 +145,8 @@ impl Site {
         self.any(|it| it.abilities.snapshots)
     }
 
+    /// Whether the snapshotter can ask for groups. Of volumes that lie on one node it cannot: it has no way of asking the
+    /// daemon of that node, although that one cuts them.
     pub(crate) fn groups(&self) -> bool {
         self.any(|it| it.abilities.groups)
     }
