@@ -11,6 +11,7 @@ use kato_orchestrator::{
 
 use crate::{
     config::{Config, Role},
+    operation::Operation,
     protocol::{
         ControllerServiceCapability, GroupControllerServiceCapability, NodeServiceCapability,
         PluginCapability,
@@ -20,6 +21,60 @@ use crate::{
         plugin_capability::{self as plugin, service::Type as Serves, volume_expansion::Type as Expands},
     },
 };
+
+/// What has to be claimed for an operation to be there.
+#[derive(Clone, Copy, Debug)]
+enum Claim {
+    Serves(Serves),
+    Controls(Controls),
+    Groups(Groups),
+    Mounts(Mounts),
+}
+
+/// What stands behind an operation; nothing where its service always has it.
+fn claim_of(operation: Operation) -> Option<Claim> {
+    use Claim::{Groups as Grouped, Mounts as Mounted, Serves as Served};
+    let controlled = |claim| Some(Claim::Controls(claim));
+    match operation {
+        Operation::PluginName
+        | Operation::PluginCapabilities
+        | Operation::Probe
+        | Operation::ValidateCapabilities
+        | Operation::ControllerCapabilities
+        | Operation::NodePublish
+        | Operation::NodeUnpublish
+        | Operation::NodeCapabilities
+        | Operation::NodeName => None,
+        // What was staged before it was configured otherwise is taken down all the same.
+        Operation::NodeUnstage => None,
+        Operation::CreateVolume | Operation::DeleteVolume => controlled(Controls::CreateDeleteVolume),
+        Operation::ControllerPublish | Operation::ControllerUnpublish => {
+            controlled(Controls::PublishUnpublishVolume)
+        }
+        Operation::ListVolumes => controlled(Controls::ListVolumes),
+        Operation::ListVolumeHealth => controlled(Controls::ListVolumeHealth),
+        Operation::GetVolumeHealth => controlled(Controls::GetVolumeHealth),
+        Operation::GetCapacity => controlled(Controls::GetCapacity),
+        Operation::CreateSnapshot | Operation::DeleteSnapshot => controlled(Controls::CreateDeleteSnapshot),
+        Operation::ListSnapshots => controlled(Controls::ListSnapshots),
+        Operation::GetSnapshot => controlled(Controls::GetSnapshot),
+        Operation::ControllerExpand => controlled(Controls::ExpandVolume),
+        Operation::GetVolume => controlled(Controls::GetVolume),
+        Operation::ModifyVolume => controlled(Controls::ModifyVolume),
+        Operation::GroupCapabilities => Some(Served(Serves::GroupControllerService)),
+        Operation::CreateGroupSnapshot | Operation::DeleteGroupSnapshot | Operation::GetGroupSnapshot => {
+            Some(Grouped(Groups::CreateDeleteGetVolumeGroupSnapshot))
+        }
+        Operation::MetadataAllocated | Operation::MetadataDelta => {
+            Some(Served(Serves::SnapshotMetadataService))
+        }
+        Operation::NodeStage => Some(Mounted(Mounts::StageUnstageVolume)),
+        Operation::NodeStats => Some(Mounted(Mounts::GetVolumeStats)),
+        Operation::NodeVolumeHealth => Some(Mounted(Mounts::GetVolumeHealth)),
+        Operation::NodeStorageHealth => Some(Mounted(Mounts::GetStorageHealth)),
+        Operation::NodeExpand => Some(Mounted(Mounts::ExpandVolume)),
+    }
+}
 
 /// Everything that we claim, each once and in the order of the specification's numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,9 +200,15 @@ impl Claims {
         claimed(whom)
     }
 
-    /// Whether the blocks of snapshots are told.
-    pub(crate) fn lists_blocks(&self) -> bool {
-        self.services.contains(&Serves::SnapshotMetadataService)
+    /// What an operation would need that is not claimed, by the specification's name.
+    pub(crate) fn missing(&self, operation: Operation) -> Option<&'static str> {
+        let (claimed, name) = match claim_of(operation)? {
+            Claim::Serves(claim) => (self.services.contains(&claim), claim.as_str_name()),
+            Claim::Controls(claim) => (self.controller.contains(&claim), claim.as_str_name()),
+            Claim::Groups(claim) => (self.groups.contains(&claim), claim.as_str_name()),
+            Claim::Mounts(claim) => (self.node.contains(&claim), claim.as_str_name()),
+        };
+        (!claimed).then_some(name)
     }
 
     pub(crate) fn plugin_to_wire(&self) -> Vec<PluginCapability> {
@@ -279,6 +340,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_claimed_is_missing_by_its_name() {
+        let lists = [Abilities { extents: true, ..NOTHING }];
+        let of = |role| claims(role, false, &lists);
+        assert_eq!(of(Role::All).missing(Operation::MetadataDelta), None);
+        assert_eq!(of(Role::Node).missing(Operation::MetadataDelta), Some("SNAPSHOT_METADATA_SERVICE"));
+        assert_eq!(of(Role::All).missing(Operation::ControllerExpand), Some("EXPAND_VOLUME"));
+        assert_eq!(of(Role::All).missing(Operation::NodeStage), Some("STAGE_UNSTAGE_VOLUME"));
+        assert_eq!(of(Role::All).missing(Operation::NodeUnstage), None);
+    }
+
+    #[test]
     fn groups_are_cut_where_volumes_can_be_held_still_together() {
         let of = |abilities| claims(Role::All, true, &[NOTHING, abilities]).groups.len();
         assert_eq!(of(Abilities { snapshots: true, ..NOTHING }), 0);
@@ -308,7 +380,6 @@ mod tests {
         assert!(least.restarts(&snapshots).contains(&"csi-snapshotter"));
         let blocks = claims(Role::All, true, &[Abilities { extents: true, ..NOTHING }]);
         assert_eq!(least.restarts(&blocks), ["csi-snapshot-metadata"]);
-        assert!(!claims(Role::Node, true, &[Abilities { extents: true, ..NOTHING }]).lists_blocks());
         let grow = claims(Role::All, true, &[Abilities { grow: Some(Growing::Online), ..NOTHING }]);
         assert!(least.restarts(&grow).contains(&"csi-resizer"));
         assert!(!least.restarts(&grow).contains(&"csi-attacher"));

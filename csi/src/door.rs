@@ -40,6 +40,7 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
+    capabilities::Claims,
     check::{Asked, Checked},
     config::Config,
     error,
@@ -87,6 +88,14 @@ impl Door {
         self.tasks.wait().await;
     }
 
+    /// Turns away who asks for what we do not claim.
+    fn offers(&self, operation: Operation) -> Result<(), Status> {
+        let claims = Claims::of(&self.config, &self.orchestrator.catalog());
+        let Some(missing) = claims.missing(operation) else { return Ok(()) };
+        metric::served(&self.config.name, operation, Code::Unimplemented, Duration::ZERO);
+        Err(error::not_offered(operation, missing))
+    }
+
     /// Has a call carried out.
     pub(crate) async fn call<R, A, W, F>(self: &Arc<Self>, request: Request<R>, work: W) -> Answer<A>
     where
@@ -95,6 +104,7 @@ impl Door {
         W: FnOnce(Arc<Self>, Context, R) -> F + Send + 'static,
         F: Future<Output = Result<A, Error>> + Send,
     {
+        self.offers(R::OPERATION)?;
         let wait = patience(request.metadata()).unwrap_or(Duration::MAX).min(self.config.wait);
         let visit = Visit::begin(self, request.get_ref(), wait);
         let gone = visit.ctx.abandoned.clone().drop_guard();

@@ -35,9 +35,12 @@ pub(crate) fn to_wire(operation: Operation, error: &Error, request: &str) -> Sta
     Status::new(code(operation, error), message(error, request))
 }
 
-/// What the caller of a service is told that no backend of ours can serve.
-pub(crate) fn unclaimed() -> Status {
-    Status::unimplemented("no configured backend can do this, and GetPluginCapabilities does not claim it")
+/// What is told who asks for what was not claimed: `missing`, by the specification's name.
+pub(crate) fn not_offered(operation: Operation, missing: &str) -> Status {
+    Status::unimplemented(format!(
+        "{operation} is not offered here: {missing} is not claimed, because no configured backend can do it, or the \
+         daemon's role or configuration leaves it out"
+    ))
 }
 
 /// The code for an error of this operation.

@@ -13,11 +13,9 @@ use kato_orchestrator::{
 use tonic::{Request, async_trait};
 
 use crate::{
-    capabilities::Claims,
     check::Checked,
     convert,
     door::{Answer, Door, Messages, Outlet},
-    error,
     protocol::{
         BlockMetadata, BlockMetadataType, GetMetadataAllocatedRequest, GetMetadataAllocatedResponse,
         GetMetadataDeltaRequest, GetMetadataDeltaResponse, snapshot_metadata_server,
@@ -42,9 +40,6 @@ impl snapshot_metadata_server::SnapshotMetadata for SnapshotMetadata {
         &self,
         request: Request<GetMetadataAllocatedRequest>,
     ) -> Answer<Self::GetMetadataAllocatedStream> {
-        if !self.is_claimed() {
-            return Err(error::unclaimed());
-        }
         self.door.stream(request, allocated).await
     }
 
@@ -52,17 +47,7 @@ impl snapshot_metadata_server::SnapshotMetadata for SnapshotMetadata {
         &self,
         request: Request<GetMetadataDeltaRequest>,
     ) -> Answer<Self::GetMetadataDeltaStream> {
-        if !self.is_claimed() {
-            return Err(error::unclaimed());
-        }
         self.door.stream(request, delta).await
-    }
-}
-
-impl SnapshotMetadata {
-    /// Whether any backend can do it; who asked for what we claim does not call otherwise.
-    fn is_claimed(&self) -> bool {
-        Claims::of(&self.door.config, &self.door.orchestrator.catalog()).lists_blocks()
     }
 }
 

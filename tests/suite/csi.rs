@@ -4,10 +4,12 @@
 //! What becomes of the calls is tried on houses of `ground.rs`: the `local` plugin as the daemon carries it, a real node
 //! with loop devices, and doors of any role: `volumes` is what a controller is asked, `nodes` staging and publishing, then
 //! `growth`, `snapshots`, `groups`, `metadata`, which blocks snapshots have, `fencing`, volumes that are taken from nodes,
-//! `lost`, what holds while a controller's records are lost at any moment, and `replay`, what real
-//! callers do. `kills` kills the shipped program under load, `parity` tells one story
-//! through both doors.
+//! `lost`, what holds while a controller's records are lost at any moment, `replay`, what real callers do, and
+//! `conformance`, everything that the protocol has, once. `kills` kills the shipped program under load, `parity` tells one
+//! story through both doors. `described` knows the protocol by its description.
 
+mod conformance;
+mod described;
 mod fencing;
 mod ground;
 mod groups;

@@ -47,6 +47,7 @@ impl Door {
         W: FnOnce(Arc<Self>, R, Outlet<A>) -> F + Send + 'static,
         F: Future<Output = Result<(), Error>> + Send,
     {
+        self.offers(R::OPERATION)?;
         let wait = patience(request.metadata()).unwrap_or(WAIT);
         let visit = Visit::begin(self, request.get_ref(), wait);
         let (operation, id) = (R::OPERATION, visit.ctx.request.clone());

@@ -26,14 +26,15 @@ use kato_orchestrator::{
     ports::{
         Backend, Extents, Ids, Store,
         backend::{
-            Attached, Attachments, Check, Create, Cutting, Description, Effect, Extras, Fencing, Grow, Made,
-            NodeFacts, Page, Snapshots, Which,
+            Abilities, Attached, Attachments, Check, Create, Cutting, Description, Effect, Extras, Fencing,
+            Grow, Made, NodeFacts, Page, Snapshots, Which,
         },
     },
     testing::FakeClock,
 };
 use kato_store::MemoryStore;
 use kato_tests::csi::CsiDoor;
+use tokio::sync::watch;
 use tonic::{Status, transport::Channel};
 
 use crate::{backend::ground::load, host::ground::Ground};
@@ -47,6 +48,10 @@ pub(super) struct Plan<'g> {
     pub(super) role: Role,
     /// Whether nodes have to be attached, and who is.
     pub(super) attached: Option<Reach>,
+    /// What its backend's slow work waits for.
+    pub(super) gate: Gate,
+    /// Whether its backend can do what every backend can, and nothing else.
+    pub(super) bare: bool,
     pub(super) store: Arc<dyn Store>,
     pub(super) stage: bool,
 }
@@ -94,11 +99,35 @@ impl Reach {
     }
 
     pub(super) fn nodes(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.held().values().cloned().collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<Handle, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn users(&self) -> MutexGuard<'_, Users> {
         self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What volumes are made behind, and marked as formatted; open unless somebody closes it.
+#[derive(Clone, Debug)]
+pub(super) struct Gate(Arc<watch::Sender<bool>>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(true)))
+    }
+}
+
+impl Gate {
+    pub(super) fn set(&self, open: bool) {
+        self.0.send_replace(open);
+    }
+
+    async fn pass(&self) {
+        self.0.subscribe().wait_for(|open| *open).await.map(drop).unwrap();
     }
 }
 
@@ -123,6 +152,8 @@ impl<'g> Plan<'g> {
             node: "here",
             role: Role::All,
             attached: None,
+            gate: Gate::default(),
+            bare: false,
             store: Arc::new(MemoryStore::new()),
             stage: true,
         }
@@ -147,11 +178,8 @@ impl<'g> Plan<'g> {
             reap_after: Duration::from_secs(600),
             freeze_limit: Duration::from_secs(10),
         };
-        let local = load(&self.ground.granted(), &[]).await;
-        let backend: Arc<dyn Backend> = match self.attached {
-            Some(reach) => Arc::new(Attaching { inner: local, reach }),
-            None => local,
-        };
+        let inner = load(&self.ground.granted(), &[]).await;
+        let backend = Arc::new(Around { inner, reach: self.attached, gate: self.gate, bare: self.bare });
         let hall = Orchestrator::open(ports, catalog(backend), hall_config).await.unwrap();
         let (role, stage) = (self.role, self.stage);
         let door = CsiDoor::open(Arc::clone(&hall), |config| {
@@ -208,18 +236,26 @@ fn catalog(backend: Arc<dyn Backend>) -> Catalog {
     }
 }
 
-/// The plugin's volumes, which a node reaches only once it is attached.
-struct Attaching {
+/// The plugin's volumes, as another backend would have them: reached only by a node that is attached, made slowly, or with
+/// nothing that could be done with them.
+struct Around {
     inner: Arc<dyn Backend>,
-    reach: Reach,
+    reach: Option<Reach>,
+    gate: Gate,
+    bare: bool,
 }
 
-impl Attaching {
+impl Around {
     fn hide(&self, mut made: Made) -> Made {
-        let reach = self.reach.0.lock().unwrap_or_else(PoisonError::into_inner);
-        made.connection = None;
-        made.attached = Some(reach.get(&made.handle).cloned().into_iter().collect());
+        if let Some(reach) = &self.reach {
+            made.connection = None;
+            made.attached = Some(reach.held().get(&made.handle).cloned().into_iter().collect());
+        }
         made
+    }
+
+    fn reach(&self) -> Result<&Reach, Error> {
+        self.reach.as_ref().ok_or_else(|| Error::unsupported("every node reaches it"))
     }
 
     async fn look(&self, which: Which) -> Result<Option<Made>, Error> {
@@ -228,12 +264,18 @@ impl Attaching {
 }
 
 #[async_trait]
-impl Backend for Attaching {
+impl Backend for Around {
     fn describe(&self) -> Description {
         let mut description = self.inner.describe();
-        description.abilities.attachments = true;
-        description.abilities.fence = self.fencing().is_some();
-        description.abilities.node_bound = false;
+        let abilities = &mut description.abilities;
+        if self.bare {
+            *abilities = Abilities { node_bound: abilities.node_bound, ..Abilities::default() };
+        }
+        if self.reach.is_some() {
+            abilities.attachments = true;
+            abilities.fence = self.fencing().is_some();
+            abilities.node_bound = false;
+        }
         description
     }
 
@@ -242,6 +284,7 @@ impl Backend for Attaching {
     }
 
     async fn create(&self, wish: Create) -> Result<Effect<Made>, Error> {
+        self.gate.pass().await;
         Ok(match self.inner.create(wish).await? {
             Effect::Done(made) => Effect::Done(self.hide(made)),
             Effect::Pending(pending) => Effect::Pending(pending),
@@ -249,8 +292,9 @@ impl Backend for Attaching {
     }
 
     async fn delete(&self, which: Which, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
-        if let Some(made) = self.look(which.clone()).await?
-            && let Some(node) = self.reach.0.lock().unwrap_or_else(PoisonError::into_inner).get(&made.handle)
+        if let Some(reach) = &self.reach
+            && let Some(made) = self.look(which.clone()).await?
+            && let Some(node) = reach.held().get(&made.handle)
         {
             return Err(Error::in_use(format!("it is attached to {node}")));
         }
@@ -272,36 +316,37 @@ impl Backend for Attaching {
     }
 
     async fn remark(&self, which: Which, mark: String) -> Result<(), Error> {
+        self.gate.pass().await;
         self.inner.remark(which, mark).await
     }
 
     fn grow(&self) -> Option<&dyn Grow> {
-        self.inner.grow()
+        self.inner.grow().filter(|_| !self.bare)
     }
 
     fn attachments(&self) -> Option<&dyn Attachments> {
-        Some(self)
+        self.reach.as_ref().map(|_| self as _)
     }
 
     fn fencing(&self) -> Option<&dyn Fencing> {
-        self.reach.users().fences.map(|_| self as _)
+        self.reach.as_ref()?.users().fences.map(|_| self as _)
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
-        self.inner.snapshots()
+        self.inner.snapshots().filter(|_| !self.bare)
     }
 
     fn extents(&self) -> Option<&dyn Extents> {
-        self.inner.extents()
+        self.inner.extents().filter(|_| !self.bare)
     }
 
     fn extras(&self) -> Option<&dyn Extras> {
-        self.inner.extras()
+        self.inner.extras().filter(|_| !self.bare)
     }
 }
 
 #[async_trait]
-impl Attachments for Attaching {
+impl Attachments for Around {
     async fn attach(
         &self,
         which: Which,
@@ -310,7 +355,7 @@ impl Attachments for Attaching {
         _: Option<Vec<u8>>,
     ) -> Result<Effect<Attached>, Error> {
         let made = self.look(which).await?.ok_or_else(|| Error::not_found("there is no such volume"))?;
-        let mut reach = self.reach.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reach = self.reach()?.held();
         if let Some(other) = reach.get(&made.handle).filter(|other| **other != node.name) {
             return Err(Error::in_use(format!("it is attached to node {other}")));
         }
@@ -320,11 +365,12 @@ impl Attachments for Attaching {
     }
 
     async fn detach(&self, which: Which, node: NodeFacts, _: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
-        if self.reach.users().active.contains(&node.name) {
+        let reach = self.reach()?;
+        if reach.users().active.contains(&node.name) {
             return Err(Error::in_use(format!("the machine {} has it in use", node.name)));
         }
         if let Some(made) = self.look(which).await? {
-            let mut reach = self.reach.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reach = reach.held();
             if reach.get(&made.handle) == Some(&node.name) {
                 reach.remove(&made.handle);
             }
@@ -334,7 +380,7 @@ impl Attachments for Attaching {
 }
 
 #[async_trait]
-impl Fencing for Attaching {
+impl Fencing for Around {
     async fn fence(
         &self,
         _: Which,
@@ -342,7 +388,7 @@ impl Fencing for Attaching {
         _: Vec<String>,
         _: Option<Vec<u8>>,
     ) -> Result<Effect<()>, Error> {
-        let mut users = self.reach.users();
+        let mut users = self.reach()?.users();
         match users.fences {
             Some(Proof::Sure) => {
                 users.active.remove(&node.name);

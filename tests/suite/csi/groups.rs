@@ -191,7 +191,7 @@ async fn a_group_is_found_told_and_deleted_as_a_whole_even_by_a_house_without_re
         delete(&house, &id, &[]).await.unwrap();
     }
     for unknown in
-        [&id[..], "nothing", "local@here/img/kato-b", "local@elsewhere/00000000000000000000000000000001"]
+        [id.as_str(), "nothing", "local@here/img/kato-b", "local@elsewhere/00000000000000000000000000000001"]
     {
         let expected = if unknown.contains("elsewhere") { Code::FailedPrecondition } else { Code::NotFound };
         assert_eq!(get(&house, unknown, &[]).await.unwrap_err().code(), expected, "{unknown}");

@@ -1,6 +1,7 @@
 //! Lives of pods as a real kubelet, the real sidecars and a real swarm drove them: who called what, in which order, over
 //! which connection, with which deadline and how often (`tests/golden/csi`, recorded against another driver). Each story is
-//! told to our door, with our ids where theirs were, and has to end as it did there: every call answered, nothing left.
+//! told to our door, with our ids where theirs were, and has to end as it did there: every call answered, nothing left. Where
+//! their driver was slow ours is, and where theirs knew no volume any more ours has to do better.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,13 +13,14 @@ use std::{
 
 use kato_store::MemoryStore;
 use kato_tests::csi::Caller;
-use prost_reflect::{
-    DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions, prost::Message as _,
-};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tonic::Code;
 
-use super::ground::{House, Plan, Reach};
+use super::{
+    described::Described,
+    ground::{Gate, House, Plan, Reach, usual, wish},
+};
 use crate::host::ground::Ground;
 
 /// A line of a story.
@@ -37,12 +39,30 @@ struct Call {
     request: Value,
     #[serde(default)]
     response: Value,
+    ended: Option<Ended>,
+}
+
+/// How a call ended there that was not answered with success.
+#[derive(Clone, Copy, Deserialize)]
+enum Ended {
+    /// The caller's patience did.
+    #[serde(rename = "given up")]
+    GivenUp,
+    /// The same was under way.
+    #[serde(rename = "ABORTED")]
+    Aborted,
+    /// Their driver did not know the volume.
+    #[serde(rename = "NOT_FOUND")]
+    NotFound,
+    /// Something between failed, which is not between here.
+    #[serde(rename = "INTERNAL once", alias = "ABORTED once")]
+    FailedOnce,
 }
 
 /// Whoever tells a story, and what theirs is called here.
 struct Teller<'g> {
     ground: &'g Ground,
-    pool: DescriptorPool,
+    described: Described,
     house: Option<House>,
     reach: Option<Reach>,
     /// Whether volumes are staged: whoever hears that they are not calls no NodeStageVolume.
@@ -54,20 +74,18 @@ struct Teller<'g> {
     /// Contexts of volumes: theirs, and ours.
     contexts: BTreeMap<String, (Value, Value)>,
     publish_context: Value,
+    /// What a slow driver's work waits for.
+    gate: Gate,
+    /// What is refused here though it was not there: whose volume is still in use.
+    in_use: usize,
     calls: usize,
-}
-
-fn pool() -> DescriptorPool {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../csi/proto");
-    let files = protox::compile([folder.join("csi.proto")], [&folder]).unwrap();
-    DescriptorPool::from_file_descriptor_set(files).unwrap()
 }
 
 impl<'g> Teller<'g> {
     async fn new(ground: &'g Ground, reach: Option<Reach>, stage: bool) -> Self {
         let mut this = Self {
             ground,
-            pool: pool(),
+            described: Described::csi(),
             house: None,
             reach,
             stage,
@@ -76,6 +94,8 @@ impl<'g> Teller<'g> {
             ids: BTreeMap::new(),
             contexts: BTreeMap::new(),
             publish_context: json!({}),
+            gate: Gate::default(),
+            in_use: 0,
             calls: 0,
         };
         this.open().await;
@@ -84,7 +104,8 @@ impl<'g> Teller<'g> {
 
     async fn open(&mut self) {
         let store = Arc::clone(&self.store);
-        let plan = Plan { attached: self.reach.clone(), store, stage: self.stage, ..Plan::all(self.ground) };
+        let (attached, gate) = (self.reach.clone(), self.gate.clone());
+        let plan = Plan { attached, store, stage: self.stage, gate, ..Plan::all(self.ground) };
         self.house = Some(plan.open().await);
     }
 
@@ -107,28 +128,37 @@ impl<'g> Teller<'g> {
     }
 
     async fn call(&mut self, call: Call) {
-        let (service, method) = call.method.trim_start_matches('/').split_once('/').unwrap();
+        let method = call.method.rsplit('/').next().unwrap();
         if !self.stage && method == "NodeStageVolume" {
             return;
         }
-        let service = self.pool.get_service_by_name(service).unwrap();
-        let method: MethodDescriptor = service.methods().find(|one| one.name() == method).unwrap();
         let request = self.ours(&call.request);
-        self.make_room(method.name(), &request);
-        let message = DynamicMessage::deserialize(method.input(), request.clone());
-        let bytes = message.unwrap_or_else(|error| panic!("{}: {error}", call.request)).encode_to_vec();
+        self.make_room(method, &request);
+        let bytes = self.described.encode(&call.method, &request);
         if !self.callers.contains_key(&call.conn) {
             let caller = self.house.as_ref().unwrap().door.caller().await;
             self.callers.insert(call.conn, caller);
         }
-        let deadline = call.deadline_s.map(Duration::from_secs_f64);
+        let slow = matches!(call.ended, Some(Ended::GivenUp | Ended::Aborted));
+        self.gate.set(!slow);
+        let deadline = match slow {
+            true => Some(Duration::from_millis(300)),
+            false => call.deadline_s.map(Duration::from_secs_f64),
+        };
         let answer = self.callers[&call.conn].ask(&call.method, &bytes, deadline).await;
-        let bytes = answer.unwrap_or_else(|status| panic!("{} {request}: {status:?}", call.method));
-        let answer = DynamicMessage::decode(method.output(), bytes.as_slice()).unwrap();
-        let names = SerializeOptions::new().use_proto_field_name(true);
-        let told = answer.serialize_with_options(serde_json::value::Serializer, &names).unwrap();
-        self.learn(&call, &told);
         self.calls += 1;
+        match answer {
+            Ok(bytes) if !slow => self.learn(&call, &self.described.decode(&call.method, &bytes)),
+            Err(status) if slow => {
+                // Its outcome is open, so nothing may be heard that is final.
+                let open = [Code::Aborted, Code::DeadlineExceeded, Code::Cancelled, Code::Unavailable];
+                assert!(open.contains(&status.code()), "{}: {status:?}", call.method);
+            }
+            Err(status) if status.code() == Code::FailedPrecondition && method == "DeleteVolume" => {
+                self.in_use += 1;
+            }
+            answer => panic!("{} {request}: {answer:?}", call.method),
+        }
     }
 
     /// Their words, with our names in them.
@@ -219,9 +249,20 @@ impl<'g> Teller<'g> {
         }
     }
 
+    /// A volume that was in use once.
+    async fn used(&self, name: &str) -> String {
+        let house = self.house.as_ref().unwrap();
+        let volume = house.create(wish(name, 64)).await.unwrap();
+        let staged = self.ground.path(name);
+        fs::create_dir_all(&staged).unwrap();
+        house.stage(&volume, &staged, &usual(), &BTreeMap::new()).await.unwrap();
+        house.unstage(&volume.volume_id, &staged).await.unwrap();
+        volume.volume_id
+    }
+
     /// Everything that was told is over: no volume, no mount, no device.
     async fn end(self, calls: usize) {
-        assert_eq!(self.calls, calls);
+        assert_eq!((self.calls, self.in_use), (calls, 0));
         let house = self.house.unwrap();
         let left = house.hall.list(None, 10).await.unwrap().items;
         assert!(left.is_empty(), "{left:?}");
@@ -257,4 +298,29 @@ stories! {
     an_inline_volume: "inline", 4, None, true;
     a_driver_that_is_killed_twice: "driver-restart", 18, None, true;
     a_cluster_volume_of_swarm: "swarm", 13, None, false;
+    a_driver_that_is_slow_and_whose_callers_give_up: "slow-driver", 62, None, true;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_volumes_that_nobody_knows_any_more_can_go() {
+    let ground = Ground::new();
+    let mut teller = Teller::new(&ground, None, true).await;
+    // The volume that they copied is older than the story.
+    let source = teller.used("source").await;
+    teller.ids.insert("fdc90712-e548-11f1-b7a7-367672d3427f".into(), source.clone());
+    teller.tell("unknown-volumes").await;
+    // Theirs was deleted under its pod, which could not be ended after that. Ours was in use, both times; then it is unpublished
+    // with every other call, and what kubelet would have gone on with is done here.
+    assert_eq!(std::mem::take(&mut teller.in_use), 2);
+    let house = teller.house.as_ref().unwrap();
+    let copy = teller.ids["ff7595dd-e548-11f1-b7a7-367672d3427f"].clone();
+    let staged = ground.path("kubelet").join(
+        "plugins/kubernetes.io/csi/kato.storage/\
+         d09abe3c5962bd4aacc82d716e7a5cbdcb331f9a3d96b0664d7e3443b803b5f0/globalmount",
+    );
+    house.unstage(&copy, &staged).await.unwrap();
+    for volume in [copy, source] {
+        house.delete(&volume).await.unwrap();
+    }
+    teller.end(20).await;
 }

@@ -98,7 +98,8 @@ fn a_node_that_is_back_takes_down_what_it_lost_before_it_has_it_anew() {
         house.take_from("db", Some("there")).await.unwrap();
         house.let_reach("db", "there").await;
         let lost = town.machine_there();
-        lost.lock().unwrap().show_elsewhere(house.see("db").await.volume.id, vec!["9 (postgres)".into()]);
+        let volume = house.see("db").await.volume.id;
+        lost.lock().unwrap().show_elsewhere(volume, vec!["9 (postgres)".into()]);
         let refused = house.neighbour().mount(&house.context(), mount_of("db", "two")).await.unwrap_err();
         assert_eq!(refused.kind, Kind::InUse, "a container has what was lost");
         assert!(refused.message.contains("postgres"), "{refused}");

@@ -219,9 +219,7 @@ mod tests {
         // The one before is forgotten with the next.
         let third = later(&second, 500);
         assert_eq!(certificates(&third.authorities).unwrap().len(), 2);
-        assert!(
-            !Certificate { authorities: third.authorities.clone(), ..first.clone() }.is_good(&names(), when)
-        );
+        assert!(!Certificate { authorities: third.authorities, ..first }.is_good(&names(), when));
     }
 
     #[test]
