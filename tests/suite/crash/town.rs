@@ -280,6 +280,8 @@ impl Town {
 
     /// Starts the daemon again, gives it an hour, and judges; then ends every life by hand and judges again.
     pub(crate) fn converges(&self, what: &str) {
+        // A machine of which nothing is known, and that nobody cuts off, ends at some time.
+        self.backend.lock().unwrap().stop("far");
         self.process(Arc::default(), |teller| async move {
             for _ in 0..180 {
                 teller.hall.tidy().await.unwrap();
@@ -484,6 +486,7 @@ fn config() -> Config {
         topology: BTreeMap::new(),
         idle_grace: Duration::from_secs(60),
         reap_after: Duration::from_secs(600),
+        names: BTreeMap::new(),
         freeze_limit: Duration::from_secs(10),
     }
 }

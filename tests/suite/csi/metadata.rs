@@ -523,8 +523,10 @@ async fn a_client_that_stops_reading_keeps_its_own_seat_and_only_until_its_deadl
     assert_eq!(timeout(Duration::from_secs(30), read(stream)).await.unwrap().unwrap(), MANY);
     for (stream, _) in deaf {
         // What was sent before is read; that it is not all of it is never kept back.
+        // Or the client's own library has lost its patience with so many small messages that nobody reads.
         let broken = read(stream).await.unwrap_err();
-        assert!(matches!(broken.code(), Code::DeadlineExceeded | Code::Cancelled), "{broken:?}");
+        let codes = [Code::DeadlineExceeded, Code::Cancelled, Code::ResourceExhausted];
+        assert!(codes.contains(&broken.code()), "{broken:?}");
     }
     timeout(Duration::from_secs(10), door.close()).await.unwrap();
 }

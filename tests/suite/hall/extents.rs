@@ -20,8 +20,13 @@ impl Teller {
         self.take(volume, "one").await.unwrap();
         self.give(volume, "one").await;
         let handle = self.see(volume).await.volume.handle.unwrap();
-        *self.backend.lock().unwrap().bytes(handle.as_str()).unwrap() = bytes.to_vec();
+        let write = |bytes: &[u8]| {
+            *self.backend.lock().unwrap().bytes(handle.as_str()).unwrap() = bytes.to_vec();
+        };
+        write(bytes);
         self.cut(snapshot, volume).await.unwrap();
+        // The next user finds a filesystem again.
+        write(b"FS:");
     }
 
     /// All pages, as where each extent begins and how long it is.

@@ -73,7 +73,7 @@ fn a_group_is_cut_once_and_another_wish_under_its_name_is_refused() {
         for others in [&["a", "b", "c"][..], &["a", "c"], &["a"]] {
             assert_eq!(house.together("nightly", others).await.unwrap_err().kind, Kind::AlreadyExists);
         }
-        assert_eq!(house.hall.find_group(&id(view)).await.unwrap(), view);
+        assert_eq!(house.hall.find_group(&id(&view)).await.unwrap(), view);
         assert_eq!(house.all().await.len(), 2);
     });
 }
@@ -183,7 +183,7 @@ fn a_house_that_has_lost_its_records_finds_its_groups_by_name_and_by_id() {
             };
             match lost {
                 "by id" => {
-                    let found = house.hall.find_group(&id(&view)).await.unwrap();
+                    let found = house.hall.find_group(&id(view)).await.unwrap();
                     assert_eq!(ids(&found), ids(view));
                 }
                 "by name" => {

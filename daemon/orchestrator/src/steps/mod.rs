@@ -1,6 +1,7 @@
 //! One function per step: call a port, record what came of it. Steps at the backend are in `backend.rs`, steps
 //! on this node in `node.rs`.
 
+mod attach;
 pub(crate) mod backend;
 mod node;
 
@@ -38,9 +39,9 @@ async fn execute(house: &Arc<House>, family: &Family, volume: &Volume, step: &St
         Step::Delete => backend::delete(house, volume).await,
         Step::Grow => backend::grow(house, volume).await,
         Step::Modify => backend::modify(house, volume).await,
-        Step::Attach(node) => backend::attach(house, family, volume, node).await,
-        Step::Fence(node) => backend::fence(house, family, volume, node).await,
-        Step::Detach(node) => backend::detach(house, family, volume, node).await,
+        Step::Attach(node) => attach::attach(house, family, volume, node).await,
+        Step::Fence(node) => attach::fence(house, family, volume, node).await,
+        Step::Detach(node) => attach::detach(house, family, volume, node).await,
         Step::TakeDownLost => node::take_down_lost(house, family).await,
         Step::Format => node::format(house, family, volume).await,
         Step::Mount => node::mount(house, family, volume).await,

@@ -10,8 +10,8 @@ use crate::{
     house::House,
     mark::Mark,
     model::{
-        AttachmentState, Connection, FsState, Hold, HolderId, Intent, Keeping, LostMount, Mount, MountState,
-        NodeId, PublicationState, Target, Volume, VolumeState,
+        AttachmentState, Bytes, CapacityRange, Connection, FsState, Hold, HolderId, Intent, Keeping,
+        LostMount, Mount, MountState, NodeId, PublicationState, Target, Volume, VolumeState,
     },
     ops::unmount::take_down,
     ports::{
@@ -311,7 +311,10 @@ pub(super) async fn grow_filesystem(
     let connection = connection(house, family)?;
     let path = family.mounts.get(node).and_then(|mount| mount.path.clone()).unwrap_or_default();
     let host = &house.ports.host;
-    host.rescan(volume.id, &connection, volume.actual.unwrap_or_default()).await?;
+    let size = host.rescan(volume.id, &connection, volume.actual.unwrap_or_default()).await?;
+    if volume.keeping == Keeping::Borrowed && volume.actual != Some(size) {
+        learn_size(house, volume, size).await?;
+    }
     let raw = family.mounts.get(node).is_some_and(|mount| mount.raw);
     let grown = if raw { Grown::Done } else { host.grow(volume.id, &path).await? };
     let now = house.now();
@@ -330,6 +333,18 @@ pub(super) async fn grow_filesystem(
         }
     })
     .await
+}
+
+/// Whoever looks after a borrowed volume does not tell this house how large it has become.
+async fn learn_size(house: &House, volume: &Volume, size: Bytes) -> Result<(), Error> {
+    let record = house.journal.edit_family(volume.id, Durability::Lazy, |family, _| {
+        if let Some(volume) = family.volume.as_mut() {
+            volume.actual = Some(size);
+            volume.wanted.size = CapacityRange::at_least(size);
+        }
+        Ok(())
+    });
+    record.await.map(drop)
 }
 
 async fn edit_mount(
