@@ -1,12 +1,11 @@
 //! The socket: how it is made, who is at its other end and whether still, and how long one may take to send a
 //! request.
 //!
-//! The socket is made inside of a private directory, given mode 0600 and then moved to its name: at no moment
-//! can anybody but root connect, whatever the umask, and dockerd never finds half of it. One that is there is
-//! replaced only after a refused connect, so that a second daemon cannot take the first one's place.
+//! The socket is given mode 0600 before it listens: at no moment can anybody but root connect, whatever the umask. Nothing
+//! else is made in its folder, which CSI forbids. One that is there is replaced only after a refused connect, so that a
+//! second daemon cannot take the first one's place.
 
 use std::{
-    ffi::OsString,
     fs,
     future::Future,
     io,
@@ -28,12 +27,18 @@ use std::{
 };
 
 use kato_orchestrator::Error;
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use rustix::{
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, listen as listen_on, socket_with},
+    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{UnixListener, UnixStream},
     time::{Sleep, sleep},
 };
+
+/// How many may wait to be accepted; the kernel has a limit of its own below which it stays.
+const BACKLOG: i32 = 4096;
 
 /// What systemd tells a service that it started for a socket: `LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,7 +106,7 @@ fn broken(path: &Path, what: &str, error: io::Error) -> Error {
 
 fn bind(path: &Path, shared: Folder) -> Result<net::UnixListener, Error> {
     let subject = format!("socket {}", path.display());
-    let (Some(folder), Some(file)) = (path.parent(), path.file_name()) else {
+    let (Some(folder), Some(_)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid("the path names no file in a directory").about(subject));
     };
     fs::DirBuilder::new()
@@ -122,26 +127,20 @@ fn bind(path: &Path, shared: Folder) -> Result<net::UnixListener, Error> {
         .about(subject));
     }
     refuse_taken(path, &subject)?;
-    let mut hidden = OsString::from(".");
-    hidden.push(file);
-    hidden.push(format!(".{}", getpid().as_raw_nonzero()));
-    let hidden = folder.join(hidden);
-    let made = bind_hidden(&hidden, path);
-    // What is left of it is an empty directory, or nothing.
-    drop(fs::remove_file(hidden.join("s")));
-    drop(fs::remove_dir(&hidden));
-    made.map_err(|error| broken(path, "cannot be made", error))
+    bind_quietly(path).map_err(|error| broken(path, "cannot be made", error))
 }
 
-fn bind_hidden(hidden: &Path, path: &Path) -> io::Result<net::UnixListener> {
-    drop(fs::remove_file(hidden.join("s")));
-    drop(fs::remove_dir(hidden));
-    fs::DirBuilder::new().mode(0o700).create(hidden)?;
-    let inside = hidden.join("s");
-    let listener = net::UnixListener::bind(&inside)?;
-    fs::set_permissions(&inside, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&inside, path)?;
-    Ok(listener)
+/// Binds, and listens once nobody else can connect.
+fn bind_quietly(path: &Path) -> io::Result<net::UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    listen_on(&socket, BACKLOG)?;
+    Ok(net::UnixListener::from(socket))
 }
 
 fn refuse_taken(path: &Path, subject: &str) -> Result<(), Error> {
@@ -332,6 +331,22 @@ mod tests {
             assert_eq!(started(&format!("42 ({name}) {fields}")), Some(4711), "{name}");
         }
         assert_eq!(started("42 kato"), None);
+    }
+
+    #[test]
+    fn nothing_is_made_beside_the_socket_and_a_dead_one_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("csi.sock");
+        for _ in 0..2 {
+            let listener = bind(&path, Folder::Ours).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+            let names: Vec<_> =
+                fs::read_dir(folder.path()).unwrap().flatten().map(|one| one.file_name()).collect();
+            assert_eq!(names, ["csi.sock"]);
+            assert!(net::UnixStream::connect(&path).is_ok());
+            assert!(bind(&path, Folder::Ours).is_err(), "a living one was replaced");
+            drop(listener);
+        }
     }
 
     #[test]
