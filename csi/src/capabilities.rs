@@ -45,24 +45,25 @@ fn claim_of(operation: Operation) -> Option<Claim> {
         | Operation::NodeUnpublish
         | Operation::NodeCapabilities
         | Operation::NodeName => None,
-        // What was staged before it was configured otherwise is taken down all the same.
-        Operation::NodeUnstage => None,
+        // What was made before it was configured otherwise is taken down all the same.
+        Operation::ControllerUnpublish
+        | Operation::DeleteSnapshot
+        | Operation::DeleteGroupSnapshot
+        | Operation::NodeUnstage => None,
         Operation::CreateVolume | Operation::DeleteVolume => controlled(Controls::CreateDeleteVolume),
-        Operation::ControllerPublish | Operation::ControllerUnpublish => {
-            controlled(Controls::PublishUnpublishVolume)
-        }
+        Operation::ControllerPublish => controlled(Controls::PublishUnpublishVolume),
         Operation::ListVolumes => controlled(Controls::ListVolumes),
         Operation::ListVolumeHealth => controlled(Controls::ListVolumeHealth),
         Operation::GetVolumeHealth => controlled(Controls::GetVolumeHealth),
         Operation::GetCapacity => controlled(Controls::GetCapacity),
-        Operation::CreateSnapshot | Operation::DeleteSnapshot => controlled(Controls::CreateDeleteSnapshot),
+        Operation::CreateSnapshot => controlled(Controls::CreateDeleteSnapshot),
         Operation::ListSnapshots => controlled(Controls::ListSnapshots),
         Operation::GetSnapshot => controlled(Controls::GetSnapshot),
         Operation::ControllerExpand => controlled(Controls::ExpandVolume),
         Operation::GetVolume => controlled(Controls::GetVolume),
         Operation::ModifyVolume => controlled(Controls::ModifyVolume),
         Operation::GroupCapabilities => Some(Served(Serves::GroupControllerService)),
-        Operation::CreateGroupSnapshot | Operation::DeleteGroupSnapshot | Operation::GetGroupSnapshot => {
+        Operation::CreateGroupSnapshot | Operation::GetGroupSnapshot => {
             Some(Grouped(Groups::CreateDeleteGetVolumeGroupSnapshot))
         }
         Operation::MetadataAllocated | Operation::MetadataDelta => {

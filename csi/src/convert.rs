@@ -1,13 +1,13 @@
 //! Between the messages of the wire and the commands of the hall. What a field may hold was checked before (`check.rs`);
 //! here it gets its meaning. Nothing here does anything.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use kato_orchestrator::{
-    Error,
+    Error, Kind,
     model::{
-        Bytes, CapacityRange, ClassName, FsType, GroupName, GroupRef, Handle, Keeping, NodeId, Snapshot,
-        SnapshotName, SnapshotRef, SnapshotState, Timestamp, VolumeName, VolumeRef,
+        BackendName, Bytes, CapacityRange, Class, ClassName, FsType, GroupName, GroupRef, Handle, Keeping,
+        NodeId, Snapshot, SnapshotName, SnapshotRef, SnapshotState, Timestamp, VolumeName, VolumeRef,
     },
     ops::{
         Access, CreateGroup, CreateSnapshot, CreateVolume, DeleteGroup, NodeAddress, SourceName, VolumeView,
@@ -26,6 +26,7 @@ use crate::{
         volume_capability::{AccessType, access_mode::Mode},
         volume_content_source,
     },
+    volumes,
 };
 
 /// The word of a place that names a node.
@@ -98,9 +99,13 @@ impl Capability {
                 .map_err(|_| Error::invalid("it is not the number of a group").about("volume_mount_group"))?;
             read.group = Some(group);
         }
-        read.read_only |= mount.mount_flags.iter().any(|flag| flag == "ro");
-        read.options =
-            mount.mount_flags.iter().filter(|flag| *flag != "ro" && *flag != "rw").cloned().collect();
+        for flag in mount.mount_flags.iter().flat_map(|flags| options(flags)) {
+            match flag {
+                "ro" => read.read_only = true,
+                "" | "rw" => {}
+                flag => read.options.push(flag.to_owned()),
+            }
+        }
         Ok(read)
     }
 
@@ -129,6 +134,15 @@ impl Capability {
             ..Access::default()
         }
     }
+}
+
+/// The single options of a flag, which may hold several with commas between them, but for those between quotes.
+fn options(flags: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    flags.split(move |letter| {
+        quoted ^= letter == '"';
+        letter == ',' && !quoted
+    })
 }
 
 /// Several capabilities that are wished of one volume.
@@ -161,6 +175,7 @@ pub(crate) fn create_from_wire(door: &Door, request: &CreateVolumeRequest) -> Re
         parameters.insert(key.clone(), value.clone());
     }
     let class = class_from_wire(&mut parameters)?;
+    ThingId::require_room(door, &known_class(door, class.as_ref())?.backend)?;
     let (labels, fstype) = notes_from_wire(&mut parameters);
     let fs = capabilities.iter().find_map(|capability| capability.fs);
     let fs = match fs {
@@ -181,6 +196,14 @@ pub(crate) fn create_from_wire(door: &Door, request: &CreateVolumeRequest) -> Re
         labels,
         exact: true,
         ..CreateVolume::named(VolumeName::parse(&request.name)?)
+    })
+}
+
+/// The class that is meant. One that there is not is a wrong parameter, and no source that is gone.
+pub(crate) fn known_class(door: &Door, name: Option<&ClassName>) -> Result<Arc<Class>, Error> {
+    door.orchestrator.catalog().class(name).map_err(|error| match error.kind {
+        Kind::NotFound => Error::invalid(error.message).about(error.subject),
+        _ => error,
     })
 }
 
@@ -216,7 +239,7 @@ fn places_from_wire(door: &Door, wish: Option<&TopologyRequirement>) -> Vec<BTre
     let mut places = Vec::new();
     let Some(wish) = wish else { return places };
     for place in wish.preferred.iter().chain(&wish.requisite) {
-        let words = nodes::words_from_wire(&door.config.name, &place.segments);
+        let words = nodes::words_from_wire(&door.config, &place.segments);
         if !words.is_empty() && !places.contains(&words) {
             places.push(words);
         }
@@ -226,7 +249,7 @@ fn places_from_wire(door: &Door, wish: Option<&TopologyRequirement>) -> Vec<BTre
 
 /// A place.
 pub(crate) fn place_from_wire(door: &Door, place: Option<&Topology>) -> BTreeMap<String, String> {
-    place.map(|place| nodes::words_from_wire(&door.config.name, &place.segments)).unwrap_or_default()
+    place.map(|place| nodes::words_from_wire(&door.config, &place.segments)).unwrap_or_default()
 }
 
 /// The volume that an id means; refused where it lies on another node.
@@ -239,6 +262,14 @@ pub(crate) fn volume_from_wire(door: &Door, id: &str) -> Result<VolumeRef, Error
 /// The volume that an id means, wherever it lies: for taking back what is here of it.
 pub(crate) fn anywhere_from_wire(id: &str) -> Result<VolumeRef, Error> {
     ThingId::from_wire(id).map(|id| VolumeRef::Handle(id.backend, id.handle))
+}
+
+/// The same, or the inline volume of that name: nobody else gave it one, so it is called by its id.
+pub(crate) fn here_from_wire(id: &str) -> Result<VolumeRef, Error> {
+    match volumes::named(anywhere_from_wire(id))? {
+        Some(volume) => Ok(volume),
+        None => Ok(VolumeName::parse(id)?.into()),
+    }
 }
 
 /// The snapshot that an id means; refused where it lies on another node.
@@ -279,10 +310,24 @@ pub(crate) fn volume_to_wire(door: &Door, view: &VolumeView) -> Result<wire::Vol
     })
 }
 
-/// Which nodes a volume is attached to.
-pub(crate) fn nodes_to_wire(view: &VolumeView) -> Result<Vec<String>, Error> {
-    let attached = view.attachments.iter();
-    attached.map(|one| NodeName { id: one.node.clone(), names: BTreeMap::new() }.to_wire()).collect()
+/// What nodes are called outside, by what the records know of them.
+pub(crate) struct NodeNames(BTreeMap<NodeId, BTreeMap<BackendName, String>>);
+
+impl NodeNames {
+    pub(crate) async fn read(door: &Door) -> Result<Self, Error> {
+        let nodes = door.orchestrator.nodes().await?;
+        Ok(Self(nodes.into_iter().map(|node| (node.id, node.names)).collect()))
+    }
+
+    /// What a node answers to NodeGetInfo.
+    pub(crate) fn of(&self, node: &NodeId) -> Result<String, Error> {
+        NodeName { id: node.clone(), names: self.0.get(node).cloned().unwrap_or_default() }.to_wire()
+    }
+
+    /// Which nodes a volume is attached to.
+    pub(crate) fn to_wire(&self, view: &VolumeView) -> Result<Vec<String>, Error> {
+        view.attachments.iter().map(|one| self.of(&one.node)).collect()
+    }
 }
 
 /// A number of bytes.
@@ -382,8 +427,7 @@ pub(crate) fn inline_from_wire(
     let class = class_from_wire(&mut parameters)?;
     let size = parameters.remove("size").map(|size| Bytes::parse(&size)).transpose()?;
     let (labels, fstype) = notes_from_wire(&mut parameters);
-    let catalog = door.orchestrator.catalog();
-    let class = catalog.class(class.as_ref())?;
+    let class = known_class(door, class.as_ref())?;
     if !class.inline {
         return Err(Error::permission_denied(format!(
             "the class {} gives no volumes to pods that bring them about themselves: claim a volume of it, or set \

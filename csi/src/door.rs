@@ -90,10 +90,12 @@ impl Door {
 
     /// Turns away who asks for what we do not claim.
     fn offers(&self, operation: Operation) -> Result<(), Status> {
-        let claims = Claims::of(&self.config, &self.orchestrator.catalog());
-        let Some(missing) = claims.missing(operation) else { return Ok(()) };
-        metric::served(&self.config.name, operation, Code::Unimplemented, Duration::ZERO);
-        Err(error::not_offered(operation, missing))
+        let catalog = self.orchestrator.catalog();
+        let Some(missing) = Claims::of(&self.config, &catalog).missing(operation) else { return Ok(()) };
+        let broken: Vec<_> = catalog.broken.keys().collect();
+        let refused = error::not_offered(operation, missing, &broken);
+        metric::served(&self.config.name, operation, refused.code(), Duration::ZERO);
+        Err(refused)
     }
 
     /// Has a call carried out.

@@ -5,7 +5,7 @@
 //! exists, or will exist in a moment. So while it is unknown whether an effect happened (`Finality::Pending`) only codes leave
 //! that mean "ask again": ABORTED where the work goes on, UNAVAILABLE where it cannot at present.
 
-use kato_orchestrator::{Error, Kind};
+use kato_orchestrator::{Error, Kind, model::BackendName};
 use tonic::{Code, Status};
 
 use crate::operation::Operation;
@@ -35,11 +35,20 @@ pub(crate) fn to_wire(operation: Operation, error: &Error, request: &str) -> Sta
     Status::new(code(operation, error), message(error, request))
 }
 
-/// What is told who asks for what was not claimed: `missing`, by the specification's name.
-pub(crate) fn not_offered(operation: Operation, missing: &str) -> Status {
-    Status::unimplemented(format!(
-        "{operation} is not offered here: {missing} is not claimed, because no configured backend can do it, or the \
-         daemon's role or configuration leaves it out"
+/// What is told who asks for what is not claimed: `missing`, by the specification's name. Backends that cannot be used at
+/// present may be able to do it, and to have done it when it was asked before: then nothing final is said.
+pub(crate) fn not_offered(operation: Operation, missing: &str, broken: &[&BackendName]) -> Status {
+    if broken.is_empty() {
+        return Status::unimplemented(format!(
+            "{operation} is not offered here: {missing} is not claimed, because no configured backend can do it, or the \
+             daemon's role or configuration leaves it out"
+        ));
+    }
+    let broken: Vec<_> = broken.iter().map(|name| name.as_str()).collect();
+    Status::unavailable(format!(
+        "{operation} is not offered at present: {missing} is not claimed without the backends {}, which cannot be used: \
+         `kato backend ls` tells why",
+        broken.join(", ")
     ))
 }
 

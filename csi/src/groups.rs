@@ -72,7 +72,9 @@ async fn create(
 ) -> Result<CreateVolumeGroupSnapshotResponse, Error> {
     let wish = convert::group_from_wire(&door, &request)?;
     let view = door.orchestrator.create_group(&ctx, wish).await?.into_inner();
-    Ok(CreateVolumeGroupSnapshotResponse { group_snapshot: Some(to_wire(&door, &view)?) })
+    Ok(CreateVolumeGroupSnapshotResponse {
+        group_snapshot: Some(to_wire(&door, &view).map_err(Error::pending)?),
+    })
 }
 
 async fn delete(

@@ -52,8 +52,8 @@ pub(crate) async fn list(
     loop {
         let page = door.orchestrator.list_by_id(after, PAGE).await?;
         for view in page.items.iter().filter(|view| view.volume.handle.is_some()) {
-            let entry =
-                VolumeHealth { volume_id: convert::id_to_wire(view)?, health_statuses: at_backend(view) };
+            let Ok(volume_id) = convert::id_to_wire(view) else { continue };
+            let entry = VolumeHealth { volume_id, health_statuses: at_backend(view) };
             size += entry.encoded_len() + 8;
             if size > ANSWER_LIMIT || entries.len() == most {
                 let after = after.map(|id| id.to_string()).unwrap_or_default();
@@ -95,7 +95,7 @@ pub(crate) async fn of_volume_here(
     _: Context,
     request: NodeGetVolumeHealthRequest,
 ) -> Result<NodeGetVolumeHealthResponse, Error> {
-    let view = door.orchestrator.find(&convert::volume_from_wire(&door, &request.volume_id)?).await?;
+    let view = door.orchestrator.find(&convert::here_from_wire(&request.volume_id)?).await?;
     let node = door.orchestrator.node();
     let mut health_statuses = Vec::new();
     match view.mounts.iter().find(|mount| mount.node == *node).map(|mount| &mount.state) {
@@ -121,19 +121,19 @@ pub(crate) async fn of_storage(
     _: NodeGetStorageHealthRequest,
 ) -> Result<NodeGetStorageHealthResponse, Error> {
     let backends = door.orchestrator.backends().await?;
-    let backend_health = backends
-        .into_iter()
-        .filter_map(|backend| {
-            let error = backend.found.err()?;
-            Some(StorageBackendHealth {
-                status: StorageHealthErrorType::StorageUnreachable.into(),
-                reason: "BackendUnreachable".to_owned(),
-                message: short(format!("backend {}: {}", backend.name, error.message)),
-                volume_capability: None,
-            })
-        })
-        .collect();
-    Ok(NodeGetStorageHealthResponse { backend_health })
+    let broken = backends.into_iter().filter_map(|backend| {
+        let error = backend.found.err()?;
+        Some(format!("backend {}: {}", backend.name, error.message))
+    });
+    let broken: Vec<_> = broken.collect();
+    // Several of them are one entry: no two may have the same status and reason.
+    let entry = (!broken.is_empty()).then(|| StorageBackendHealth {
+        status: StorageHealthErrorType::StorageUnreachable.into(),
+        reason: "BackendUnreachable".to_owned(),
+        message: short(broken.join("; ")),
+        volume_capability: None,
+    });
+    Ok(NodeGetStorageHealthResponse { backend_health: entry.into_iter().collect() })
 }
 
 fn entry(status: VolumeHealthErrorType, reason: &str, message: String) -> VolumeHealthEntry {

@@ -12,6 +12,9 @@ use kato_orchestrator::{
 
 use crate::{door::Door, nodes, rules::TEXT_LIMIT};
 
+/// How long handles are at most, of all backends that we know.
+const HANDLE_ROOM: usize = 48;
+
 /// A volume or a snapshot, as the outside calls it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ThingId {
@@ -44,6 +47,11 @@ impl ThingId {
         let abilities = door.orchestrator.catalog().backend(backend)?.describe().abilities;
         let node = abilities.node_bound.then(|| door.orchestrator.node().clone());
         Ok(Self { backend: backend.clone(), node, handle })
+    }
+
+    /// Refuses a backend whose things would be called by more than an id can hold, before any is made.
+    pub(crate) fn require_room(door: &Door, backend: &BackendName) -> Result<(), Error> {
+        Self::of(door, backend, Handle::parse(&"h".repeat(HANDLE_ROOM))?)?.to_wire().map(drop)
     }
 
     /// The same for a group of snapshots.

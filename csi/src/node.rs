@@ -5,7 +5,7 @@
 //! them back, and taking back needs no more than an id and a path. Where there is no controller (an empty
 //! `publish_context`) the hall attaches as it does for Docker.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use kato_orchestrator::{
     Error,
@@ -18,10 +18,10 @@ use tonic::{Request, async_trait};
 use crate::{
     capabilities::Claims,
     context::{self, EPHEMERAL},
-    convert::{self, Capability},
+    convert::{self, Capability, NodeNames},
     door::{Answer, Door},
     health,
-    nodes::{NodeName, Place},
+    nodes::Place,
     protocol::{
         NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
         NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse, NodeGetStorageHealthRequest,
@@ -191,11 +191,7 @@ async fn unpublish(
     ctx: Context,
     request: NodeUnpublishVolumeRequest,
 ) -> Result<NodeUnpublishVolumeResponse, Error> {
-    // An inline volume is called by its id, as nobody else gave it a name.
-    let volume = match named(convert::anywhere_from_wire(&request.volume_id))? {
-        Some(volume) => volume,
-        None => VolumeName::parse(&request.volume_id)?.into(),
-    };
+    let volume = convert::here_from_wire(&request.volume_id)?;
     let holder = HolderId::parse(&request.target_path)?;
     door.orchestrator.unmount(&ctx, UnmountVolume { volume, holder, all: true }).await?;
     Ok(NodeUnpublishVolumeResponse {})
@@ -224,10 +220,7 @@ async fn stats(
     _: Context,
     request: NodeGetVolumeStatsRequest,
 ) -> Result<NodeGetVolumeStatsResponse, Error> {
-    let volume = match named(convert::anywhere_from_wire(&request.volume_id))? {
-        Some(volume) => volume,
-        None => VolumeName::parse(&request.volume_id)?.into(),
-    };
+    let volume = convert::here_from_wire(&request.volume_id)?;
     let measure = door.orchestrator.measure(&MeasureVolume { volume, path: request.volume_path }).await?;
     let usage = match measure {
         Measure::Device(size) => vec![VolumeUsage {
@@ -279,7 +272,7 @@ async fn who(door: Arc<Door>, _: Context, _: NodeGetInfoRequest) -> Result<NodeG
     let id = door.orchestrator.node();
     let segments = Place::here(&door.config, id)?.segments().clone();
     Ok(NodeGetInfoResponse {
-        node_id: NodeName { id: id.clone(), names: BTreeMap::new() }.to_wire()?,
+        node_id: NodeNames::read(&door).await?.of(id)?,
         // No backend tells how many volumes a node can have.
         max_volumes_per_node: 0,
         accessible_topology: Some(Topology { segments }),

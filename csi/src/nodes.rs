@@ -118,6 +118,16 @@ impl Place {
                 ))
                 .about(format!("node {node}")));
             }
+            let twice = segments.keys().any(|key: &String| {
+                key.rsplit_once('/').is_some_and(|(_, known)| known.eq_ignore_ascii_case(word))
+            });
+            if twice {
+                return Err(Error::precondition(format!(
+                    "\"{word}\" is a part of its topology twice, as case does not count there (node.topology; \"{NODE}\" is \
+                     always one)"
+                ))
+                .about(format!("node {node}")));
+            }
             segments.insert(format!("{}/{word}", config.name), value.to_owned());
         }
         Ok(Self(segments))
@@ -139,11 +149,16 @@ fn is_label(value: &str) -> bool {
 }
 
 /// A place that a caller names, in the words of `node.topology`. Other drivers' keys are nobody's business here.
-pub(crate) fn words_from_wire(driver: &str, segments: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub(crate) fn words_from_wire(
+    config: &Config,
+    segments: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let ours = |key: &str| {
         let (prefix, word) = key.rsplit_once('/')?;
         // Keys are compared without regard to case, as the specification has it.
-        prefix.eq_ignore_ascii_case(driver).then(|| word.to_owned())
+        let known = config.topology.keys().map(String::as_str).chain([NODE]);
+        let word = known.into_iter().find(|known| known.eq_ignore_ascii_case(word)).unwrap_or(word);
+        prefix.eq_ignore_ascii_case(&config.name).then(|| word.to_owned())
     };
     segments.iter().filter_map(|(key, value)| Some((ours(key)?, value.clone()))).collect()
 }
@@ -216,11 +231,17 @@ mod tests {
         let place = Place::here(&config, &id).unwrap();
         let expected = [("kato.storage/node", "node-1"), ("kato.storage/zone", "a")];
         assert!(place.segments().iter().map(|(key, value)| (key.as_str(), value.as_str())).eq(expected));
-        let words = words_from_wire("Kato.Storage", place.segments());
+        let shouted = place.segments().iter().map(|(key, value)| (key.to_uppercase(), value.clone()));
+        let words = words_from_wire(&config, &shouted.collect());
         assert_eq!(
             words,
             [("node".to_owned(), "node-1".to_owned()), ("zone".to_owned(), "a".to_owned())].into()
         );
+        for twice in ["Node", "ZONE"] {
+            let mut config = config.clone();
+            config.topology.insert(twice.to_owned(), "b".to_owned());
+            assert!(Place::here(&config, &id).unwrap_err().message.contains(twice));
+        }
 
         for wrong in ["", &"z".repeat(64), "-a", "a b", "ü"] {
             config.topology = [("zone".to_owned(), wrong.to_owned())].into();
@@ -235,7 +256,8 @@ mod tests {
             ("kato.storage/zone".to_owned(), "b".to_owned()),
             ("zone".to_owned(), "c".to_owned()),
         ];
-        let words = words_from_wire("kato.storage", &segments.into());
+        let config = Config::new(SealKey::new([7; 32]).unwrap());
+        let words = words_from_wire(&config, &segments.into());
         assert_eq!(words, [("zone".to_owned(), "b".to_owned())].into());
     }
 }

@@ -32,7 +32,8 @@ pub(crate) async fn create(
 ) -> Result<CreateSnapshotResponse, Error> {
     let snapshot =
         door.orchestrator.create_snapshot(&ctx, convert::cut_from_wire(&door, &request)?).await?.into_inner();
-    Ok(CreateSnapshotResponse { snapshot: Some(convert::snapshot_to_wire(&door, &snapshot)?) })
+    let snapshot = convert::snapshot_to_wire(&door, &snapshot).map_err(Error::pending)?;
+    Ok(CreateSnapshotResponse { snapshot: Some(snapshot) })
 }
 
 pub(crate) async fn delete(
@@ -77,10 +78,7 @@ pub(crate) async fn list(
     loop {
         let page = door.orchestrator.list_snapshots_by_id(after, PAGE).await?;
         for snapshot in &page.items {
-            if wanted.admits(snapshot) {
-                let entry = list_snapshots_response::Entry {
-                    snapshot: Some(convert::snapshot_to_wire(&door, snapshot)?),
-                };
+            if let Some(entry) = wanted.admits(snapshot).then(|| entry(&door, snapshot)).flatten() {
                 size += entry.encoded_len() + 8;
                 // The token goes on after the last that was told, whatever is deleted meanwhile.
                 if size > ANSWER_LIMIT || entries.len() == most {
@@ -96,6 +94,15 @@ pub(crate) async fn list(
             return Ok(ListSnapshotsResponse { entries, next_token: String::new() });
         }
     }
+}
+
+/// A snapshot on a list. One that cannot be named, as its backend is not configured any more, does not take the others with
+/// it.
+fn entry(door: &Door, snapshot: &Snapshot) -> Option<list_snapshots_response::Entry> {
+    convert::snapshot_to_wire(door, snapshot)
+        .inspect_err(|error| tracing::warn!(%error, "left a snapshot out of a list"))
+        .map(|snapshot| list_snapshots_response::Entry { snapshot: Some(snapshot) })
+        .ok()
 }
 
 async fn one(door: &Door, id: &ThingId, wanted: &Wanted) -> Result<ListSnapshotsResponse, Error> {

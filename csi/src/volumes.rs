@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use crate::{
     context,
-    convert::{self, Capability},
+    convert::{self, Capability, NodeNames},
     door::Door,
     pages::{self, Filter, List},
     protocol::{
@@ -33,8 +33,8 @@ use crate::{
 /// No answer is larger: clients refuse what is above 4 MiB.
 pub(crate) const ANSWER_LIMIT: usize = 3_500_000;
 
-/// How many entries are read from the records at a time.
-const PAGE: usize = 1000;
+/// How many entries are read from the records at a time: a usual page, and one more.
+const PAGE: usize = 1001;
 
 pub(crate) async fn create(
     door: Arc<Door>,
@@ -43,7 +43,8 @@ pub(crate) async fn create(
 ) -> Result<CreateVolumeResponse, Error> {
     let wish = convert::create_from_wire(&door, &request)?;
     let view = door.orchestrator.create(&ctx, wish).await?.into_inner();
-    let mut volume = convert::volume_to_wire(&door, &view)?;
+    // What exists is never refused for good: its caller would forget it.
+    let mut volume = convert::volume_to_wire(&door, &view).map_err(Error::pending)?;
     // What was wished, as it was named: the hall has compared it with what there is.
     volume.content_source = request.volume_content_source;
     Ok(CreateVolumeResponse { volume: Some(volume) })
@@ -76,7 +77,8 @@ pub(crate) async fn publish(
         many: capability.is_for_many_nodes(),
     };
     let attached = door.orchestrator.attach(&ctx, wish).await?.into_inner();
-    Ok(ControllerPublishVolumeResponse { publish_context: context::of_attachment(&door, &id, &attached)? })
+    let publish_context = context::of_attachment(&door, &id, &attached).map_err(Error::pending)?;
+    Ok(ControllerPublishVolumeResponse { publish_context })
 }
 
 pub(crate) async fn unpublish(
@@ -163,40 +165,41 @@ pub(crate) async fn list(
         .map(|key| VolumeId::parse(&key).ok_or_else(|| Error::busy("the page token names no volume")))
         .transpose()?;
     let most = usize::try_from(request.max_entries).ok().filter(|most| *most > 0).unwrap_or(usize::MAX);
+    let names = NodeNames::read(&door).await?;
     let (mut entries, mut size) = (Vec::new(), 0);
     loop {
-        let page = door.orchestrator.list_by_id(after, PAGE.min(most.saturating_sub(entries.len()))).await?;
+        // One more than is told, to see whether there is more.
+        let wanted = most.saturating_sub(entries.len()).saturating_add(1);
+        let page = door.orchestrator.list_by_id(after, PAGE.min(wanted)).await?;
         for view in &page.items {
-            // What its backend has not named yet is nobody's to use; its create is still asked for.
-            if view.volume.handle.is_some() {
-                let entry = list_volumes_response::Entry {
-                    volume: Some(convert::volume_to_wire(&door, view)?),
-                    status: Some(list_volumes_response::VolumeStatus {
-                        published_node_ids: convert::nodes_to_wire(view)?,
-                    }),
-                };
+            if let Some(entry) = entry(&door, view, &names) {
                 size += entry.encoded_len() + 8;
-                if size > ANSWER_LIMIT {
+                if size > ANSWER_LIMIT || entries.len() == most {
                     return more(entries, after);
                 }
                 entries.push(entry);
             }
             after = Some(view.volume.id);
-            if entries.len() == most {
-                break;
-            }
         }
-        if entries.len() == most || page.next.is_none() {
-            let last = page.items.last().map(|view| view.volume.id);
-            let over = page.next.is_none() && after == last;
-            return if over {
-                Ok(ListVolumesResponse { entries, next_token: String::new() })
-            } else {
-                more(entries, after)
-            };
-        }
-        after = page.next.as_deref().and_then(VolumeId::parse);
+        let Some(next) = page.next else {
+            return Ok(ListVolumesResponse { entries, next_token: String::new() });
+        };
+        after = VolumeId::parse(&next);
     }
+}
+
+/// A volume on a list; nothing where its backend has not named it yet: then it is nobody's to use, and its create is still
+/// asked for. One that cannot be named at all does not take the others with it.
+fn entry(door: &Door, view: &VolumeView, names: &NodeNames) -> Option<list_volumes_response::Entry> {
+    view.volume.handle.as_ref()?;
+    let told = || -> Result<_, Error> {
+        let status = list_volumes_response::VolumeStatus { published_node_ids: names.to_wire(view)? };
+        Ok(list_volumes_response::Entry {
+            volume: Some(convert::volume_to_wire(door, view)?),
+            status: Some(status),
+        })
+    };
+    told().inspect_err(|error| tracing::warn!(%error, "left a volume out of a list")).ok()
 }
 
 fn more(
@@ -217,7 +220,7 @@ pub(crate) async fn get(
     Ok(ControllerGetVolumeResponse {
         volume: Some(convert::volume_to_wire(&door, &view)?),
         status: Some(controller_get_volume_response::VolumeStatus {
-            published_node_ids: convert::nodes_to_wire(&view)?,
+            published_node_ids: NodeNames::read(&door).await?.to_wire(&view)?,
         }),
     })
 }
@@ -230,6 +233,7 @@ pub(crate) async fn capacity(
     convert::capabilities_from_wire(&request.volume_capabilities)?;
     let mut parameters = request.parameters.clone();
     let class = convert::class_from_wire(&mut parameters)?;
+    let class = Some(convert::known_class(&door, class.as_ref())?.name.clone());
     convert::notes_from_wire(&mut parameters);
     let place = convert::place_from_wire(&door, request.accessible_topology.as_ref());
     let room = door.orchestrator.room(&AskRoom { class, parameters, place }).await?;

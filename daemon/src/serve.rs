@@ -194,6 +194,7 @@ fn hall(config: &Config, folder: &Folder) -> kato_orchestrator::Config {
         // What is written wins: a controller and its nodes are one cluster, and each has a folder of its own.
         cluster: Some(config.cluster.unwrap_or(ClusterId(folder.id))),
         topology: config.node.topology.clone(),
+        names: config.node.names.clone(),
         idle_grace: config.node.idle_grace,
         reap_after: config.node.reap_after,
         freeze_limit: config.node.freeze_limit,

@@ -70,6 +70,7 @@ async fn hall_over(
         topology: Default::default(),
         idle_grace: Duration::from_secs(1),
         reap_after: Duration::from_secs(600),
+        names: Default::default(),
         freeze_limit: Duration::from_secs(10),
     };
     let fake = change(FakeBackend::new(Arc::clone(&world), fuse, true, Duration::from_secs(60)));

@@ -19,8 +19,8 @@ use crate::{
     house::House,
     journal::{Change, Journal},
     model::{
-        BackendName, BackendRecord, ClusterId, GroupId, GroupRef, MountState, NodeId, Snapshot, SnapshotId,
-        SnapshotName, SnapshotRef, SnapshotState, VolumeId, VolumeName, VolumeRef, VolumeState,
+        BackendName, BackendRecord, ClusterId, GroupId, GroupRef, MountState, Node, NodeId, Snapshot,
+        SnapshotId, SnapshotName, SnapshotRef, SnapshotState, VolumeId, VolumeName, VolumeRef, VolumeState,
     },
     ops::{
         AskRoom, AttachVolume, AttachedVolume, Context, CreateGroup, CreateSnapshot, CreateVolume,
@@ -88,6 +88,8 @@ pub struct Config {
     pub cluster: Option<ClusterId>,
     /// Where it is.
     pub topology: BTreeMap<String, String>,
+    /// What backends call it, where that is something else.
+    pub names: BTreeMap<BackendName, String>,
     /// How long a mount that nobody holds is kept.
     pub idle_grace: Duration,
     /// How long a holder has to look dead before it is reaped.
@@ -421,6 +423,11 @@ impl Orchestrator {
         }
         self.house.abandoning.cancel();
         self.house.tasks.wait().await;
+    }
+
+    /// The hosts that the records know.
+    pub async fn nodes(&self) -> Result<Vec<Node>, Error> {
+        self.house.journal.all::<Node>(keys::NODES).await
     }
 
     /// What this host is called.

@@ -74,7 +74,7 @@ async fn register(house: &House) -> Result<(), Error> {
         boot_id: house.boot_id.clone(),
         session: seen.value.as_ref().map_or(1, |node| node.session.saturating_add(1)),
         topology: house.config.topology.clone(),
-        names: seen.value.as_ref().map(|node| node.names.clone()).unwrap_or_default(),
+        names: house.config.names.clone(),
         state: NodeState::Live,
         schema: records::SCHEMA,
         seen: house.now(),

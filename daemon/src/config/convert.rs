@@ -172,9 +172,20 @@ fn node(root: &Scope<'_>, folders: &Folders, mistakes: &mut Vec<Mistake>) -> Opt
             return None;
         }
     };
+    let mut names = BTreeMap::new();
+    for (backend, name) in scope.words("names") {
+        match BackendName::parse(&backend) {
+            Ok(backend) if !name.is_empty() => drop(names.insert(backend, name)),
+            Ok(_) => mistakes.push(
+                scope.mistake("names", format!("the backend {backend} calls no host by an empty name")),
+            ),
+            Err(error) => mistakes.push(scope.mistake("names", error.message)),
+        }
+    }
     Some(NodeConfig {
         id,
         topology: scope.words("topology"),
+        names,
         volumes: scope.path("volumes").unwrap_or_else(|| folders.data.join("mnt")),
         layout: match scope.text("layout").as_deref() {
             Some("names") => Layout::Names,

@@ -108,6 +108,12 @@ pub(crate) const KEYS: &[Key] = &[
         "What this host is called among the others; its host name when nothing is written.",
     ),
     key("node.topology", Words, "{}", "Where this host is, for example { zone = \"a\" }."),
+    key(
+        "node.names",
+        Words,
+        "{}",
+        "What backends call this host where that is not node.id, for example { ebs = \"i-0123\" }.",
+    ),
     key("node.volumes", Path, "", "Where volumes are mounted; `<data>/mnt` when nothing is written."),
     key(
         "node.layout",

@@ -76,6 +76,7 @@ pub(crate) enum StoreKind {
 pub(crate) struct NodeConfig {
     pub(crate) id: NodeId,
     pub(crate) topology: BTreeMap<String, String>,
+    pub(crate) names: BTreeMap<BackendName, String>,
     pub(crate) volumes: PathBuf,
     pub(crate) layout: Layout,
     pub(crate) reap_after: Duration,

@@ -48,6 +48,8 @@ pub(super) struct Plan<'g> {
     pub(super) role: Role,
     /// Whether nodes have to be attached, and who is.
     pub(super) attached: Option<Reach>,
+    /// What its backend calls it, if that is not its name.
+    pub(super) called: Option<&'static str>,
     /// What its backend's slow work waits for.
     pub(super) gate: Gate,
     /// Whether its backend can do what every backend can, and nothing else.
@@ -152,6 +154,7 @@ impl<'g> Plan<'g> {
             node: "here",
             role: Role::All,
             attached: None,
+            called: None,
             gate: Gate::default(),
             bare: false,
             store: Arc::new(MemoryStore::new()),
@@ -176,6 +179,11 @@ impl<'g> Plan<'g> {
             topology: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
             idle_grace: Duration::from_secs(1),
             reap_after: Duration::from_secs(600),
+            names: self
+                .called
+                .map(|name| (BackendName::parse("local").unwrap(), name.to_owned()))
+                .into_iter()
+                .collect(),
             freeze_limit: Duration::from_secs(10),
         };
         let inner = load(&self.ground.granted(), &[]).await;
@@ -490,6 +498,14 @@ impl House {
         self.door.close().await;
         self.hall.stop(Duration::from_secs(1)).await;
     }
+}
+
+/// Whether the kernel grows a mounted ext4 for us: it wants CAP_SYS_RESOURCE, which not every machine has to give.
+pub(super) fn grows_mounted_ext4() -> bool {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
+    u64::from_str_radix(mask, 16).unwrap() & SYS_RESOURCE != 0
 }
 
 /// The request of a publication.

@@ -61,6 +61,10 @@ async fn a_mounted_xfs_grows_by_either_path_and_a_repeat_says_the_same() {
         assert!(room(&target) > (mib - 80) * MIB, "{} of {mib} MiB", room(&target));
     }
     assert_eq!(grow_here(&house, &volume, &target, 0).await.unwrap(), 480 * MIB);
+    // More than there is, is not recorded as there.
+    let more = grow_here(&house, &volume, &target, 1 << 20).await.unwrap_err();
+    assert_eq!(more.code(), Code::OutOfRange, "{more}");
+    assert_eq!(grow_here(&house, &volume, &target, 480).await.unwrap(), 480 * MIB);
     let elsewhere = grow_here(&house, &volume, Path::new("/nowhere"), 480).await.unwrap_err();
     assert_eq!(elsewhere.code(), Code::NotFound, "{elsewhere}");
     let much = grow(&house, &volume, 2 << 20).await.unwrap_err();

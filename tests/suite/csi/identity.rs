@@ -1,16 +1,24 @@
 //! Who the door says it is, in each role.
 
+use std::sync::Arc;
+
 use kato_csi::{
     Role,
     protocol::{
-        ControllerGetCapabilitiesRequest, GetPluginCapabilitiesRequest, GetPluginInfoRequest,
-        NodeGetCapabilitiesRequest, ProbeRequest,
+        ControllerGetCapabilitiesRequest, ControllerModifyVolumeRequest, CreateSnapshotRequest,
+        DeleteSnapshotRequest, GetPluginCapabilitiesRequest, GetPluginInfoRequest,
+        NodeGetCapabilitiesRequest, NodeGetStorageHealthRequest, ProbeRequest,
     },
 };
-use kato_tests::{csi::Caller, daemon::Daemon, machine::Machine};
+use kato_orchestrator::{Catalog, model::BackendName};
+use kato_tests::{
+    csi::{Caller, CsiDoor},
+    daemon::Daemon,
+    machine::Machine,
+};
 use tonic::Code;
 
-use super::door;
+use super::{create, door, hall};
 
 #[tokio::test]
 async fn it_has_a_name_a_version_and_is_ready() {
@@ -42,6 +50,74 @@ async fn a_role_serves_its_services_and_no_other() {
         assert!(!plugin.into_inner().capabilities.is_empty());
         door.close().await;
     }
+}
+
+#[tokio::test]
+async fn what_is_missed_for_want_of_a_backend_is_not_refused_for_good() {
+    let (hall, _) = hall().await;
+    let door = CsiDoor::open(Arc::clone(&hall), |_| ());
+    let caller = door.caller().await;
+    let volume = caller.controller().create_volume(create("db")).await.unwrap().into_inner().volume.unwrap();
+    let cut = CreateSnapshotRequest {
+        name: "monday".into(),
+        source_volume_id: volume.volume_id.clone(),
+        ..Default::default()
+    };
+    let catalog = hall.catalog();
+    let away = |names: &[&str]| {
+        let why = |name: &&str| (BackendName::parse(name).unwrap(), "its file is gone".to_owned());
+        let broken = names.iter().map(why).collect();
+        Catalog { backends: Default::default(), broken, ..(*catalog).clone() }
+    };
+    hall.set_catalog(away(&["fake", "other"]));
+    let refused = caller.controller().create_snapshot(cut.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(
+        refused.message().contains("CREATE_DELETE_SNAPSHOT") && refused.message().contains("fake"),
+        "{refused}"
+    );
+    let gone = DeleteSnapshotRequest { snapshot_id: "fake/snap".into(), ..Default::default() };
+    let refused = caller.controller().delete_snapshot(gone).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    // Both are told, as one entry.
+    let health = caller.node().node_get_storage_health(NodeGetStorageHealthRequest::default()).await.unwrap();
+    let entries = health.into_inner().backend_health;
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert!(entries[0].message.contains("fake") && entries[0].message.contains("other"), "{entries:?}");
+    // Nobody is configured who could.
+    hall.set_catalog(away(&[]));
+    let refused = caller.controller().create_snapshot(cut).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn parameters_are_changed_all_or_none() {
+    let (hall, world) = hall().await;
+    let door = CsiDoor::open(hall, |_| ());
+    let mut controller = door.caller().await.controller();
+    let volume = controller.create_volume(create("db")).await.unwrap().into_inner().volume.unwrap();
+    let modify = |parameters: &[(&str, &str)]| {
+        let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let request = ControllerModifyVolumeRequest {
+            volume_id: volume.volume_id.clone(),
+            mutable_parameters: parameters.collect(),
+            ..Default::default()
+        };
+        let mut controller = controller.clone();
+        async move { controller.controller_modify_volume(request).await.map(drop) }
+    };
+    let handle = volume.volume_id.trim_start_matches("fake/").to_owned();
+    let is = || world.lock().unwrap().parameters(&handle).cloned().unwrap_or_default();
+    modify(&[("tier", "gold")]).await.unwrap();
+    assert_eq!(is().get("tier").map(String::as_str), Some("gold"));
+    for (name, value) in [("zone", "b"), ("colour", "red")] {
+        let refused = modify(&[("tier", "silver"), (name, value)]).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains(name), "{refused}");
+        assert_eq!(is().get("tier").map(String::as_str), Some("gold"));
+    }
+    door.close().await;
 }
 
 #[test]

@@ -23,7 +23,7 @@ use kato_tests::{csi::Caller, daemon::Daemon, machine::Machine};
 use tokio::runtime::Runtime;
 use tonic::Code;
 
-use super::ground::{MIB, publication, usual, wish};
+use super::ground::{MIB, grows_mounted_ext4, publication, usual, wish};
 use crate::crash::kills::{Chance, kills, nothing_is_left};
 
 /// How many callers there are.
@@ -228,7 +228,9 @@ impl Pod {
             capacity_range: range,
             ..NodeExpandVolumeRequest::default()
         };
-        until_answered!(self, node.node_expand_volume(request));
+        if grows_mounted_ext4() {
+            until_answered!(self, node.node_expand_volume(request));
+        }
     }
 
     /// Cuts a snapshot while the volume is written to, and finds in a volume made from it what was synced before.

@@ -12,7 +12,7 @@ use kato_orchestrator::Role;
 use kato_store::MemoryStore;
 use tonic::{Code, Status};
 
-use super::ground::{House, MIB, Plan, Reach, usual, wish};
+use super::ground::{House, MIB, Plan, Reach, grows_mounted_ext4, usual, wish};
 use crate::host::ground::Ground;
 
 /// A controller that has just lost everything it knew.
@@ -158,9 +158,20 @@ async fn a_volume_moves_between_nodes_and_grows_on_the_one_that_has_it() {
             capacity_range: range,
             ..Default::default()
         };
+        // What has not arrived may still arrive, and is not believed before.
+        let mut much = request.clone();
+        much.capacity_range = Some(CapacityRange { required_bytes: 1 << 40, limit_bytes: 0 });
+        let early = host.clients.node.clone().node_expand_volume(much).await.unwrap_err();
+        let parked = early.code() == Code::FailedPrecondition && !grows_mounted_ext4();
+        assert!(early.code() == Code::Unavailable || parked, "{early:?}");
         let grown = host.clients.node.clone().node_expand_volume(request).await;
         // Where the kernel grows no mounted ext4, the next mount does.
-        assert!(grown.is_ok(), "{grown:?}");
+        match grown {
+            Ok(grown) => assert_eq!(grown.into_inner().capacity_bytes, size),
+            Err(status) => {
+                assert!(status.code() == Code::FailedPrecondition && !grows_mounted_ext4(), "{status:?}");
+            }
+        }
         host.unpublish(&volume.volume_id, &target).await.unwrap();
         host.unstage(&volume.volume_id, &staged).await.unwrap();
         detach(&house, &volume.volume_id, &name).await.unwrap();
@@ -235,6 +246,42 @@ async fn two_controllers_at_once_make_one_volume() {
     let left = third.clients.controller.clone().list_volumes(ListVolumesRequest::default()).await.unwrap();
     assert_eq!(left.into_inner().entries.len(), 0, "a volume was leaked");
     for house in [one, two, third] {
+        house.close().await;
+    }
+}
+
+/// Which nodes a controller says that volumes are attached to.
+async fn published(house: &House) -> Vec<Vec<String>> {
+    let request = ListVolumesRequest::default();
+    let listed = house.clients.controller.clone().list_volumes(request).await.unwrap().into_inner();
+    listed.entries.into_iter().map(|entry| entry.status.unwrap().published_node_ids).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn controllers_by_turns_agree_on_who_has_a_volume() {
+    let ground = Ground::new();
+    let reach = Reach::default();
+    let (one, two) = (controller(&ground, &reach).await, controller(&ground, &reach).await);
+    let volume = one.create(wish("pvc-1", 8)).await.unwrap();
+    let id = &volume.volume_id;
+    let context = attach(&one, &volume, "node-1").await.unwrap();
+    let fresh = controller(&ground, &reach).await;
+    assert_eq!(published(&fresh).await, [["node-1"]], "it has never heard of the attachment");
+    assert_eq!(attach(&fresh, &volume, "node-1").await.unwrap(), context);
+    // What the other does in between is not forgotten, and not held against anybody.
+    detach(&two, id, "node-1").await.unwrap();
+    attach(&two, &volume, "node-2").await.unwrap();
+    let refused = attach(&one, &volume, "node-1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("node-2"), "{refused}");
+    let busy = one.delete(id).await.unwrap_err();
+    assert_eq!(busy.code(), Code::FailedPrecondition, "{busy}");
+    detach(&two, id, "node-2").await.unwrap();
+    attach(&one, &volume, "node-1").await.unwrap();
+    detach(&two, id, "").await.unwrap();
+    assert!(reach.nodes().is_empty());
+    one.delete(id).await.unwrap();
+    for house in [one, two, fresh] {
         house.close().await;
     }
 }

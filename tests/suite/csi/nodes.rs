@@ -8,13 +8,17 @@ use std::{
 };
 
 use kato_csi::protocol::{
-    NodeGetInfoRequest, NodeGetVolumeHealthRequest, NodeGetVolumeStatsRequest, Volume, VolumeUsage,
+    ListVolumesRequest, NodeGetInfoRequest, NodeGetVolumeHealthRequest, NodeGetVolumeStatsRequest, Volume,
+    VolumeUsage,
     volume_capability::{AccessType, access_mode::Mode},
     volume_usage::Unit,
 };
 use tonic::{Code, Status};
 
-use super::ground::{House, MIB, Plan, device, mounted, publication, usual, wish};
+use super::{
+    ground::{House, MIB, Plan, Reach, device, mounted, publication, usual, wish},
+    lost::{attach, controller, detach},
+};
 use crate::host::ground::Ground;
 
 const NOTHING: BTreeMap<String, String> = BTreeMap::new();
@@ -154,7 +158,7 @@ async fn what_was_told_once_is_told_again_and_what_differs_is_refused() {
         Code::AlreadyExists
     );
     let xfs = house.stage(&volume, &staged, &mounted("xfs", Mode::SingleNodeMultiWriter), &NOTHING).await;
-    assert_eq!(code(xfs), Code::InvalidArgument);
+    assert_eq!(code(xfs), Code::AlreadyExists);
 
     house.publish(&volume, &staged, &target, &usual()).await.unwrap();
     let mut read_only = publication(&volume, &staged, &target, &usual());
@@ -222,10 +226,18 @@ async fn options_reach_the_mount_and_what_only_fstab_knows_does_not() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let ours = mounts.lines().find(|line| line.contains("here/mounts/")).unwrap();
     assert!(ours.contains("noexec") && ours.contains("commit=7") && ours.contains("nosuid"), "{ours}");
-    let mut wrong = usual();
-    if let Some(AccessType::Mount(mount)) = &mut wrong.access_type {
-        mount.mount_flags = vec!["suid".into()];
-    }
+    let flagged = |flag: &str| {
+        let mut capability = usual();
+        if let Some(AccessType::Mount(mount)) = &mut capability.access_type {
+            mount.mount_flags = vec![flag.into()];
+        }
+        capability
+    };
+    // Whatever a caller has among its options is told to nobody else.
+    let others = house.publish(&volume, &staged, &pods.join("two"), &flagged("noatime")).await.unwrap_err();
+    assert_eq!(others.code(), Code::AlreadyExists, "{others}");
+    assert!(!others.message().contains("commit"), "{others}");
+    let wrong = flagged("suid");
     let other = house.create(wish("pvc-2", 64)).await.unwrap();
     let refused = house.stage(&other, &folder(&ground, "staged2"), &wrong, &NOTHING).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
@@ -257,6 +269,8 @@ async fn a_group_gets_everything_and_hands_it_on() {
     assert_eq!(fs::metadata("/etc/hostname").unwrap().gid(), before, "a link was followed");
     fs::write(two.join("deep/new"), "text").unwrap();
     assert_eq!(at("deep/new").gid(), 4711);
+    // Another group at the same place is another wish.
+    assert_eq!(code(house.publish(&volume, &staged, &two, &usual()).await), Code::AlreadyExists);
     house.close().await;
 }
 
@@ -344,6 +358,18 @@ async fn an_inline_volume_lives_and_dies_with_its_pod_in_classes_that_allow_it()
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     assert!(!pods.join("one").exists());
 
+    // Whoever names somebody else's volume does not get it.
+    house.create(wish("payroll", 8)).await.unwrap();
+    let mut stolen = inline("pods");
+    stolen.volume_id = "payroll".into();
+    let mut request = publication(&stolen, Path::new("/"), &pods.join("one"), &usual());
+    request.staging_target_path = String::new();
+    let refused = house.clients.node.clone().node_publish_volume(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
+    assert!(!pods.join("one").exists());
+    let theirs = house.create(wish("payroll", 8)).await.unwrap();
+    house.delete(&theirs.volume_id).await.unwrap();
+
     let mut request = publication(&inline("pods"), Path::new("/"), &pods.join("one"), &usual());
     request.staging_target_path = String::new();
     for _ in 0..2 {
@@ -357,6 +383,30 @@ async fn an_inline_volume_lives_and_dies_with_its_pod_in_classes_that_allow_it()
     }
     assert!(!pods.join("one").exists() && ground.loops().is_empty());
     assert!(house.hall.list(None, 10).await.unwrap().items.is_empty(), "the volume was leaked");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_says_what_its_backends_call_it() {
+    let ground = Ground::new();
+    let reach = Reach::default();
+    let plan = Plan { attached: Some(reach.clone()), called: Some("i-0123"), ..Plan::all(&ground) };
+    let house = plan.open().await;
+    let node = house.clients.node.clone().node_get_info(NodeGetInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(node.node_id, "here,local=i-0123");
+    let volume = house.create(wish("pvc-1", 8)).await.unwrap();
+    // A controller knows it from the id alone, and says it so.
+    let above = controller(&ground, &reach).await;
+    attach(&above, &volume, &node.node_id).await.unwrap();
+    assert_eq!(reach.nodes(), ["i-0123"]);
+    let listed = above.clients.controller.clone().list_volumes(ListVolumesRequest::default()).await.unwrap();
+    let status = listed.into_inner().entries.pop().unwrap().status.unwrap();
+    assert_eq!(status.published_node_ids, [node.node_id.clone()]);
+    let elsewhere = attach(&above, &volume, "there").await.unwrap_err();
+    assert!(elsewhere.message().contains("node here"), "{elsewhere}");
+    detach(&above, &volume.volume_id, &node.node_id).await.unwrap();
+    assert!(reach.nodes().is_empty());
+    above.close().await;
     house.close().await;
 }
 

@@ -110,6 +110,7 @@ impl House {
             topology: Default::default(),
             idle_grace: Duration::from_secs(1),
             reap_after: Duration::from_secs(600),
+            names: Default::default(),
             freeze_limit: Duration::from_secs(10),
         };
         let orchestrator = Orchestrator::open(ports, catalog(Arc::new(fake)), hall).await.unwrap();

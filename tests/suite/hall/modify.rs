@@ -49,7 +49,7 @@ fn what_cannot_be_changed_is_refused_by_name_with_what_can() {
     hall(|house| async move {
         house.make("db").await;
         for (pairs, kind) in [
-            (&[("zone", "b")][..], Kind::Precondition),
+            (&[("zone", "b")][..], Kind::InvalidArgument),
             (&[("colour", "red")], Kind::InvalidArgument),
             (&[("tier", "fast"), ("colour", "red")], Kind::InvalidArgument),
             (&[], Kind::InvalidArgument),

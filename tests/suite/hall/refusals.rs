@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use kato_orchestrator::{
     Error, Kind,
-    model::{SnapshotName, SnapshotState, VolumeState},
-    ops::DeleteSnapshot,
+    model::{NodeId, SnapshotName, SnapshotState, VolumeState},
+    ops::{AttachVolume, DeleteSnapshot, NodeAddress},
     testing::{Fault, Verb},
 };
 
 use super::hall;
+use crate::crash::town::{Nature, Town, name};
 
 #[test]
 fn a_volume_whose_delete_was_refused_is_kept_and_goes_with_the_next_delete_alone() {
@@ -70,5 +71,25 @@ fn a_snapshot_whose_delete_was_refused_is_kept() {
         assert_eq!(kept.state, SnapshotState::Ready);
         delete().await.unwrap();
         assert!(house.hall.inspect_snapshot(&kept.name).await.is_err());
+    });
+}
+
+#[test]
+fn what_lies_on_one_node_is_attached_to_no_other() {
+    Town::new(Nature { bound: true, ..Nature::PLAIN }).live(|house| async move {
+        house.make("db").await;
+        let (here, there) = (house.hall.node().clone(), NodeId::parse("nobody").unwrap());
+        let attach = |node: NodeId| AttachVolume {
+            volume: name("db").into(),
+            node: NodeAddress { id: node, names: Default::default() },
+            read_only: false,
+            many: false,
+        };
+        let ctx = house.context();
+        let refused = house.hall.attach(&ctx, attach(there)).await.unwrap_err();
+        assert_eq!((refused.kind, refused.is_final()), (Kind::Precondition, true), "{refused}");
+        assert!(refused.message.contains(here.as_str()), "{refused}");
+        house.hall.attach(&ctx, attach(here)).await.unwrap();
+        assert!(house.see("db").await.attachments.len() == 1);
     });
 }

@@ -61,11 +61,13 @@ impl House {
         for _ in 0..64 {
             let id = self.ready_volume(ctx, &wish.volume).await?;
             self.know(&wish.node).await.map_err(about)?;
+            self.learn_attachments(id).await.map_err(about)?;
+            let only = self.only_node(id).await.map_err(about)?;
             let watcher = self.drivers.watch(Subject::Volume(id));
             let now = self.now();
             let (_, recorded) = self
                 .journal
-                .edit_family(id, Durability::Durable, |family, _| record(family, wish, now))
+                .edit_family(id, Durability::Durable, |family, _| record(family, wish, only, now))
                 .await
                 .map_err(about)?;
             match recorded {
@@ -88,6 +90,63 @@ impl House {
             }
         }
         Err(about(contended()))
+    }
+
+    /// The one node that can have a volume, where it lies on one.
+    async fn only_node(&self, id: VolumeId) -> Result<Option<&NodeId>, Error> {
+        let Some(volume) = self.journal.family(id).await?.value.volume else { return Ok(None) };
+        let abilities = self.catalog().backend(&volume.backend)?.describe().abilities;
+        Ok(abilities.node_bound.then_some(self.node()))
+    }
+
+    /// Lets the records of a controller agree with what a backend says of who has a volume.
+    pub(crate) async fn learn_attachments(&self, id: VolumeId) -> Result<(), Error> {
+        if self.config.role != Role::Controller {
+            return Ok(());
+        }
+        let before = self.journal.family(id).await?.value;
+        let Some(volume) = &before.volume else { return Ok(()) };
+        let backend = self.backend(&volume.backend).await?;
+        if !backend.describe().abilities.attachments {
+            return Ok(());
+        }
+        let found = backend.inspect(vec![which(self, volume)]).await?.into_iter().next().flatten();
+        match found.and_then(|made| made.attached) {
+            Some(told) => self.agree(&before, &told).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same, once it is said. Another controller may have attached the volume or taken it away, and this one may have
+    /// lost its records; what it is about itself is left alone.
+    pub(crate) async fn agree(&self, before: &Family, told: &[String]) -> Result<(), Error> {
+        let Some(volume) = &before.volume else { return Ok(()) };
+        let told: BTreeSet<NodeId> = self.called(volume, told).await?.into_iter().collect();
+        let gone: Vec<&NodeId> = (before.attachments.values())
+            .filter(|one| one.state == AttachmentState::Attached && one.intent.is_none())
+            .map(|one| &one.node)
+            .filter(|node| !told.contains(*node) && !before.mounts.contains_key(*node))
+            .collect();
+        if gone.is_empty() && told.iter().all(|node| before.attachments.contains_key(node)) {
+            return Ok(());
+        }
+        let now = self.now();
+        let edit = self.journal.edit_family(before.id, Durability::Lazy, |family, change| {
+            change.frees_space();
+            for node in &told {
+                suspect(family, node, now);
+            }
+            for node in &gone {
+                if family.attachments.get(*node) == before.attachments.get(*node) {
+                    family.attachments.remove(*node);
+                    if let Some(volume) = family.volume.as_mut() {
+                        volume.dependants.remove(&Dependant::Attachment((*node).clone()));
+                    }
+                }
+            }
+            Ok(())
+        });
+        edit.await.map(drop)
     }
 
     /// Takes an attachment back that its caller was refused; what the backend may have done meanwhile is undone.
@@ -216,6 +275,11 @@ impl House {
                 ))),
             };
         };
+        self.called(volume, &names).await
+    }
+
+    /// The nodes that a volume's backend calls by these names.
+    async fn called(&self, volume: &Volume, names: &[String]) -> Result<Vec<NodeId>, Error> {
         let known = self.journal.all::<Node>(keys::NODES).await?;
         let called = |name: &String| {
             let node = known.iter().find(|node| node.names.get(&volume.backend) == Some(name));
@@ -225,7 +289,12 @@ impl House {
     }
 }
 
-fn record(family: &mut Family, wish: &AttachVolume, now: Timestamp) -> Result<Recorded, Error> {
+fn record(
+    family: &mut Family,
+    wish: &AttachVolume,
+    only: Option<&NodeId>,
+    now: Timestamp,
+) -> Result<Recorded, Error> {
     let node = &wish.node.id;
     let Some(volume) = family.volume.as_mut() else { return Err(unknown(&wish.volume)) };
     match volume.state {
@@ -234,6 +303,9 @@ fn record(family: &mut Family, wish: &AttachVolume, now: Timestamp) -> Result<Re
             return Err(Error::precondition("its backend says that it is gone: bring it back, or delete it"));
         }
         VolumeState::Creating | VolumeState::Deleting => return Err(unknown(&wish.volume)),
+    }
+    if let Some(only) = only.filter(|only| *only != node) {
+        return Err(Error::precondition(format!("it lies on node {only}, and no other can have it")));
     }
     if let Some(other) = family.attachments.keys().find(|other| *other != node && !wish.many) {
         return Err(Error::in_use(format!("it is attached to node {other}: detach it there first")));
@@ -260,6 +332,12 @@ fn record(family: &mut Family, wish: &AttachVolume, now: Timestamp) -> Result<Re
     };
     if attachment.state == AttachmentState::Detaching {
         return Ok(Recorded::Leaving);
+    }
+    if attachment.state == AttachmentState::Attached && attachment.connection.is_none() {
+        // Nobody here has asked for it yet: how it is reached is still to be heard.
+        attachment.state = AttachmentState::Attaching;
+        attachment.read_only = wish.read_only;
+        attachment.intent = Some(Intent::new(now));
     }
     if attachment.read_only != wish.read_only {
         let (is, wanted) =
@@ -324,7 +402,7 @@ impl Taking<'_> {
     /// Lets attachments go; false if there is nothing to let go.
     fn take_back(&self, family: &mut Family) -> bool {
         for node in &self.suspects {
-            self.suspect(family, node);
+            suspect(family, node, self.now);
         }
         let nodes: Vec<NodeId> =
             family.attachments.keys().filter(|node| self.is_meant(node)).cloned().collect();
@@ -344,26 +422,6 @@ impl Taking<'_> {
         !nodes.is_empty()
     }
 
-    fn suspect(&self, family: &mut Family, node: &NodeId) {
-        let Some(volume) = family.volume.as_mut().filter(|_| !family.attachments.contains_key(node)) else {
-            return;
-        };
-        volume.dependants.insert(Dependant::Attachment(node.clone()));
-        let attachment = Attachment {
-            volume: volume.id,
-            node: node.clone(),
-            state: AttachmentState::Attached,
-            connection: None,
-            client: None,
-            fencing_token: self.now.0,
-            read_only: false,
-            hold: Hold::Asked,
-            fence: Fence::Unneeded,
-            intent: None,
-        };
-        family.attachments.insert(node.clone(), attachment);
-    }
-
     fn let_go(&self, attachment: &mut Attachment, clean: bool) {
         attachment.hold = Hold::WithMount;
         if attachment.state != AttachmentState::Detaching {
@@ -381,6 +439,27 @@ impl Taking<'_> {
             attachment.fence = Fence::Wished;
         }
     }
+}
+
+/// Records that a node may have a volume, although no wish here tells of it.
+fn suspect(family: &mut Family, node: &NodeId, now: Timestamp) {
+    let Some(volume) = family.volume.as_mut().filter(|_| !family.attachments.contains_key(node)) else {
+        return;
+    };
+    volume.dependants.insert(Dependant::Attachment(node.clone()));
+    let attachment = Attachment {
+        volume: volume.id,
+        node: node.clone(),
+        state: AttachmentState::Attached,
+        connection: None,
+        client: None,
+        fencing_token: now.0,
+        read_only: false,
+        hold: Hold::Asked,
+        fence: Fence::Unneeded,
+        intent: None,
+    };
+    family.attachments.insert(node.clone(), attachment);
 }
 
 /// What a caller hears of a detach that is recorded: it goes on, so no word of a step is the last one.

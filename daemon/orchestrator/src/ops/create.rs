@@ -325,16 +325,53 @@ impl House {
                 return differs(&format!("value of {name}"), &is);
             }
         }
-        let source = match &wish.source {
-            None => None,
-            Some(SourceName::Snapshot(name)) => self.find_snapshot(name).await?.map(Source::Snapshot),
-            Some(SourceName::Volume(name)) => self.find_volume(name).await?.map(Source::Volume),
-        };
-        if source != volume.source {
+        if !self.is_made_from(volume, wish.source.as_ref()).await? {
             return differs("source", &"it was not made from that");
+        }
+        let abilities = self.catalog().backend(&volume.backend)?.describe().abilities;
+        if wish.many && !abilities.shared {
+            return differs("access mode", &"it is used by one node at a time");
+        }
+        if !wish.places.is_empty() && !wish.places.iter().any(|place| lies_at(&volume.topology, place)) {
+            return differs("place", &words(&volume.topology));
         }
         Ok(())
     }
+
+    /// Whether a volume was made from what a wish names. What is gone since cannot be told apart from what it was made from,
+    /// and whoever repeats a wish means the same.
+    async fn is_made_from(
+        self: &Arc<Self>,
+        volume: &Volume,
+        named: Option<&SourceName>,
+    ) -> Result<bool, Error> {
+        Ok(match (named, &volume.source) {
+            (None, None) => true,
+            (Some(SourceName::Snapshot(name)), Some(Source::Snapshot(source))) => {
+                match self.find_snapshot(name).await? {
+                    Some(found) => found == *source,
+                    None => self.journal.snapshot(*source).await?.value.is_none(),
+                }
+            }
+            (Some(SourceName::Volume(name)), Some(Source::Volume(source))) => {
+                match self.find_volume(name).await? {
+                    Some(found) => found == *source,
+                    None => self.journal.family(*source).await?.value.volume.is_none(),
+                }
+            }
+            _ => false,
+        })
+    }
+}
+
+/// Whether a place is one where a volume can be used, by what is known of either.
+fn lies_at(topology: &BTreeMap<String, String>, place: &BTreeMap<String, String>) -> bool {
+    place.iter().all(|(word, value)| topology.get(word).is_none_or(|is| is == value))
+}
+
+fn words(place: &BTreeMap<String, String>) -> String {
+    let words: Vec<_> = place.iter().map(|(word, value)| format!("{word} {value}")).collect();
+    if words.is_empty() { "anywhere".to_owned() } else { words.join(", ") }
 }
 
 /// Whether a volume was found rather than made by a wish that we know, and nobody has begun to use it.

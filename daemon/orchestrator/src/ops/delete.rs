@@ -22,6 +22,7 @@ impl House {
         let about = |error: Error| error.about(format!("volume {}", wish.volume));
         let Some(id) = self.find_volume(&wish.volume).await? else { return Ok(Outcome::Unchanged(())) };
         self.prune_dependants(id).await?;
+        self.learn_attachments(id).await.map_err(about)?;
         let now = self.now();
         let watcher = self.drivers.watch(Subject::Volume(id));
         let (_, there) = self

@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Outcome},
     house::{House, Verdict},
     journal::contended,
-    model::{CapacityRange, Connection, HolderId, Intent, Keeping, MountState, Volume},
+    model::{Bytes, Connection, HolderId, Intent, Keeping, MountState, NodeId, Volume},
     ops::{Context, GrowVolume, Reach, VolumeView, mount::unknown},
     ports::{backend::Growing, store::Durability},
 };
@@ -93,11 +93,10 @@ impl House {
                     ));
                 };
                 let volume = family.volume.as_mut().ok_or_else(|| unknown(&wish.volume))?;
-                if volume.keeping == Keeping::Borrowed {
-                    // Nobody else tells this house how large it has become.
-                    let size = volume.actual.unwrap_or_default().max(wish.size.required);
-                    volume.actual = Some(size);
-                    volume.wanted.size = CapacityRange::at_least(size);
+                let actual = volume.actual.unwrap_or_default();
+                // Of what is borrowed the device tells how large it has become, and nobody else does.
+                if volume.keeping != Keeping::Borrowed && wish.size.required > actual {
+                    return Err(too_small(actual));
                 }
                 if !volume.connection.as_ref().is_some_and(Connection::is_directory) {
                     mount.fs_behind = true;
@@ -107,13 +106,44 @@ impl House {
             })
             .await
             .map_err(about)?;
-        self.settle(ctx, watcher, &["grow", "grow-filesystem"], |progress, failure| {
-            grown(progress, failure, wish)
+        self.settle(ctx, watcher, &["grow", "grow-filesystem"], |progress, _| {
+            grown_here(progress, wish, &node)
         })
         .await
         .map(Outcome::Changed)
         .map_err(about)
     }
+}
+
+fn too_small(actual: Bytes) -> Error {
+    Error::out_of_range(format!("its device has {actual} and not that much: let the volume be grown first"))
+}
+
+/// The goal of growing what a node has: its filesystem is as large as the device, and that is large enough.
+fn grown_here(progress: &Progress, wish: &GrowVolume, node: &NodeId) -> Verdict<VolumeView> {
+    let Sight::Volume(family) = &progress.sight else { return Verdict::Wait };
+    let (Some(volume), Some(mount)) = (&family.volume, family.mounts.get(node)) else {
+        return Verdict::Answer(Err(Error::not_found("it was unmounted by somebody else meanwhile")));
+    };
+    if mount.fs_behind {
+        return match &mount.intent {
+            Some(intent) if intent.is_parked() => Verdict::Answer(Err(Error::precondition(
+                "its filesystem is grown only while it is not mounted: stop what uses it, and the next mount does it",
+            ))),
+            _ => Verdict::Wait,
+        };
+    }
+    let actual = volume.actual.unwrap_or_default();
+    if actual < wish.size.required {
+        return Verdict::Answer(Err(match volume.keeping {
+            // It may have been grown elsewhere a moment ago.
+            Keeping::Borrowed => Error::unavailable(format!(
+                "its device shows {actual} so far: the size has not arrived on this node yet"
+            )),
+            Keeping::Owned | Keeping::Ephemeral => too_small(actual),
+        }));
+    }
+    Verdict::Answer(family.view().ok_or_else(contended))
 }
 
 /// A grow's goal: the volume is large enough, and each mounted filesystem is too or waits for its unmount.

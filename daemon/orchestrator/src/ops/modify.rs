@@ -52,7 +52,7 @@ fn allowed(
         match description.parameters.iter().find(|parameter| parameter.name == *name) {
             Some(parameter) if parameter.mutable => {}
             Some(_) => {
-                return Err(Error::precondition(format!(
+                return Err(Error::invalid(format!(
                     "the parameter {name:?} is set when a volume is made and cannot be changed: {}",
                     list(&description.parameters)
                 )));

@@ -15,8 +15,8 @@ use crate::{
     house::{House, Verdict, abandoned},
     model::{
         Attachment, AttachmentState, Caller, Connection, Dependant, Fence, FsState, Hold, HolderId, Intent,
-        Mount, MountState, NodeId, Publication, PublicationState, Purpose, Target, Timestamp, VolumeId,
-        VolumeRef, VolumeState,
+        Keeping, Mount, MountState, NodeId, Publication, PublicationState, Purpose, Target, Timestamp,
+        VolumeId, VolumeRef, VolumeState,
     },
     ops::{Context, CreateVolume, MountVolume, MountedVolume, unmount::take_down},
     ports::store::Durability,
@@ -89,7 +89,15 @@ impl House {
             None => self.find_volume(&wish.volume).await?,
         };
         if let Some(id) = known {
-            let state = self.journal.family(id).await?.value.volume.map(|volume| volume.state);
+            let volume = self.journal.family(id).await?.value.volume;
+            let brings = wish.implicit.as_ref().is_some_and(|create| create.keeping == Keeping::Ephemeral);
+            if brings && volume.as_ref().is_some_and(|volume| volume.keeping != Keeping::Ephemeral) {
+                return Err(Error::already_exists(
+                    "a volume of that name exists that was not brought about like this: nobody gets it by naming it",
+                )
+                .about(format!("volume {}", wish.volume)));
+            }
+            let state = volume.map(|volume| volume.state);
             if matches!(state, Some(VolumeState::Ready | VolumeState::Lost)) {
                 return Ok(id);
             }
@@ -302,8 +310,9 @@ fn fits(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Error>
     }
     if access.asks_for_options() && mount.options != access.options {
         return Err(Error::already_exists(format!(
-            "it is mounted on this node with other options ({}): unmount it first",
-            if mount.options.is_empty() { "none".to_owned() } else { mount.options.join(",") }
+            // Which ones is not told: callers may have secrets among them.
+            "it is mounted on this node with other options, {} of them: unmount it first",
+            mount.options.len()
         )));
     }
     Ok(())
@@ -317,7 +326,7 @@ fn expect_filesystem(family: &mut Family, wish: &MountVolume) -> Result<(), Erro
         return Ok(());
     };
     if volume.filesystem.state != FsState::Blank {
-        return Err(Error::invalid(format!(
+        return Err(Error::already_exists(format!(
             "it holds {}, and {fs} was asked for: leave the filesystem out, or copy the data to a new volume",
             volume.filesystem.fs
         )));
@@ -355,6 +364,7 @@ fn same_wish(publication: &Publication, wish: &MountVolume) -> Result<(), Error>
     let same = publication.target == wish.target
         && publication.read_only == wish.read_only
         && publication.purpose == wish.access.purpose
+        && publication.group == wish.access.group
         && (publication.alone == wish.access.alone || publication.purpose == Purpose::Stage);
     if same {
         return Ok(());

@@ -72,9 +72,7 @@ impl House {
         after: Option<VolumeId>,
         limit: usize,
     ) -> Result<ListPage<VolumeView>, Error> {
-        if after.is_none() {
-            self.refill().await?;
-        }
+        self.refill().await?;
         let limit = limit.clamp(1, 100_000);
         let after = after.map(keys::end_of_volume);
         let (families, more) = self.journal.families(after, limit).await?;
@@ -88,9 +86,7 @@ impl House {
         after: Option<SnapshotId>,
         limit: usize,
     ) -> Result<ListPage<Snapshot>, Error> {
-        if after.is_none() {
-            self.refill().await?;
-        }
+        self.refill().await?;
         let after = after.map(|id| id.to_string());
         let (entries, next) = self.page_of(keys::SNAPSHOTS, after.as_deref(), limit).await?;
         Ok(ListPage { items: entries.iter().map(records::decode).collect::<Result<_, _>>()?, next })

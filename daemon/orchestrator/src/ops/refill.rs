@@ -35,14 +35,21 @@ impl House {
         if filled.is_some_and(|when| now.since(when) < BELIEVED) {
             return Ok(());
         }
+        let mut failed = None;
         for name in self.catalog().backends.keys() {
-            // One that is away now is asked when something of its is wished.
             if let Err(error) = self.refill_from(name).await {
                 warn!(backend = %name, error = %error, "could not ask a backend what it has");
+                failed.get_or_insert(error);
             }
         }
-        *filled = Some(now);
-        Ok(())
+        // A list with holes would be taken for what there is.
+        match failed {
+            Some(error) => Err(error),
+            None => {
+                *filled = Some(now);
+                Ok(())
+            }
+        }
     }
 
     async fn refill_from(self: &Arc<Self>, name: &BackendName) -> Result<(), Error> {
@@ -53,8 +60,12 @@ impl House {
             let Page { items, next } = backend.list(page).await?;
             for made in items {
                 listed.insert(made.handle.clone());
-                if self.journal.volume_of_handle(name, &made.handle).await?.is_none() {
-                    forgive(self.record_found(name, &made).await)?;
+                let id = match self.journal.volume_of_handle(name, &made.handle).await? {
+                    Some(id) => Some(id),
+                    None => forgive(self.record_found(name, &made).await)?,
+                };
+                if let (Some(id), Some(told)) = (id, &made.attached) {
+                    self.agree(&self.journal.family(id).await?.value, told).await?;
                 }
             }
             if next.is_none() {
@@ -120,9 +131,10 @@ impl House {
 }
 
 /// What is not ours, or is recorded by somebody else at this moment, is passed over.
-fn forgive<T>(recorded: Result<T, Error>) -> Result<(), Error> {
+fn forgive<T>(recorded: Result<T, Error>) -> Result<Option<T>, Error> {
     match recorded {
-        Err(error) if !matches!(error.kind, Kind::PermissionDenied | Kind::Busy) => Err(error),
-        _ => Ok(()),
+        Ok(recorded) => Ok(Some(recorded)),
+        Err(error) if matches!(error.kind, Kind::PermissionDenied | Kind::Busy) => Ok(None),
+        Err(error) => Err(error),
     }
 }
