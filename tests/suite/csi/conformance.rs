@@ -375,6 +375,16 @@ impl<'h> Asker<'h> {
                 continue;
             }
             let request = self.meaning(&line.request).unwrap();
+            // What never came about has no id, and nobody takes it down.
+            let nameless = line
+                .request
+                .as_object()
+                .unwrap()
+                .keys()
+                .any(|key| key.ends_with("_id") && request.get(key).is_none());
+            if withheld.is_none() && nameless {
+                continue;
+            }
             let answer = self.ask(line.method, &request).await;
             match (withheld, unused.and(line.refused)) {
                 (Some(capability), _) => {

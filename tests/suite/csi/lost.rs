@@ -4,9 +4,12 @@
 use std::{collections::BTreeMap, fs, sync::Arc};
 
 use kato_csi::protocol::{
-    CapacityRange, ControllerExpandVolumeRequest, ControllerPublishVolumeRequest,
-    ControllerUnpublishVolumeRequest, CreateSnapshotRequest, ListVolumesRequest, NodeExpandVolumeRequest,
-    Volume,
+    CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeHealthRequest,
+    ControllerGetVolumeRequest, ControllerModifyVolumeRequest, ControllerPublishVolumeRequest,
+    ControllerUnpublishVolumeRequest, CreateSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest,
+    DeleteVolumeRequest, GetSnapshotRequest, ListSnapshotsRequest, ListVolumesRequest,
+    NodeExpandVolumeRequest, Snapshot, ValidateVolumeCapabilitiesRequest, Volume, VolumeContentSource,
+    volume_content_source::{self, SnapshotSource, VolumeSource},
 };
 use kato_orchestrator::Role;
 use kato_store::MemoryStore;
@@ -123,6 +126,85 @@ async fn a_pod_lives_although_the_controller_forgets_everything_before_each_call
     let listed = controller(&ground, &reach).await;
     let answer = listed.clients.controller.clone().list_volumes(ListVolumesRequest::default()).await.unwrap();
     assert_eq!(answer.into_inner().entries.len(), 0);
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_asked_is_known_to_a_controller_that_knows_nothing() {
+    let ground = Ground::new();
+    let reach = Reach::default();
+    let host = node(&ground, &reach, "node-1").open().await;
+    let staged = ground.path("staged");
+    fs::create_dir_all(&staged).unwrap();
+    // Each call is the first that its controller hears of.
+    macro_rules! ask {
+        ($call:ident, $request:expr) => {{
+            let house = controller(&ground, &reach).await;
+            let answer = house.clients.controller.clone().$call($request).await.unwrap().into_inner();
+            house.close().await;
+            answer
+        }};
+    }
+    let volume = ask!(create_volume, wish("pvc-1", 64)).volume.unwrap();
+    let id = || volume.volume_id.clone();
+    let context = attach(&controller(&ground, &reach).await, &volume, "node-1").await.unwrap();
+    host.stage(&volume, &staged, &usual(), &context).await.unwrap();
+    host.unstage(&id(), &staged).await.unwrap();
+    detach(&controller(&ground, &reach).await, &id(), "node-1").await.unwrap();
+
+    let request = ValidateVolumeCapabilitiesRequest {
+        volume_id: id(),
+        volume_context: volume.volume_context.clone(),
+        volume_capabilities: vec![usual()],
+        ..Default::default()
+    };
+    assert!(ask!(validate_volume_capabilities, request).confirmed.is_some());
+    let request = ControllerGetVolumeRequest { volume_id: id() };
+    assert_eq!(ask!(controller_get_volume, request).volume.unwrap(), volume);
+    let listed = ask!(list_volumes, ListVolumesRequest::default()).entries;
+    assert_eq!(listed.into_iter().map(|entry| entry.volume.unwrap()).collect::<Vec<_>>(), [volume.clone()]);
+    let request = ControllerGetVolumeHealthRequest { volume_id: id(), ..Default::default() };
+    assert!(ask!(controller_get_volume_health, request).volume_health.unwrap().health_statuses.is_empty());
+    let thin = BTreeMap::from([("thin".to_owned(), "true".to_owned())]);
+    let request =
+        ControllerModifyVolumeRequest { volume_id: id(), mutable_parameters: thin, ..Default::default() };
+    ask!(controller_modify_volume, request);
+
+    let request = CreateSnapshotRequest {
+        source_volume_id: id(),
+        name: "monday".into(),
+        ..CreateSnapshotRequest::default()
+    };
+    let snapshot = ask!(create_snapshot, request).snapshot.unwrap();
+    let named = || snapshot.snapshot_id.clone();
+    let request = GetSnapshotRequest { snapshot_id: named(), ..Default::default() };
+    // This backend does not tell when it was cut, and who knew is gone.
+    let timeless = |snapshot: Snapshot| Snapshot { creation_time: None, ..snapshot };
+    assert_eq!(ask!(get_snapshot, request).snapshot.map(timeless), Some(timeless(snapshot.clone())));
+    let request = ListSnapshotsRequest { source_volume_id: id(), ..Default::default() };
+    let listed =
+        ask!(list_snapshots, request).entries.into_iter().map(|entry| timeless(entry.snapshot.unwrap()));
+    assert_eq!(listed.collect::<Vec<_>>(), [timeless(snapshot.clone())]);
+    let from = |source| Some(VolumeContentSource { r#type: Some(source) });
+    let sources = [
+        volume_content_source::Type::Snapshot(SnapshotSource { snapshot_id: named() }),
+        volume_content_source::Type::Volume(VolumeSource { volume_id: id() }),
+    ];
+    for (source, name) in sources.into_iter().zip(["restored", "copy"]) {
+        let wish = CreateVolumeRequest { volume_content_source: from(source), ..wish(name, 64) };
+        let made = ask!(create_volume, wish.clone()).volume.unwrap();
+        assert_eq!(ask!(create_volume, wish.clone()).volume.unwrap(), made);
+        if name == "restored" {
+            let request = || DeleteSnapshotRequest { snapshot_id: named(), ..Default::default() };
+            ask!(delete_snapshot, request());
+            ask!(delete_snapshot, request());
+        }
+        let request = DeleteVolumeRequest { volume_id: made.volume_id, ..Default::default() };
+        ask!(delete_volume, request);
+    }
+    ask!(delete_volume, DeleteVolumeRequest { volume_id: id(), ..Default::default() });
+    assert!(ask!(list_volumes, ListVolumesRequest::default()).entries.is_empty());
+    assert!(ask!(list_snapshots, ListSnapshotsRequest::default()).entries.is_empty());
     host.close().await;
 }
 
