@@ -491,5 +491,5 @@ async fn what_no_backend_can_is_refused_by_its_name() {
     let optional: BTreeSet<_> =
         METHODS.iter().filter(|(_, needs)| needs.is_some_and(|needs| !claimed.contains(needs))).collect();
     assert_eq!(refused.len(), optional.len());
-    assert_eq!(refused.len(), 18, "{refused:?}");
+    assert_eq!(refused.len(), 16, "{refused:?}");
 }

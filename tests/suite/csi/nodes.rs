@@ -401,7 +401,7 @@ async fn a_node_says_what_its_backends_call_it() {
     assert_eq!(reach.nodes(), ["i-0123"]);
     let listed = above.clients.controller.clone().list_volumes(ListVolumesRequest::default()).await.unwrap();
     let status = listed.into_inner().entries.pop().unwrap().status.unwrap();
-    assert_eq!(status.published_node_ids, [node.node_id.clone()]);
+    assert_eq!(status.published_node_ids, [node.node_id.as_str()]);
     let elsewhere = attach(&above, &volume, "there").await.unwrap_err();
     assert!(elsewhere.message().contains("node here"), "{elsewhere}");
     detach(&above, &volume.volume_id, &node.node_id).await.unwrap();
