@@ -73,7 +73,7 @@ fn a_group_is_cut_once_and_another_wish_under_its_name_is_refused() {
         for others in [&["a", "b", "c"][..], &["a", "c"], &["a"]] {
             assert_eq!(house.together("nightly", others).await.unwrap_err().kind, Kind::AlreadyExists);
         }
-        assert_eq!(house.hall.find_group(&id(view)).await.unwrap(), view);
+        assert_eq!(house.hall.find_group(&id(&view)).await.unwrap(), view);
         assert_eq!(house.all().await.len(), 2);
     });
 }
