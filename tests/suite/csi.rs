@@ -6,14 +6,21 @@
 //! `growth`, `snapshots`, `groups`, `metadata`, which blocks snapshots have, `fencing`, volumes that are taken from nodes,
 //! `lost`, what holds while a controller's records are lost at any moment, `replay`, what real callers do, and
 //! `conformance`, everything that the protocol has, once. `kills` kills the shipped program under load, `parity` tells one
-//! story through both doors. `described` knows the protocol by its description.
+//! story through both doors. `described` knows the protocol by its description. `hostile` is what a caller may try on a node.
+//!
+//! Houses of `fakes.rs` stand over backends that do as they are told: `finality` is what is said while nobody knows,
+//! `publishing` who gets a volume beside whom, `unready` what is not ready, refused or in use, `bounds` the largest of all.
 
+mod bounds;
 mod conformance;
 mod described;
+mod fakes;
 mod fencing;
+mod finality;
 mod ground;
 mod groups;
 mod growth;
+mod hostile;
 mod identity;
 mod kills;
 mod limits;
@@ -21,8 +28,10 @@ mod lost;
 mod metadata;
 mod nodes;
 mod parity;
+mod publishing;
 mod replay;
 mod snapshots;
+mod unready;
 mod volumes;
 mod wire;
 
@@ -40,11 +49,12 @@ use kato_csi::{
 };
 use kato_orchestrator::{
     Catalog, Orchestrator, Ports,
-    model::{BackendName, Bytes, Class, ClassName, DataRoot, FsType, NodeId},
-    testing::{BackendWorld, FakeBackend, FakeClock, FakeHost, FakeIds, Fuse, HostWorld},
+    model::{BackendName, Bytes, Class, ClassName, ClusterId, DataRoot, FsType, NodeId},
+    testing::{BackendWorld, FakeBackend, FakeClock, FakeHost, Fuse, HostWorld},
 };
-use kato_store::MemoryStore;
 use kato_tests::csi::CsiDoor;
+
+use self::fakes::Scene;
 
 /// A hall over fakes, and what its backend holds.
 async fn hall() -> (Arc<Orchestrator>, Arc<Mutex<BackendWorld>>) {
@@ -55,25 +65,31 @@ async fn hall() -> (Arc<Orchestrator>, Arc<Mutex<BackendWorld>>) {
 async fn hall_over(
     change: impl FnOnce(FakeBackend) -> FakeBackend,
 ) -> (Arc<Orchestrator>, Arc<Mutex<BackendWorld>>) {
-    let (world, fuse) = (Arc::<Mutex<BackendWorld>>::default(), Arc::<Fuse>::default());
+    let scene = Scene::default();
+    (hall_of(&scene, change).await, scene.world)
+}
+
+/// The same, as a scene has it.
+async fn hall_of(scene: &Scene, change: impl FnOnce(FakeBackend) -> FakeBackend) -> Arc<Orchestrator> {
+    let (world, fuse) = (Arc::clone(&scene.world), Arc::<Fuse>::default());
     let host = FakeHost::new(Arc::<Mutex<HostWorld>>::default(), Arc::clone(&world), Arc::clone(&fuse));
     let ports = Ports {
-        store: Arc::new(MemoryStore::new()),
-        host: Arc::new(host),
+        store: Arc::new(scene.store.clone()),
+        host: Arc::new(host.called(scene.node)),
         clock: Arc::new(FakeClock::default()),
-        ids: Arc::new(FakeIds::default()),
+        ids: Arc::clone(&scene.ids) as _,
     };
     let config = kato_orchestrator::Config {
-        node: NodeId::parse("here").unwrap(),
-        role: kato_orchestrator::Role::All,
-        cluster: None,
+        node: NodeId::parse(scene.node).unwrap(),
+        role: scene.role,
+        cluster: Some(ClusterId(7)),
         topology: Default::default(),
         idle_grace: Duration::from_secs(1),
         reap_after: Duration::from_secs(600),
         names: Default::default(),
         freeze_limit: Duration::from_secs(10),
     };
-    let fake = change(FakeBackend::new(Arc::clone(&world), fuse, true, Duration::from_secs(60)));
+    let fake = change(FakeBackend::new(world, fuse, true, Duration::from_secs(60)));
     let (class, backend) = (ClassName::parse("fake").unwrap(), BackendName::parse("fake").unwrap());
     let recipe = Class {
         name: class.clone(),
@@ -95,7 +111,7 @@ async fn hall_over(
         default_class: Some(class),
         anonymous_class: None,
     };
-    (Orchestrator::open(ports, catalog, config).await.unwrap(), world)
+    Orchestrator::open(ports, catalog, config).await.unwrap()
 }
 
 async fn door(change: impl FnOnce(&mut Config)) -> CsiDoor {

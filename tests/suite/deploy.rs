@@ -1,7 +1,8 @@
 //! What `kato deploy` prints, read as its readers do: Kubernetes' own types, a parser of YAML, one of HCL, one of JSON.
 //! The default output is golden; `UPDATE_GOLDEN=1` writes it anew after a deliberate change. The image that the objects
-//! name is `image`.
+//! name is `image`; what a volume's parameters and pods' own volumes need of a class is `classes`.
 
+mod classes;
 mod image;
 
 use std::{
@@ -324,7 +325,8 @@ fn every_field_of_the_driver_is_set_on_purpose() {
 /// A right: the group, the resource and the verbs.
 type Right = (&'static str, &'static str, &'static str);
 
-/// What each sidecar's documentation asks for. A right that begins with `attach?` is needed where nodes are attached.
+/// What each sidecar's documentation asks for. A right that begins with `attach?` is needed where nodes are attached, and volumes
+/// of this cloud's are changed.
 const RIGHTS: &[(&str, &[Right])] = &[
     (
         "csi-provisioner",
@@ -336,6 +338,7 @@ const RIGHTS: &[(&str, &[Right])] = &[
             ("storage.k8s.io", "storageclasses", "get list watch"),
             ("storage.k8s.io", "csinodes", "get list watch"),
             ("storage.k8s.io", "volumeattachments", "attach? get list watch"),
+            ("storage.k8s.io", "volumeattributesclasses", "attach? get list watch"),
             ("snapshot.storage.k8s.io", "volumesnapshots", "get list watch update"),
             ("snapshot.storage.k8s.io", "volumesnapshotcontents", "get list"),
         ],

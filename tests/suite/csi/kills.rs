@@ -21,7 +21,7 @@ use kato_csi::protocol::{
 };
 use kato_tests::{csi::Caller, daemon::Daemon, machine::Machine};
 use tokio::runtime::Runtime;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::ground::{MIB, grows_mounted_ext4, publication, usual, wish};
 use crate::crash::kills::{Chance, kills, nothing_is_left};
@@ -100,7 +100,7 @@ macro_rules! until_answered {
             if let Ok(caller) = Caller::reach(&$pod.socket).await {
                 match caller.$service().$method(request.clone()).await {
                     Ok(answer) => break answer.into_inner(),
-                    Err(status) if is_open(status.code()) => {}
+                    Err(status) if is_open(&status) => {}
                     Err(status) => panic!("{} {request:?}: {status:?}", stringify!($method)),
                 }
             }
@@ -109,12 +109,16 @@ macro_rules! until_answered {
     }};
 }
 
-/// Whether the same call is to be made again: a driver may say so, and a broken connection says nothing else.
-fn is_open(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
-    )
+/// Whether the same call is to be made again: a driver may say so, and a broken connection says nothing else. What broke off
+/// was told by nobody: its status has a cause on this side of the wire, which one that was sent never has. A driver that
+/// says UNKNOWN is taken at its word.
+fn is_open(status: &Status) -> bool {
+    let broke_off = std::error::Error::source(status).is_some();
+    broke_off
+        || matches!(
+            status.code(),
+            Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
+        )
 }
 
 impl Pod {

@@ -468,8 +468,9 @@ fn path(family: &Family, node: &NodeId, holder: &HolderId) -> Option<String> {
 fn mounted(progress: &Progress, node: &NodeId, holder: &HolderId) -> Verdict<MountedVolume> {
     let Sight::Volume(family) = &progress.sight else { return Verdict::Wait };
     let Some(publication) = family.publications.get(&(node.clone(), holder.clone())) else {
-        return Verdict::Answer(Err(Error::precondition(
-            "the mount was taken back by somebody else while it was made",
+        // Such as the same call before this one, whose caller hung up.
+        return Verdict::Answer(Err(Error::busy(
+            "the mount was taken back by somebody else while it was made: try again",
         )));
     };
     let Some(mount) = family.mounts.get(node) else { return Verdict::Wait };

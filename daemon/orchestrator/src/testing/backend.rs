@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Fuse, reach::Reach};
 use crate::{
@@ -65,6 +65,8 @@ pub enum Fault {
     Late(Duration),
     /// It never answers, and nothing happens.
     Hang,
+    /// It is at work until somebody rings, and happens then.
+    Until(Arc<Notify>),
 }
 
 /// Effects that are still to come true, and when.
@@ -226,11 +228,12 @@ impl BackendWorld {
 pub struct FakeBackend {
     world: Arc<Mutex<BackendWorld>>,
     pub(super) fuse: Arc<Fuse>,
-    description: Description,
+    pub(super) description: Description,
     cutting: Cutting,
     attaches: bool,
     fences: bool,
     polls: bool,
+    pub(super) ripens: bool,
 }
 
 impl FakeBackend {
@@ -255,7 +258,8 @@ impl FakeBackend {
             abilities,
             ..Description::default()
         };
-        Self { world, fuse, description, cutting: Cutting::Instant, attaches, fences: false, polls: false }
+        let (fences, polls, ripens) = (false, false, false);
+        Self { world, fuse, description, cutting: Cutting::Instant, attaches, fences, polls, ripens }
     }
 
     /// The same, and it can be asked about much pending work at once.
@@ -310,8 +314,10 @@ impl FakeBackend {
     ) -> Result<Effect<T>, Error> {
         self.fuse.pass().await;
         let fault = self.world().hears(verb);
-        if matches!(fault, Some(Fault::Hang)) {
-            std::future::pending::<()>().await;
+        match &fault {
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Until(bell)) => bell.notified().await,
+            _ => {}
         }
         let answer = {
             let mut world = self.world();
@@ -325,7 +331,7 @@ impl FakeBackend {
                     world.late.0.push((Instant::now() + after, Box::new(move |world| drop(act(world)))));
                     Err(Error::timeout("no answer").pending())
                 }
-                Some(Fault::Hang) | None => act(&mut world).map(Effect::Done),
+                Some(Fault::Hang | Fault::Until(_)) | None => act(&mut world).map(Effect::Done),
             }
         };
         self.fuse.pass().await;
@@ -495,7 +501,7 @@ impl Extras for FakeBackend {
         match fault {
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Refuse(error) | Fault::LoseAnswer(error)) => return Err(error),
-            Some(Fault::Pending(_) | Fault::Late(_)) | None => {}
+            Some(Fault::Pending(_) | Fault::Late(_) | Fault::Until(_)) | None => {}
         }
         let world = self.world();
         let well = || Health { reason: String::new(), message: String::new(), severe: false };
@@ -530,6 +536,7 @@ impl Snapshots for FakeBackend {
         if self.cutting != Cutting::Instant {
             self.world().copying(&Origin::Volume(wish.volume.clone()), &wish.token);
         }
+        let ready = !self.ripens;
         self.effect(Verb::Cut, wish.resume.clone(), move |world| {
             if let Some((shot, _)) = world.snapshots.get(&wish.token) {
                 return Ok(shot.clone());
@@ -542,7 +549,7 @@ impl Snapshots for FakeBackend {
                 volume: world.volumes.get(&source).map(|thing| thing.made.handle.clone()),
                 size,
                 cut: None,
-                ready: true,
+                ready,
                 mark: wish.mark,
                 token: Some(wish.token.clone()),
             };

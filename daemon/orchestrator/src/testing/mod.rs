@@ -7,6 +7,7 @@ mod clock;
 mod extents;
 mod fuse;
 mod host;
+mod natures;
 mod polling;
 mod reach;
 

@@ -17,7 +17,7 @@ impl Polling for FakeBackend {
         match fault {
             Some(Fault::Refuse(error) | Fault::LoseAnswer(error)) => return Err(error),
             Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Pending(_) | Fault::Late(_)) | None => {}
+            Some(Fault::Pending(_) | Fault::Late(_) | Fault::Until(_)) | None => {}
         }
         let standing = |asking: Asking| match asking.resume.first().copied() {
             Some(left) if left > 1 => Standing::Still(again(left - 1)),

@@ -15,7 +15,9 @@ use crate::{
 /// Which nodes reach what.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    attached: BTreeMap<Token, String>,
+    attached: BTreeMap<Token, BTreeSet<String>>,
+    /// Whether several nodes may have a volume at once.
+    pub(super) shared: bool,
     /// Who uses what, by handle.
     users: BTreeSet<(String, String)>,
     /// Who was cut off from what, and still has it.
@@ -28,7 +30,8 @@ pub(super) struct Reach {
 impl Reach {
     /// A node begins to use a volume, as a client that nobody knew before.
     pub(super) fn enter(&mut self, handle: &str, node: &str) {
-        if let Some((_, other)) = self.users.iter().find(|(of, by)| of == handle && by != node) {
+        let other = self.users.iter().find(|(of, by)| of == handle && by != node);
+        if let Some((_, other)) = other.filter(|_| !self.shared) {
             self.trespasses.push(format!("{node} uses {handle} while {other} does"));
         }
         self.cut_off.remove(&pair(handle, node));
@@ -100,11 +103,12 @@ impl Attachments for FakeBackend {
     ) -> Result<Effect<Attached>, Error> {
         self.effect(Verb::Attach, resume, move |world| {
             let handle = world.handle(&which.token)?;
-            let attached = &mut world.reach.attached;
-            if let Some(other) = attached.get(&which.token).filter(|other| **other != node.name) {
+            let shared = world.reach.shared;
+            let attached = world.reach.attached.entry(which.token).or_default();
+            if let Some(other) = attached.iter().find(|other| !shared && **other != node.name) {
                 return Err(Error::in_use(format!("attached to {other}")));
             }
-            attached.insert(which.token, node.name);
+            attached.insert(node.name);
             let connection = Connection::File { root: "/fake".into(), path: handle.as_str().to_owned() };
             Ok(Attached { connection, client: None })
         })
@@ -122,8 +126,11 @@ impl Attachments for FakeBackend {
             if world.reach.users.contains(&pair(handle.as_str(), &node.name)) {
                 return Err(Error::in_use(format!("{} uses it still", node.name)).pending());
             }
-            if world.reach.attached.get(&which.token) == Some(&node.name) {
-                world.reach.attached.remove(&which.token);
+            if let Some(attached) = world.reach.attached.get_mut(&which.token) {
+                attached.remove(&node.name);
+                if attached.is_empty() {
+                    world.reach.attached.remove(&which.token);
+                }
             }
             Ok(())
         })

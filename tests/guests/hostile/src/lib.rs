@@ -8,7 +8,7 @@ mod raw;
 mod request;
 
 use kato_plugin_sdk::{
-    attachments, extents, grow, identity, polling, snapshots,
+    attachments, extents, grow, identity, modify, polling, snapshots,
     types::{
         CapacityRange, Configuration, Connection, Cutting, Device, Error, Extent, ExtentPage, Node, Pair,
         Pending, SnapshotPage, Volume, VolumePage, Which,
@@ -18,7 +18,7 @@ use kato_plugin_sdk::{
 
 struct Hostile;
 
-kato_plugin_sdk::export!(Hostile with attachments, extents, grow, polling, snapshots);
+kato_plugin_sdk::export!(Hostile with attachments, extents, grow, modify, polling, snapshots);
 
 /// A value of the configuration.
 fn value<'a>(configuration: &'a [Pair], name: &str) -> &'a str {
@@ -53,7 +53,7 @@ impl identity::Guest for Hostile {
             size_step_bytes: 1,
             settle_ms: 1000,
             blank: identity::Blankness::Zeroes,
-            parameters: Vec::new(),
+            parameters: mutable(value(&configuration, "mutable")),
             grow: Some(identity::Growing::Online),
             snapshots: true,
             clone: true,
@@ -201,6 +201,32 @@ impl grow::Guest for Hostile {
             "shrink" => 1,
             _ => size.required_bytes,
         }))
+    }
+}
+
+/// Parameters that can be changed, as they are written: `name=default` for each.
+fn mutable(text: &str) -> Vec<identity::Parameter> {
+    let parameter = |word: &str| {
+        let (name, default) = word.split_once('=')?;
+        Some(identity::Parameter {
+            name: name.into(),
+            summary: "as it is wished".into(),
+            default: default.into(),
+            shape: "text".into(),
+            mutable: true,
+        })
+    };
+    text.split_whitespace().filter_map(parameter).collect()
+}
+
+impl modify::Guest for Hostile {
+    fn modify(
+        _configuration: Configuration,
+        _which: Which,
+        _parameters: Vec<Pair>,
+        _resume: Option<Vec<u8>>,
+    ) -> Result<modify::Modified, Error> {
+        Ok(modify::Modified::Done)
     }
 }
 
