@@ -11,9 +11,9 @@ use std::{
     path::{Path as FsPath, PathBuf},
 };
 
-use kato_orchestrator::Error;
+use kato_orchestrator::{Error, Kind};
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags},
     io::Errno,
     mount::MountAttrFlags,
 };
@@ -86,33 +86,59 @@ impl Path {
         }
         Ok(device)
     }
+
+    /// Takes the bind away, and what we made for it. What stands there and is another's is left alone; so a path needs no roots
+    /// here, and goes also when the roots are others by now, or when a link leads out of them.
+    pub(crate) fn take_away(&self) -> Result<(), Error> {
+        let place = match Place::find(&self.to, &[]) {
+            Ok(place) => place,
+            // Its folder is gone, and with it the bind.
+            Err(error) if error.kind == Kind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match self.standing(&place)? {
+            Standing::Nothing => {}
+            Standing::Ours => mount::take_down(&place.path())?,
+            Standing::Others => return Ok(()),
+            // It was bound within the roots, if at all.
+            Standing::Unknown => mount::take_down(&Place::find(&self.to, &self.roots)?.path())?,
+        }
+        place.clear()
+    }
+
+    /// Whose is what is mounted at a place.
+    fn standing(&self, place: &Place) -> Result<Standing, Error> {
+        let point = match place.open(OFlags::empty()) {
+            Ok(point) => point,
+            // Not there, or a link: nothing is bound to either.
+            Err(_) if !place.is_mounted()? => return Ok(Standing::Nothing),
+            Err(error) => return Err(error),
+        };
+        if !mount::is_mount_root(&mount::look(point.as_fd())?) {
+            return Ok(Standing::Nothing);
+        }
+        // Nobody knows what it was once the volume is not mounted any more.
+        let Some(source) = Some(()).filter(|()| self.from.is_absolute()).and_then(|()| self.source().ok())
+        else {
+            return Ok(Standing::Unknown);
+        };
+        Ok(match is_same(source.as_fd(), point.as_fd(), self.device)? {
+            true => Standing::Ours,
+            false => Standing::Others,
+        })
+    }
 }
 
-/// Takes a bind away, and what we made for it.
-pub(crate) fn take_away(path: &FsPath, roots: &[PathBuf]) -> Result<(), Error> {
-    let place = match Place::find(path, roots) {
-        Ok(place) => place,
-        // Its folder is gone, and with it the bind.
-        Err(error) if error.kind == kato_orchestrator::Kind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let here = place.path();
-    mount::take_down(&here)?;
-    if !mount::is_ours(&here) {
-        return Ok(());
-    }
-    let is_directory = match rustix::fs::statat(&place.folder, &place.name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(failed(format_args!("look at {}", path.display()), error)),
-    };
-    if is_directory {
-        return mount::remove_place(&here);
-    }
-    match rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(failed(format_args!("remove {}", path.display()), error)),
-    }
+/// Whose is what is mounted somewhere.
+enum Standing {
+    /// Nothing is.
+    Nothing,
+    /// The volume, or its device.
+    Ours,
+    /// Somebody else's.
+    Others,
+    /// Nobody can tell.
+    Unknown,
 }
 
 /// Whether two descriptors are of one directory, or of one device.
@@ -163,6 +189,36 @@ impl Place {
     /// The path without links, as the kernel tells it of what is mounted there.
     fn path(&self) -> PathBuf {
         self.real.join(&self.name)
+    }
+
+    /// Whether anything is mounted there, whatever can be opened.
+    fn is_mounted(&self) -> Result<bool, Error> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        match rustix::fs::statx(&self.folder, &self.name, flags, StatxFlags::BASIC_STATS) {
+            Ok(stat) => Ok(mount::is_mount_root(&stat)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(failed(format_args!("look at {}", self.told.display()), error)),
+        }
+    }
+
+    /// Removes what we made there, once nothing is mounted on it.
+    fn clear(&self) -> Result<(), Error> {
+        let here = self.path();
+        if !mount::is_ours(&here) {
+            return Ok(());
+        }
+        let is_directory = match rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(failed(format_args!("look at {}", self.told.display()), error)),
+        };
+        if is_directory {
+            return mount::remove_place(&here);
+        }
+        match rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(failed(format_args!("remove {}", self.told.display()), error)),
+        }
     }
 
     /// Opens the directory, making it if it is not there. Says whether it made it.

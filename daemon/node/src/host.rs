@@ -313,26 +313,20 @@ impl Filesystems for LinuxHost {
     }
 
     async fn bind(&self, volume: VolumeId, bind: &Bind) -> Result<(), Error> {
-        let path = crate::bind::Path {
-            from: absolute(&bind.from)?,
-            to: absolute(&bind.to)?,
-            read_only: bind.read_only,
-            device: bind.device,
-            group: bind.group,
-            roots: self.config.roots.clone(),
-        };
+        let path = self.bound(bind)?;
+        absolute(&bind.from)?;
         if self.directories().contains(&volume) {
             return self.nearby(volume, move || path.make()).await;
         }
         self.change(volume, Task::Bind(path)).await.map(drop)
     }
 
-    async fn unbind(&self, volume: VolumeId, path: &str) -> Result<(), Error> {
-        let (path, roots) = (absolute(path)?, self.config.roots.clone());
+    async fn unbind(&self, volume: VolumeId, bind: &Bind) -> Result<(), Error> {
+        let path = self.bound(bind)?;
         if self.directories().contains(&volume) {
-            return self.nearby(volume, move || crate::bind::take_away(&path, &roots)).await;
+            return self.nearby(volume, move || path.take_away()).await;
         }
-        self.change(volume, Task::Unbind { path, roots }).await.map(drop)
+        self.change(volume, Task::Unbind(path)).await.map(drop)
     }
 
     async fn freeze(&self, volume: VolumeId, path: &str, at_most: Duration) -> Result<(), Error> {
@@ -441,6 +435,24 @@ fn mounted_at(place: &Path, wish: &MountWish, device: Device, fs_behind: bool) -
 
 fn join(root: &str, path: &str) -> String {
     Path::new(root).join(path).display().to_string()
+}
+
+impl LinuxHost {
+    /// What is bound, and where to. Nothing is said of what when nobody knows.
+    fn bound(&self, bind: &Bind) -> Result<crate::bind::Path, Error> {
+        let from = match bind.from.as_str() {
+            "" => PathBuf::new(),
+            from => absolute(from)?,
+        };
+        Ok(crate::bind::Path {
+            from,
+            to: absolute(&bind.to)?,
+            read_only: bind.read_only,
+            device: bind.device,
+            group: bind.group,
+            roots: self.config.roots.clone(),
+        })
+    }
 }
 
 fn absolute(path: &str) -> Result<PathBuf, Error> {

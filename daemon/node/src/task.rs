@@ -52,7 +52,7 @@ pub(crate) enum Task {
     Mount { way: Way, options: Vec<String>, read_only: bool, root: Root, place: PathBuf },
     Unmount { way: Way, places: Vec<PathBuf> },
     Bind(crate::bind::Path),
-    Unbind { path: PathBuf, roots: Vec<PathBuf> },
+    Unbind(crate::bind::Path),
     Hold { path: PathBuf, at_most: Duration, worker: Vec<OsString> },
     Watch { path: PathBuf, at_most: Duration },
     Thaw { path: PathBuf },

@@ -24,7 +24,7 @@ use rustix::{
 };
 
 use crate::{
-    bind, check,
+    check,
     command::Programs,
     connect::{Connected, Way},
     errno::failed,
@@ -61,7 +61,7 @@ pub(crate) fn perform(job: Job, daemon: &mut UnixStream) -> Result<Answer, Error
         }
         Task::Unmount { way, places } => unmount_volume(volume?, &way, &places),
         Task::Bind(path) => path.make().map(|()| Answer::Done),
-        Task::Unbind { path, roots } => bind::take_away(&path, &roots).map(|()| Answer::Done),
+        Task::Unbind(path) => path.take_away().map(|()| Answer::Done),
         Task::Hold { path, at_most, worker } => {
             freeze::hold(&path, at_most, &worker, desk.daemon).map(Answer::Held)
         }

@@ -104,11 +104,21 @@ async fn no_link_leads_a_mount_out_of_the_allowed_folders() {
         let path = allowed.join(path);
         let volume = make(format!("staged-{number}"), &usual()).await;
         refused("stage", &path, house.stage(&volume, &path, &usual(), &NOTHING).await);
+        // Whoever was refused can go elsewhere, and take everything back.
+        let elsewhere = folder(&ground, &format!("kubelet/elsewhere-{number}"));
+        until_done("stage", async || house.stage(&volume, &elsewhere, &usual(), &NOTHING).await).await;
+        for path in [&path, &elsewhere] {
+            until_done("unstage", async || house.unstage(&volume.volume_id, path).await).await;
+        }
+        house.delete(&volume.volume_id).await.unwrap();
         for (what, capability) in [("a mount", usual()), ("a device", raw.clone())] {
             let volume = make(format!("{what}-{number}"), &capability).await;
             let staged = folder(&ground, &format!("kubelet/{what}-{number}"));
             house.stage(&volume, &staged, &capability, &NOTHING).await.unwrap();
             refused(what, &path, house.publish(&volume, &staged, &path, &capability).await);
+            until_done("unpublish", async || house.unpublish(&volume.volume_id, &path).await).await;
+            until_done("unstage", async || house.unstage(&volume.volume_id, &staged).await).await;
+            house.delete(&volume.volume_id).await.unwrap();
         }
     }
     assert_eq!(fs::read_dir(outside.join("there")).unwrap().count(), 0);
@@ -123,6 +133,34 @@ async fn no_link_leads_a_mount_out_of_the_allowed_folders() {
     assert!(!allowed.join("real/one").exists());
     house.unstage(&volume.volume_id, &staged).await.unwrap();
     house.delete(&volume.volume_id).await.unwrap();
+    is_clean(&ground);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_or_takes_down_what_another_has_at_a_place() {
+    let ground = Ground::new();
+    let house = Plan::all(&ground).open().await;
+    let (one, two) =
+        (house.create(wish("one", 16)).await.unwrap(), house.create(wish("two", 16)).await.unwrap());
+    let (staged, other, target) =
+        (folder(&ground, "staged"), folder(&ground, "other"), folder(&ground, "pods").join("target"));
+    house.stage(&one, &staged, &usual(), &NOTHING).await.unwrap();
+    house.stage(&two, &other, &usual(), &NOTHING).await.unwrap();
+    house.publish(&one, &staged, &target, &usual()).await.unwrap();
+    fs::write(target.join("file"), "one").unwrap();
+    let refused = house.publish(&two, &other, &target, &usual()).await.unwrap_err();
+    assert!(matches!(refused.code(), Code::FailedPrecondition | Code::AlreadyExists), "{refused}");
+    let whole = || assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "one");
+    whole();
+    until_done("unpublish", async || house.unpublish(&two.volume_id, &target).await).await;
+    until_done("unstage", async || house.unstage(&two.volume_id, &other).await).await;
+    house.delete(&two.volume_id).await.unwrap();
+    whole();
+    house.unpublish(&one.volume_id, &target).await.unwrap();
+    house.unstage(&one.volume_id, &staged).await.unwrap();
+    assert!(!target.exists());
+    is_clean(&ground);
     house.close().await;
 }
 

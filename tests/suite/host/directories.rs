@@ -270,14 +270,14 @@ async fn binds_are_made_once_and_taken_away_with_their_path() {
         assert_eq!(fs::read(format!("{target}/y")).unwrap(), b"y");
         let error = node.bind(volume.id, &Bind::directory(&mounted.path, target, true)).await.unwrap_err();
         assert_eq!(error.kind, Kind::Precondition, "{error}");
-        node.unbind(volume.id, target).await.unwrap();
-        node.unbind(volume.id, target).await.unwrap();
+        node.unbind(volume.id, &Bind::directory("", target, false)).await.unwrap();
+        node.unbind(volume.id, &Bind::directory("", target, false)).await.unwrap();
         assert!(!fs::exists(target).unwrap());
         // A directory that was there before stays.
         let own = ground.path("own");
         fs::create_dir_all(&own).unwrap();
         node.bind(volume.id, &Bind::directory(&mounted.data, own.to_str().unwrap(), false)).await.unwrap();
-        node.unbind(volume.id, own.to_str().unwrap()).await.unwrap();
+        node.unbind(volume.id, &Bind::directory("", own.to_str().unwrap(), false)).await.unwrap();
         assert!(fs::exists(&own).unwrap());
     }
 }

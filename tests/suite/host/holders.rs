@@ -78,7 +78,7 @@ async fn a_bind_keeps_the_device_and_its_path_is_named() {
     let error = disk.unmount(&node).await.unwrap_err();
     assert_eq!(error.kind, Kind::InUse);
     assert!(error.message.contains(target), "{error}");
-    node.unbind(disk.id, target).await.unwrap();
+    node.unbind(disk.id, &Bind::directory("", target, false)).await.unwrap();
     disk.unmount(&node).await.unwrap();
     assert!(ground.loops().is_empty());
 }
@@ -279,7 +279,7 @@ async fn what_nobody_knows_goes_only_when_nobody_has_it() {
     let target = target.to_str().unwrap();
     node.bind(disk.id, &Bind::directory(&mounted.data, target, false)).await.unwrap();
     refused(&mount, target).await;
-    node.unbind(disk.id, target).await.unwrap();
+    node.unbind(disk.id, &Bind::directory("", target, false)).await.unwrap();
     let file = fs::File::open(format!("{}/file", mounted.data)).unwrap();
     refused(&mount, &std::process::id().to_string()).await;
     drop(file);

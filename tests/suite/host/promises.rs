@@ -135,7 +135,7 @@ async fn a_bound_volume_is_in_use_until_it_is_unbound(stage: Stage) {
     }
     assert_eq!(stage.unmount().await.unwrap_err().kind, Kind::InUse);
     for _ in 0..2 {
-        stage.host.unbind(stage.volume, &stage.target).await.unwrap();
+        stage.host.unbind(stage.volume, &Bind::directory("", &stage.target, false)).await.unwrap();
     }
     stage.unmount().await.unwrap();
 }

@@ -361,8 +361,9 @@ fn answer(family: &Family, attachment: &Attachment) -> Option<AttachedVolume> {
 fn attached(progress: &Progress, node: &NodeId) -> Verdict<AttachedVolume> {
     let Sight::Volume(family) = &progress.sight else { return Verdict::Wait };
     let Some(attachment) = family.attachments.get(node) else {
-        return Verdict::Answer(Err(Error::precondition(
-            "it was detached by somebody else while it was attached",
+        // Whoever did may have been the same caller, who had given up.
+        return Verdict::Answer(Err(Error::busy(
+            "it was detached by somebody else while it was attached: try again",
         )));
     };
     answer(family, attachment).map_or(Verdict::Wait, |attached| Verdict::Answer(Ok(attached)))

@@ -154,8 +154,9 @@ pub trait Filesystems: Send + Sync {
     /// Binds a mounted volume's data, or its device, to a path of the caller's choice.
     async fn bind(&self, volume: VolumeId, bind: &Bind) -> Result<(), Error>;
 
-    /// Takes such a bind away, and the path where we made it.
-    async fn unbind(&self, volume: VolumeId, path: &str) -> Result<(), Error>;
+    /// Takes such a bind away, and the path where we made it. What stands there and is not this volume's stays, as far as
+    /// `from` tells what is; it is empty where nobody knows any more.
+    async fn unbind(&self, volume: VolumeId, bind: &Bind) -> Result<(), Error>;
 
     /// Holds all writes, until [`Filesystems::thaw`] or at most this long.
     async fn freeze(&self, volume: VolumeId, path: &str, at_most: Duration) -> Result<(), Error>;

@@ -11,7 +11,7 @@ use crate::{
     mark::Mark,
     model::{
         AttachmentState, Bytes, CapacityRange, Connection, FsState, Hold, HolderId, Intent, Keeping,
-        LostMount, Mount, MountState, NodeId, PublicationState, Target, Volume, VolumeState,
+        LostMount, Mount, MountState, NodeId, Publication, PublicationState, Target, Volume, VolumeState,
     },
     ops::unmount::take_down,
     ports::{
@@ -262,7 +262,7 @@ pub(super) async fn take_down_lost(house: &Arc<House>, family: &Family) -> Resul
         let host = &house.ports.host;
         for holder in lost.holders.values() {
             if let Target::Path(path) = &holder.target {
-                host.unbind(id, path).await?;
+                host.unbind(id, &Bind { device: lost.mount.raw, ..Bind::directory("", path, false) }).await?;
             }
         }
         match &lost.connection {
@@ -364,6 +364,23 @@ async fn edit_mount(
         .map(drop)
 }
 
+/// What is bound for a publication, as far as the volume is still mounted; nothing where no path was asked for.
+fn bound(house: &House, family: &Family, publication: &Publication) -> Option<Bind> {
+    let Target::Path(to) = &publication.target else { return None };
+    let mount = family.mounts.get(house.node());
+    let from = mount.and_then(|mount| match mount.raw {
+        true => mount.device.clone(),
+        false => family.view().and_then(|view| view.path_on(house.node())),
+    });
+    Some(Bind {
+        from: from.unwrap_or_default(),
+        to: to.clone(),
+        read_only: publication.read_only,
+        device: mount.is_some_and(|mount| mount.raw),
+        group: publication.group,
+    })
+}
+
 pub(super) async fn bind(
     house: &Arc<House>,
     family: &Family,
@@ -372,19 +389,10 @@ pub(super) async fn bind(
 ) -> Result<(), Error> {
     let key = (house.node().clone(), holder.clone());
     let Some(publication) = family.publications.get(&key) else { return Ok(()) };
-    let Some(mount) = family.mounts.get(house.node()) else { return Ok(()) };
-    if let Target::Path(to) = &publication.target {
-        let from = match mount.raw {
-            true => mount.device.clone(),
-            false => family.view().and_then(|view| view.path_on(house.node())),
-        };
-        let bind = Bind {
-            from: from.unwrap_or_default(),
-            to: to.clone(),
-            read_only: publication.read_only,
-            device: mount.raw,
-            group: publication.group,
-        };
+    if !family.mounts.contains_key(house.node()) {
+        return Ok(());
+    }
+    if let Some(bind) = bound(house, family, publication) {
         house.ports.host.bind(volume.id, &bind).await?;
     }
     house
@@ -410,8 +418,8 @@ pub(super) async fn unbind(
 ) -> Result<(), Error> {
     let key = (house.node().clone(), holder.clone());
     let Some(publication) = family.publications.get(&key) else { return Ok(()) };
-    if let Target::Path(path) = &publication.target
-        && let Err(error) = house.ports.host.unbind(volume.id, path).await
+    if let Some(bind) = bound(house, family, publication)
+        && let Err(error) = house.ports.host.unbind(volume.id, &bind).await
     {
         warn!(volume.id = %volume.id, holder = %holder, error = %error, "could not take a bind away");
         return Err(error);

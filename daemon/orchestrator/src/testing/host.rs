@@ -327,15 +327,18 @@ impl Filesystems for FakeHost {
             if !there {
                 return Err(Error::internal("bound before it was mounted"));
             }
+            if world.binds.get(&bind.to).is_some_and(|other| *other != volume) {
+                return Err(Error::precondition("another volume is bound there"));
+            }
             world.binds.insert(bind.to.clone(), volume);
         }
         self.fuse.pass().await;
         Ok(())
     }
 
-    async fn unbind(&self, _: VolumeId, path: &str) -> Result<(), Error> {
+    async fn unbind(&self, volume: VolumeId, bind: &Bind) -> Result<(), Error> {
         self.fuse.pass().await;
-        self.world().binds.remove(path);
+        self.world().binds.retain(|at, bound| *at != bind.to || *bound != volume);
         self.fuse.pass().await;
         Ok(())
     }
