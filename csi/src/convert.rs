@@ -18,7 +18,7 @@ use prost_types::Timestamp as WireTime;
 use crate::{
     context,
     door::Door,
-    ids::ThingId,
+    ids::{ThingId, named},
     nodes::{self, NodeName},
     protocol::{
         self as wire, CapacityRange as WireRange, CreateSnapshotRequest, CreateVolumeGroupSnapshotRequest,
@@ -26,7 +26,6 @@ use crate::{
         volume_capability::{AccessType, access_mode::Mode},
         volume_content_source,
     },
-    volumes,
 };
 
 /// The word of a place that names a node.
@@ -266,7 +265,7 @@ pub(crate) fn anywhere_from_wire(id: &str) -> Result<VolumeRef, Error> {
 
 /// The same, or the inline volume of that name: nobody else gave it one, so it is called by its id.
 pub(crate) fn here_from_wire(id: &str) -> Result<VolumeRef, Error> {
-    match volumes::named(anywhere_from_wire(id))? {
+    match named(anywhere_from_wire(id))? {
         Some(volume) => Ok(volume),
         None => Ok(VolumeName::parse(id)?.into()),
     }

@@ -14,14 +14,13 @@ use crate::{
     capabilities::Claims,
     convert,
     door::{Answer, Door},
-    ids::ThingId,
+    ids::{ThingId, named},
     protocol::{
         CreateVolumeGroupSnapshotRequest, CreateVolumeGroupSnapshotResponse,
         DeleteVolumeGroupSnapshotRequest, DeleteVolumeGroupSnapshotResponse, GetVolumeGroupSnapshotRequest,
         GetVolumeGroupSnapshotResponse, GroupControllerGetCapabilitiesRequest,
         GroupControllerGetCapabilitiesResponse, VolumeGroupSnapshot, group_controller_server,
     },
-    volumes::named,
 };
 
 /// The service.

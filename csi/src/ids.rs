@@ -6,7 +6,7 @@
 //! take what it was to delete for deleted.
 
 use kato_orchestrator::{
-    Error,
+    Error, Kind,
     model::{BackendName, GroupId, Handle, NodeId},
 };
 
@@ -97,6 +97,15 @@ impl ThingId {
     }
 }
 
+/// What is meant, or nothing where that is no name of ours.
+pub(crate) fn named<T>(meant: Result<T, Error>) -> Result<Option<T>, Error> {
+    match meant {
+        Ok(thing) => Ok(Some(thing)),
+        Err(error) if error.kind == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn foreign(text: &str) -> Error {
     Error::not_found("nothing of ours has such an id: ours are BACKEND/HANDLE or BACKEND@NODE/HANDLE")
         .about(format!("id {text:?}"))
@@ -104,8 +113,6 @@ fn foreign(text: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use kato_orchestrator::Kind;
-
     use super::*;
 
     fn id(backend: &str, handle: &str) -> ThingId {

@@ -21,6 +21,7 @@ use crate::{
     convert::{self, Capability, NodeNames},
     door::{Answer, Door},
     health,
+    ids::named,
     nodes::Place,
     protocol::{
         NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
@@ -31,7 +32,6 @@ use crate::{
         NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
         NodeUnstageVolumeResponse, Topology, VolumeUsage, node_server, volume_usage::Unit,
     },
-    volumes::named,
 };
 
 /// The service.

@@ -39,9 +39,10 @@ impl ContextKind {
     }
 }
 
-/// What contexts are sealed with. Every process of one cluster has the same.
+/// What contexts are sealed with. Every process of one cluster has the same. It is kept as the state that every seal begins
+/// with: lists seal very many.
 #[derive(Clone)]
-pub struct SealKey(Vec<u8>);
+pub struct SealKey(Hmac<Sha256>);
 
 impl fmt::Debug for SealKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,7 +55,8 @@ impl SealKey {
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, Error> {
         let bytes = bytes.into();
         match bytes.len() {
-            KEY_LEAST.. => Ok(Self(bytes)),
+            #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
+            KEY_LEAST.. => Ok(Self(Hmac::new_from_slice(&bytes).expect("HMAC takes keys of every length"))),
             length => Err(Error::invalid(format!(
                 "the key for seals has {length} bytes, and less than {KEY_LEAST} can be guessed: make one with \
                  `head -c 32 /dev/urandom | base64`"
@@ -71,7 +73,7 @@ impl SealKey {
     ) -> Result<BTreeMap<String, String>, Error> {
         words.remove(SEAL);
         let tag = self.mac(kind, volume, &words).finalize().into_bytes();
-        words.insert(SEAL.to_owned(), tag.iter().map(|byte| format!("{byte:02x}")).collect());
+        words.insert(SEAL.to_owned(), to_hex(&tag));
         let size: usize = words.iter().map(|(key, value)| key.len() + value.len()).sum();
         match size <= MAP_LIMIT {
             true => Ok(words),
@@ -113,8 +115,7 @@ impl SealKey {
 
     fn mac(&self, kind: ContextKind, volume: &str, words: &BTreeMap<String, String>) -> Hmac<Sha256> {
         // Each part is led by its length, so that no two contexts are the same bytes.
-        #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of every length");
+        let mut mac = self.0.clone();
         let mut part = |text: &str| {
             mac.update(&(text.len() as u64).to_be_bytes());
             mac.update(text.as_bytes());
@@ -133,6 +134,11 @@ impl SealKey {
 /// What the seal covers.
 fn ours(words: &BTreeMap<String, String>) -> impl Iterator<Item = (&String, &String)> {
     words.iter().filter(|(key, _)| key.starts_with(OURS) && *key != SEAL)
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

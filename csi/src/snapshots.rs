@@ -12,14 +12,14 @@ use prost::Message as _;
 use crate::{
     convert,
     door::Door,
-    ids::ThingId,
+    ids::{ThingId, named},
     pages::{self, Filter, List},
     protocol::{
         CreateSnapshotRequest, CreateSnapshotResponse, DeleteSnapshotRequest, DeleteSnapshotResponse,
         GetSnapshotRequest, GetSnapshotResponse, ListSnapshotsRequest, ListSnapshotsResponse,
         list_snapshots_response,
     },
-    volumes::{ANSWER_LIMIT, named},
+    volumes::ANSWER_LIMIT,
 };
 
 /// How many are read from the records at a time.

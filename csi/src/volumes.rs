@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use kato_orchestrator::{
-    Error, Kind,
+    Error,
     model::{Connection, FsState, VolumeId},
     ops::{
         AskRoom, AttachVolume, Context, DeleteVolume, DetachVolume, GrowVolume, ModifyVolume, Reach,
@@ -17,6 +17,7 @@ use crate::{
     context,
     convert::{self, Capability, NodeNames},
     door::Door,
+    ids::named,
     pages::{self, Filter, List},
     protocol::{
         ControllerExpandVolumeRequest, ControllerExpandVolumeResponse, ControllerGetVolumeRequest,
@@ -277,13 +278,4 @@ pub(crate) async fn modify(
     }
     door.orchestrator.modify(&ctx, ModifyVolume { volume, parameters }).await?;
     Ok(ControllerModifyVolumeResponse {})
-}
-
-/// What is meant, or nothing where that is no name of ours.
-pub(crate) fn named<T>(meant: Result<T, Error>) -> Result<Option<T>, Error> {
-    match meant {
-        Ok(thing) => Ok(Some(thing)),
-        Err(error) if error.kind == Kind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -11,7 +11,7 @@ use std::{
     path::{Path as FsPath, PathBuf},
 };
 
-use kato_orchestrator::{Error, Kind};
+use kato_orchestrator::Error;
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags},
     io::Errno,
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     connect::directory,
-    errno::failed,
+    errno::{failed, is},
     mount::{self, Options},
 };
 
@@ -90,12 +90,14 @@ impl Path {
     /// Takes the bind away, and what we made for it. What stands there and is another's is left alone; so a path needs no roots
     /// here, and goes also when the roots are others by now, or when a link leads out of them.
     pub(crate) fn take_away(&self) -> Result<(), Error> {
-        let place = match Place::find(&self.to, &[]) {
-            Ok(place) => place,
+        let folder = self.to.parent().map(FsPath::canonicalize);
+        if let Some(Err(error)) = folder
+            && [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].into_iter().any(|errno| is(&error, errno))
+        {
             // Its folder is gone, and with it the bind.
-            Err(error) if error.kind == Kind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
+            return Ok(());
+        }
+        let place = Place::find(&self.to, &[])?;
         match self.standing(&place)? {
             Standing::Nothing => {}
             Standing::Ours => mount::take_down(&place.path())?,
@@ -207,13 +209,15 @@ impl Place {
         if !mount::is_ours(&here) {
             return Ok(());
         }
-        let is_directory = match rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+        match rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => return mount::remove_place(&here),
+                FileType::RegularFile => {}
+                // We make nothing else.
+                _ => return Ok(()),
+            },
             Err(Errno::NOENT) => return Ok(()),
             Err(error) => return Err(failed(format_args!("look at {}", self.told.display()), error)),
-        };
-        if is_directory {
-            return mount::remove_place(&here);
         }
         match rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),

@@ -98,7 +98,9 @@ impl Journal {
     ) -> Result<(Vec<Family>, bool), Error> {
         let mut families: Vec<Family> = Vec::new();
         loop {
-            let page = self.store.scan(keys::VOLUMES, after.as_deref(), PAGE).await?;
+            // Most families are one record; one more tells whether there is more.
+            let wanted = limit.saturating_sub(families.len()).saturating_add(1).clamp(16, PAGE);
+            let page = self.store.scan(keys::VOLUMES, after.as_deref(), wanted).await?;
             for entry in &page {
                 let Some(id) = keys::volume_of(&entry.key) else { continue };
                 if families.last().is_none_or(|family| family.id != id) {
@@ -111,7 +113,7 @@ impl Journal {
                     sort_in(family, &keys::volume(id), entry)?;
                 }
             }
-            if page.len() < PAGE {
+            if page.len() < wanted {
                 return Ok((families, false));
             }
             after = page.last().map(|entry| entry.key.clone());

@@ -280,6 +280,7 @@ fn fits(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Error>
     if access.purpose == Purpose::Stage
         && let Some(other) = others().find(|one| one.purpose == Purpose::Stage)
     {
+        still_leaving(other)?;
         return Err(Error::already_exists(format!(
             "it is staged at {} on this node: unstage it there before it is staged elsewhere",
             other.holder
@@ -288,6 +289,7 @@ fn fits(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Error>
     if access.purpose == Purpose::Use && matches!(wish.target, Target::Path(_)) {
         let other = others().find(|one| one.purpose == Purpose::Use && (access.alone || one.alone));
         if let Some(other) = other {
+            still_leaving(other)?;
             return Err(Error::precondition(format!(
                 "it is published at {} on this node, and whoever has it wants it alone: unpublish it there first",
                 other.holder
@@ -316,6 +318,16 @@ fn fits(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Error>
         )));
     }
     Ok(())
+}
+
+/// Lets a wish wait for whoever is on the way out.
+fn still_leaving(other: &Publication) -> Result<(), Error> {
+    match other.state {
+        PublicationState::Leaving => {
+            Err(Error::busy(format!("it is being taken from {}: try again in a moment", other.holder)))
+        }
+        PublicationState::Publishing | PublicationState::Published => Ok(()),
+    }
 }
 
 /// A volume that was never formatted gets the filesystem that its first user expects; another one has what it has.
