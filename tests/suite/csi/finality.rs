@@ -107,7 +107,7 @@ impl Eve {
     }
 
     /// It was done once, and a repeat changes nothing.
-    async fn is_done(self, call: Call, there: [usize; 3]) {
+    async fn comes_to(self, call: Call, there: [usize; 3]) {
         self.ask(call).await.unwrap();
         assert_eq!(self.scene.has(), there, "{call:?}");
         let handle = self.volume.volume_id.trim_start_matches("fake/").to_owned();
@@ -160,7 +160,7 @@ async fn an_answer_that_was_lost_is_asked_for_again_and_everything_is_done_once(
         let open = eve.until_answered(call).await;
         assert!(open > 0, "{call:?} was answered although every answer was lost");
         assert_eq!(eve.scene.world().heard(verb), 5, "{call:?}");
-        eve.is_done(call, there).await;
+        eve.comes_to(call, there).await;
     }
 }
 
@@ -172,7 +172,7 @@ async fn what_comes_true_after_everybody_has_given_up_is_found_and_not_done_agai
         eve.scene.fault(verb, Fault::Late(Duration::from_secs(3600)));
         eve.until_answered(call).await;
         eve.scene.world().come_true(true);
-        eve.is_done(call, there).await;
+        eve.comes_to(call, there).await;
     }
 }
 
@@ -194,7 +194,7 @@ async fn while_the_backend_is_at_work_nobody_hears_an_end_and_it_is_not_asked_tw
         if call != Call::Unpublish {
             assert_eq!(eve.scene.world().heard(verb), before + 1, "{call:?}");
         }
-        eve.is_done(call, there).await;
+        eve.comes_to(call, there).await;
     }
 }
 
@@ -229,7 +229,7 @@ async fn a_full_backend_is_said_to_be_full_and_nothing_is_left_of_the_wish() {
         // Nothing asks by itself either.
         assert_eq!(eve.scene.world().heard(verb), 1, "{call:?}");
         eve.ask(call).await.unwrap();
-        eve.is_done(call, there).await;
+        eve.comes_to(call, there).await;
     }
 }
 
