@@ -213,7 +213,7 @@ async fn an_honest_backend_is_told_apart_from_a_hostile_one() {
 async fn a_component_says_what_it_is_without_running() {
     let found = kato_plugin_host::inspect(&component()).unwrap();
     assert_eq!(found.manifest.as_ref().unwrap().name, "hostile");
-    assert_eq!(found.offers, ["attachments", "extents", "grow", "polling", "snapshots"]);
+    assert_eq!(found.offers, ["attachments", "extents", "grow", "modify", "polling", "snapshots"]);
     assert!(found.forgotten().is_empty() && found.unknown.is_empty());
     assert!(found.imports.iter().any(|import| import.starts_with("kato:storage/files@1.")));
     assert!(!found.imports.iter().any(|import| import.starts_with("wasi:sockets/")));
