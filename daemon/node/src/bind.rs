@@ -13,7 +13,7 @@ use std::{
 
 use kato_orchestrator::Error;
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
     mount::MountAttrFlags,
 };
@@ -98,36 +98,35 @@ impl Path {
             return Ok(());
         }
         let place = Place::find(&self.to, &[])?;
-        match self.standing(&place)? {
+        match self.standing(&place) {
             Standing::Nothing => {}
             Standing::Ours => mount::take_down(&place.path())?,
             Standing::Others => return Ok(()),
-            // It was bound within the roots, if at all.
+            // It was bound within the roots, if at all; where nothing is mounted there is nothing to take down.
+            Standing::Unknown if place.is_gone() => return Ok(()),
             Standing::Unknown => mount::take_down(&Place::find(&self.to, &self.roots)?.path())?,
         }
         place.clear()
     }
 
-    /// Whose is what is mounted at a place.
-    fn standing(&self, place: &Place) -> Result<Standing, Error> {
-        let point = match place.open(OFlags::empty()) {
-            Ok(point) => point,
-            // Not there, or a link: nothing is bound to either.
-            Err(_) if !place.is_mounted()? => return Ok(Standing::Nothing),
-            Err(error) => return Err(error),
-        };
-        if !mount::is_mount_root(&mount::look(point.as_fd())?) {
-            return Ok(Standing::Nothing);
+    /// Whose is what is mounted at a place. A filesystem that was shut down tells nothing of itself, and neither does a
+    /// volume that is not mounted any more.
+    fn standing(&self, place: &Place) -> Standing {
+        let Ok(point) = place.open(OFlags::empty()) else { return Standing::Unknown };
+        match mount::look(point.as_fd()) {
+            Ok(stat) if !mount::is_mount_root(&stat) => return Standing::Nothing,
+            Ok(_) => {}
+            Err(_) => return Standing::Unknown,
         }
-        // Nobody knows what it was once the volume is not mounted any more.
-        let Some(source) = Some(()).filter(|()| self.from.is_absolute()).and_then(|()| self.source().ok())
-        else {
-            return Ok(Standing::Unknown);
-        };
-        Ok(match is_same(source.as_fd(), point.as_fd(), self.device)? {
-            true => Standing::Ours,
-            false => Standing::Others,
-        })
+        if self.from.as_os_str().is_empty() {
+            return Standing::Unknown;
+        }
+        let same = self.source().and_then(|source| is_same(source.as_fd(), point.as_fd(), self.device));
+        match same {
+            Ok(true) => Standing::Ours,
+            Ok(false) => Standing::Others,
+            Err(_) => Standing::Unknown,
+        }
     }
 }
 
@@ -193,14 +192,10 @@ impl Place {
         self.real.join(&self.name)
     }
 
-    /// Whether anything is mounted there, whatever can be opened.
-    fn is_mounted(&self) -> Result<bool, Error> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        match rustix::fs::statx(&self.folder, &self.name, flags, StatxFlags::BASIC_STATS) {
-            Ok(stat) => Ok(mount::is_mount_root(&stat)),
-            Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(failed(format_args!("look at {}", self.told.display()), error)),
-        }
+    /// Whether there is nothing of that name.
+    fn is_gone(&self) -> bool {
+        let found = rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        matches!(found, Err(Errno::NOENT))
     }
 
     /// Removes what we made there, once nothing is mounted on it.
