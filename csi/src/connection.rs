@@ -30,12 +30,11 @@ pub(crate) fn to_wire(connection: &Connection) -> Words {
             word("identity", identity);
             word("value", value);
         }
-        Connection::Rbd { monitors, pool, namespace, image, user } => {
-            word("monitors", &joined(monitors));
+        Connection::Rbd { cluster, pool, namespace, image } => {
+            word("cluster", cluster);
             word("pool", pool);
             word("namespace", namespace);
             word("image", image);
-            word("user", user);
         }
         Connection::Iscsi { portals, iqn, lun, multipath, initiator } => {
             word("portals", &joined(portals));
@@ -68,11 +67,10 @@ pub(crate) fn from_wire(words: &Words) -> Result<Connection, Error> {
         "file" => Connection::File { root: word("root-folder"), path: word("path") },
         "device" => Connection::Device { identity: word("identity"), value: word("value") },
         "rbd" => Connection::Rbd {
-            monitors: list("monitors"),
+            cluster: word("cluster"),
             pool: word("pool"),
             namespace: word("namespace"),
             image: word("image"),
-            user: word("user"),
         },
         "iscsi" => Connection::Iscsi {
             portals: list("portals"),
@@ -111,11 +109,10 @@ mod tests {
             Connection::File { root: text("/srv"), path: text("b") },
             Connection::Device { identity: text("nvme-serial"), value: text("vol1") },
             Connection::Rbd {
-                monitors: vec![text("10.0.0.1:6789"), text("[fe80::1]:6789")],
+                cluster: text("ceph"),
                 pool: text("rbd"),
                 namespace: String::new(),
                 image: text("i"),
-                user: text("kato"),
             },
             Connection::Iscsi {
                 portals: vec![text("10.0.0.2:3260")],

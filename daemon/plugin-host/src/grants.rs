@@ -23,12 +23,15 @@
 //! - *commands* (`grants/commands.rs`): whole command lines with typed holes. No hole is a path or begins
 //!   with a dash, because options such as `--log-file` make "a program and its first arguments" no grant. What
 //!   runs sees a read-only file system without volumes (`confine.rs`).
+//! - *a Ceph pool* (`grants/ceph.rs`): command lines that this project answers for, with the pool and the identity fixed
+//!   by the operator, and connections to images in that pool.
 //! - *connections* (`grants/connections.rs`): what a plugin answers is checked before the node sees it.
 //!
 //! **Both must agree.** A plugin asks in its manifest, the operator grants in the configuration, and the
 //! effective power is what both name. So a plugin that is replaced by one that wants more gets no more, and
 //! a grant that is too wide is narrowed to what the plugin was written for.
 
+pub(crate) mod ceph;
 pub(crate) mod commands;
 pub(crate) mod connections;
 pub(crate) mod credentials;
@@ -43,8 +46,9 @@ use kato_orchestrator::Error;
 use serde::Deserialize;
 
 pub use self::{
+    ceph::CephGrant,
     commands::CommandGrant,
-    connections::{ConnectionGrants, IscsiGrant, RbdGrant},
+    connections::{ConnectionGrants, IscsiGrant},
     credentials::{Authoriser, Secret, SecretSource},
     http::{Addresses, HttpGrant},
     way::ProxyGrant,
@@ -61,6 +65,8 @@ pub struct Grants {
     pub http: Vec<HttpGrant>,
     /// Command lines by the names that the plugin uses for them.
     pub commands: BTreeMap<String, CommandGrant>,
+    /// A pool of a Ceph cluster.
+    pub ceph: Option<CephGrant>,
     /// What the plugin may tell the node to connect to.
     pub connections: ConnectionGrants,
 }
@@ -103,8 +109,13 @@ impl Grants {
             }
         };
         both("directory", &asks.directories, self.directories.keys().map(String::as_str).collect());
-        both("command", &asks.commands, self.commands.keys().map(String::as_str).collect());
-        both("connection", &asks.connections, self.connections.kinds());
+        let mut commands: Vec<&str> = self.commands.keys().map(String::as_str).collect();
+        for name in self.ceph.iter().flat_map(CephGrant::names) {
+            commands.push(name);
+        }
+        both("command", &asks.commands, commands);
+        let rbd = self.ceph.as_ref().map(|_| "rbd");
+        both("connection", &asks.connections, self.connections.kinds().into_iter().chain(rbd).collect());
         let origins: Vec<&str> = self.http.iter().map(|grant| grant.url.as_str()).collect();
         for url in &asks.http {
             let granted =
@@ -128,6 +139,8 @@ pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// What a backend's guests can do: what is asked and granted, ready to be checked against.
 #[derive(Debug, Default)]
 pub(crate) struct Powers {
+    /// Whose they are: what a connection to a cluster is named by.
+    pub(crate) backend: String,
     pub(crate) directories: directories::Directories,
     pub(crate) http: Arc<http::Rules>,
     pub(crate) commands: commands::Lines,
@@ -138,16 +151,37 @@ pub(crate) struct Powers {
 impl Powers {
     /// The intersection of what is asked and what is granted. Every mistake of the grants is told, also in
     /// those that nobody asks for.
-    pub(crate) fn new(asks: &Asks, grants: &Grants, environment: &Environment) -> Result<Self, Error> {
+    pub(crate) fn new(
+        backend: &str,
+        asks: &Asks,
+        grants: &Grants,
+        environment: &Environment,
+    ) -> Result<Self, Error> {
         let mut mistakes = Vec::new();
         let mut keep = |mistake: Error| mistakes.push(mistake.message);
         let directories = directories::Directories::new(&asks.directories, &grants.directories, &mut keep);
         let secrets = credentials::Secrets::new(environment);
         let http = http::Rules::new(&asks.http, &grants.http, &secrets, &mut keep);
-        let commands = commands::Lines::new(&asks.commands, &grants.commands, &mut keep);
-        let connections = connections::Kinds::new(&asks.connections, &grants.connections, &mut keep);
+        let mut lines = grants.commands.clone();
+        match grants.ceph.as_ref().map(CephGrant::lines) {
+            Some(Ok(ceph)) => {
+                for (name, line) in ceph {
+                    if lines.insert(name.clone(), line).is_some() {
+                        keep(Error::invalid(format!(
+                            "the command {name:?} is granted twice: the grant of a Ceph pool has it already"
+                        )));
+                    }
+                }
+            }
+            Some(Err(mistake)) => keep(mistake),
+            None => {}
+        }
+        let commands = commands::Lines::new(&asks.commands, &lines, &mut keep);
+        let ceph = grants.ceph.as_ref();
+        let connections = connections::Kinds::new(&asks.connections, &grants.connections, ceph, &mut keep);
         if mistakes.is_empty() {
-            Ok(Self { directories, http: Arc::new(http), commands, connections, secrets })
+            let (backend, http) = (backend.to_owned(), Arc::new(http));
+            Ok(Self { backend, directories, http, commands, connections, secrets })
         } else {
             Err(Error::invalid(format!("the grants have mistakes: {}", mistakes.join("; "))))
         }
@@ -194,7 +228,7 @@ mod tests {
         )
         .unwrap();
         let environment: Environment = Arc::new(|_| None);
-        let error = Powers::new(&Asks::default(), &grants, &environment).unwrap_err();
+        let error = Powers::new("x", &Asks::default(), &grants, &environment).unwrap_err();
         for word in ["\"/\"", "ftp", "\"x\""] {
             assert!(error.message.contains(word), "{error}");
         }

@@ -34,8 +34,8 @@ use kato_orchestrator::{Error, model::BackendName, ports::Backend};
 
 pub use self::{
     grants::{
-        Addresses, Authoriser, CommandGrant, ConnectionGrants, Environment, Grants, HttpGrant, IscsiGrant,
-        Power, ProxyGrant, RbdGrant, Secret, SecretSource,
+        Addresses, Authoriser, CephGrant, CommandGrant, ConnectionGrants, Environment, Grants, HttpGrant,
+        IscsiGrant, Power, ProxyGrant, Secret, SecretSource,
     },
     limits::Limits,
     manifest::{Asks, Inspection, Manifest, SECTION, inspect},

@@ -26,7 +26,7 @@ use crate::{
     BackendSpec, Config,
     engine::{Engine, Fault},
     files::turns::Turns,
-    grants::{Environment, Powers},
+    grants::{CephGrant, Environment, Powers},
     guest::{Ground, Guest, Notes},
     imports::{files::Copies, http::Client},
     manifest::{self, Inspection},
@@ -92,7 +92,7 @@ impl Loader {
     async fn open(&self, spec: BackendSpec) -> Result<Arc<dyn Backend>, Error> {
         let found = manifest::inspect(&spec.component)?;
         self.promises(&spec, &found)?;
-        let powers = Powers::new(&found.asks(), &spec.grants, &self.environment)?;
+        let powers = Powers::new(spec.name.as_str(), &found.asks(), &spec.grants, &self.environment)?;
         let strays = {
             let mut all = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(spec.name.clone()).or_default())
@@ -108,7 +108,7 @@ impl Loader {
             limits: spec.limits.clone(),
         });
         let loaded = self.code(&spec, &found, &ground).await?;
-        let configuration = spec.configuration.into_iter().collect();
+        let configuration = configuration(&spec)?;
         let caller = Caller::new(ground, loaded, configuration, self.seats.for_backend());
         let plugin = Plugin::open(caller).await?;
         Ok(Arc::new(plugin))
@@ -271,6 +271,20 @@ struct Table;
 
 impl HasData for Table {
     type Data<'a> = &'a mut ResourceTable;
+}
+
+/// What the guest is told: the operator's words, and what it has to know of its grants. A word in both would be two
+/// truths.
+fn configuration(spec: &BackendSpec) -> Result<Vec<(String, String)>, Error> {
+    let mut words = spec.configuration.clone();
+    for (word, value) in spec.grants.ceph.iter().flat_map(CephGrant::told) {
+        if words.insert(word.clone(), value).is_some() {
+            return Err(Error::invalid(format!(
+                "its configuration has `{word}`, which the grant of its Ceph pool says: leave it out"
+            )));
+        }
+    }
+    Ok(words.into_iter().collect())
 }
 
 fn link(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {

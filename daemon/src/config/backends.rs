@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use kato_plugin_host::{
-    Addresses, Authoriser, CommandGrant, ConnectionGrants, Grants, HttpGrant, IscsiGrant, Limits, ProxyGrant,
-    RbdGrant, SecretSource, embedded,
+    Addresses, Authoriser, CephGrant, CommandGrant, ConnectionGrants, Grants, HttpGrant, IscsiGrant, Limits,
+    ProxyGrant, SecretSource, embedded,
 };
 
 use super::{
@@ -33,6 +33,10 @@ pub(super) fn backend(_: &str, scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -
         directories: directories.into_iter().map(|(name, path)| (name, PathBuf::from(path))).collect(),
         http: grants.entries("http").iter().filter_map(|entry| http(entry, mistakes)).collect(),
         commands: commands(&grants.section("commands"), mistakes),
+        ceph: match grants.node("ceph") {
+            Some(_) => Some(ceph(&grants.section("ceph"), mistakes)?),
+            None => None,
+        },
         connections: connections(&grants.section("connections"), mistakes),
     };
     let plugin = plugin(scope, mistakes)?;
@@ -137,16 +141,29 @@ fn commands(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, 
     names.filter_map(|name| Some((name.clone(), command(name, mistakes)?))).collect()
 }
 
-fn connections(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> ConnectionGrants {
-    let (rbd, iscsi) = (scope.section("rbd"), scope.section("iscsi"));
-    let ceph = ["monitors", "pools", "users"].iter().any(|word| !rbd.texts(word).is_empty());
-    if ceph {
-        for word in ["monitors", "pools", "users"] {
-            if rbd.texts(word).is_empty() {
-                mistakes.push(rbd.mistake(word, "this has to be written"));
-            }
-        }
+fn ceph(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<CephGrant> {
+    let (user, pool) = (scope.required("user", mistakes), scope.required("pool", mistakes));
+    let keyring = scope.path("keyring");
+    if keyring.is_none() {
+        mistakes.push(scope.mistake("keyring", "this has to be written"));
     }
+    let id = |word: &str| scope.count(word).and_then(|id| u32::try_from(id).ok()).unwrap_or(65_534);
+    let (conf, programs) = (scope.path("conf")?, scope.path("programs")?);
+    Some(CephGrant {
+        user: user?,
+        keyring: keyring?,
+        conf,
+        pool: pool?,
+        namespace: scope.text("namespace").unwrap_or_default(),
+        data_pools: scope.texts("data-pools"),
+        uid: id("uid"),
+        gid: id("gid"),
+        programs,
+    })
+}
+
+fn connections(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> ConnectionGrants {
+    let iscsi = scope.section("iscsi");
     let prefix = iscsi.text("iqn-prefix").unwrap_or_default();
     let portals = iscsi.texts("portals");
     if !prefix.is_empty() && portals.is_empty() {
@@ -156,11 +173,6 @@ fn connections(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> ConnectionGran
         directory: scope.flag("directory"),
         file: scope.flag("file"),
         device: scope.texts("device"),
-        rbd: ceph.then(|| RbdGrant {
-            monitors: rbd.texts("monitors"),
-            pools: rbd.texts("pools"),
-            users: rbd.texts("users"),
-        }),
         iscsi: (!portals.is_empty()).then_some(IscsiGrant { portals, iqn_prefix: prefix }),
         nbd: scope.texts("nbd"),
         nfs: scope.texts("nfs"),

@@ -270,7 +270,7 @@ fn lives_on_a_node(backend: &Backend) -> bool {
 fn network_kinds(backend: &Backend) -> Vec<&'static str> {
     let connections = &backend.grants.connections;
     let kinds = [
-        ("rbd", connections.rbd.is_some()),
+        ("rbd", backend.grants.ceph.is_some()),
         ("iscsi", connections.iscsi.is_some()),
         ("nbd", !connections.nbd.is_empty()),
         ("nfs", !connections.nfs.is_empty()),

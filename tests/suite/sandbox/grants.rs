@@ -211,6 +211,6 @@ async fn a_command_runs_without_powers_and_dies_with_its_deadline() {
     let late = sandbox.attack("command", "sleep int=600", COMMANDS).await.map(|_| ()).unwrap_err();
     assert_open(&late, &["\"sleep\"", "within 300 ms"]);
     let flood = sandbox.attack("command", "flood word=x", COMMANDS).await.map(|_| ()).unwrap_err();
-    assert_open(&flood, &["more than 1 MiB"]);
+    assert_open(&flood, &["more than 8 MiB"]);
     sandbox.neighbour_is_well().await;
 }

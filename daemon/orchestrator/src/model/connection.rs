@@ -28,16 +28,14 @@ pub enum Connection {
     },
     /// An image in a Ceph pool.
     Rbd {
-        /// Addresses of the monitors.
-        monitors: Vec<String>,
+        /// Whose grant says how the cluster is reached: a backend's name. Where the key lies differs from node to node.
+        cluster: String,
         /// The pool.
         pool: String,
         /// The namespace, empty for the default one.
         namespace: String,
         /// The image.
         image: String,
-        /// The Ceph user, without `client.`; its key is the host's to find.
-        user: String,
     },
     /// A logical unit behind iSCSI portals.
     Iscsi {

@@ -43,13 +43,7 @@ fn connections() -> Vec<Connection> {
         Connection::Directory { root: text("/srv"), path: text("a") },
         Connection::File { root: text("/srv"), path: text("b") },
         Connection::Device { identity: text("nvme-serial"), value: text("vol1") },
-        Connection::Rbd {
-            monitors: vec![text("10.0.0.1:6789")],
-            pool: text("rbd"),
-            namespace: text("ns"),
-            image: text("i"),
-            user: text("kato"),
-        },
+        Connection::Rbd { cluster: text("ceph"), pool: text("rbd"), namespace: text("ns"), image: text("i") },
         Connection::Iscsi {
             portals: vec![text("10.0.0.2:3260")],
             iqn: text("iqn.x"),

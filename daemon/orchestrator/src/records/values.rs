@@ -88,12 +88,11 @@ enum ConnectionForm {
         value: String,
     },
     Rbd {
-        monitors: Vec<String>,
+        cluster: String,
         pool: String,
         #[serde(default, skip_serializing_if = "empty")]
         namespace: String,
         image: String,
-        user: String,
     },
     Iscsi {
         portals: Vec<String>,

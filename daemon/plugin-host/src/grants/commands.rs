@@ -10,7 +10,8 @@
 //!
 //! `{image}` is a word of `[A-Za-z0-9._-]` that begins with a letter or digit, at most 100 long; `{bytes}`
 //! and `{int}` are whole numbers, and `{size:int}` is one with another name; `{1|2}` and `{format:1|2}` are
-//! one of the list.
+//! one of the list; `{text}` is printable ASCII, at most 256 long, that does not begin with a dash; `{client}` is who
+//! somebody is in a Ceph cluster, `address:port/nonce`.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -70,6 +71,8 @@ enum Piece {
 enum Hole {
     Word,
     Number,
+    Text,
+    Client,
     OneOf(Vec<String>),
 }
 
@@ -162,6 +165,12 @@ impl Hole {
                     && value.bytes().all(|b| b.is_ascii_digit())
                     && value.parse::<u64>().is_ok()
             }
+            Self::Text => {
+                (1..=256).contains(&value.len())
+                    && value.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+                    && !value.starts_with(['-', ' '])
+            }
+            Self::Client => is_client(value),
             Self::OneOf(words) => words.iter().any(|word| word == value),
         };
         if fits {
@@ -170,11 +179,21 @@ impl Hole {
         let shape = match self {
             Self::Word => "letters, digits, '.', '_' and '-', beginning with a letter or digit".to_owned(),
             Self::Number => "a whole number".to_owned(),
+            Self::Text => "printable ASCII that does not begin with a dash".to_owned(),
+            Self::Client => "the address, port and nonce of a Ceph client".to_owned(),
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
         };
         let shown: String = value.chars().take(100).collect();
         Err(denied(format!("{shown:?} does not fit the hole {{{name}}}: it takes {shape}")))
     }
+}
+
+/// `10.0.0.1:0/773356962`. Without its nonce it would be everybody at that address.
+fn is_client(value: &str) -> bool {
+    let Some((address, nonce)) = value.split_once('/') else { return false };
+    let nonce =
+        nonce.parse::<u64>().is_ok_and(|number| number > 0) && nonce.bytes().all(|b| b.is_ascii_digit());
+    nonce && address.parse::<std::net::SocketAddr>().is_ok()
 }
 
 fn pieces(word: &str) -> Result<Vec<Piece>, Error> {
@@ -190,12 +209,14 @@ fn pieces(word: &str) -> Result<Vec<Piece>, Error> {
         let (name, kind) = hole.split_once(':').unwrap_or((hole, hole));
         let kind = match kind {
             "bytes" | "int" => Hole::Number,
+            "text" => Hole::Text,
+            "client" => Hole::Client,
             list if list.contains('|') => Hole::OneOf(list.split('|').map(str::to_owned).collect()),
             "name" => Hole::Word,
             other if other == name => Hole::Word,
             other => {
                 return Err(Error::invalid(format!(
-                    "the hole {{{hole}}} has the unknown kind {other:?}: use name, int, bytes, or a list a|b"
+                    "the hole {{{hole}}} has the unknown kind {other:?}: use name, int, bytes, text, client, or a list a|b"
                 )));
             }
         };

@@ -8,7 +8,7 @@ use kato_orchestrator::{Error, model::Connection};
 use rustix::fs::{FileType, OFlags, fstat};
 use serde::Deserialize;
 
-use super::{denied, directories::Directories};
+use super::{ceph::CephGrant, denied, directories::Directories};
 use crate::files::beneath;
 
 /// What a plugin may tell the node to connect to.
@@ -21,26 +21,12 @@ pub struct ConnectionGrants {
     pub file: bool,
     /// Block devices by these kinds of identity: `nvme-serial`, `wwid`, `virtio-serial`, `scsi-serial`, `by-id`.
     pub device: Vec<String>,
-    /// Images in Ceph.
-    pub rbd: Option<RbdGrant>,
     /// Logical units behind iSCSI portals.
     pub iscsi: Option<IscsiGrant>,
     /// NBD servers: `host:port`, or absolute paths of sockets.
     pub nbd: Vec<String>,
     /// NFS servers, as `server:/path` for a directory and what is beneath it.
     pub nfs: Vec<String>,
-}
-
-/// Images in Ceph.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RbdGrant {
-    /// The monitors, as the plugin names them.
-    pub monitors: Vec<String>,
-    /// The pools, as `pool` or `pool/namespace`.
-    pub pools: Vec<String>,
-    /// The Ceph users, without `client.`.
-    pub users: Vec<String>,
 }
 
 /// Logical units behind iSCSI portals.
@@ -61,7 +47,6 @@ impl ConnectionGrants {
             ("directory", self.directory),
             ("file", self.file),
             ("device", !self.device.is_empty()),
-            ("rbd", self.rbd.is_some()),
             ("iscsi", self.iscsi.is_some()),
             ("nbd", !self.nbd.is_empty()),
             ("nfs", !self.nfs.is_empty()),
@@ -79,11 +64,18 @@ const IDENTITIES: [&str; 5] = ["nvme-serial", "wwid", "virtio-serial", "scsi-ser
 #[derive(Debug, Default)]
 pub(crate) struct Kinds {
     grants: ConnectionGrants,
+    /// The pool and namespace whose images may be named.
+    ceph: Option<(String, String)>,
     kinds: Vec<&'static str>,
 }
 
 impl Kinds {
-    pub(crate) fn new(asks: &[String], grants: &ConnectionGrants, mistake: &mut impl FnMut(Error)) -> Self {
+    pub(crate) fn new(
+        asks: &[String],
+        grants: &ConnectionGrants,
+        ceph: Option<&CephGrant>,
+        mistake: &mut impl FnMut(Error),
+    ) -> Self {
         for identity in grants.device.iter().filter(|identity| !IDENTITIES.contains(&identity.as_str())) {
             mistake(Error::invalid(format!(
                 "devices are granted by the unknown identity {identity:?}: use {}",
@@ -93,8 +85,10 @@ impl Kinds {
         for server in grants.nfs.iter().filter(|server| !server.contains(":/")) {
             mistake(Error::invalid(format!("the NFS grant {server:?} is not server:/path")));
         }
-        let kinds = grants.kinds().into_iter().filter(|kind| asks.iter().any(|ask| ask == kind)).collect();
-        Self { grants: grants.clone(), kinds }
+        let granted = grants.kinds().into_iter().chain(ceph.map(|_| "rbd"));
+        let kinds = granted.filter(|kind| asks.iter().any(|ask| ask == kind)).collect();
+        let ceph = ceph.map(|grant| (grant.pool.clone(), grant.namespace.clone()));
+        Self { grants: grants.clone(), ceph, kinds }
     }
 
     /// Whether all that may be answered lies in directories of this host.
@@ -128,17 +122,9 @@ impl Kinds {
                 }
                 Ok(())
             }
-            Connection::Rbd { monitors, pool, namespace, image, user } => {
-                let Some(grant) = &self.grants.rbd else { return refuse("Ceph".into()) };
-                let place = if namespace.is_empty() { pool.clone() } else { format!("{pool}/{namespace}") };
-                if monitors.is_empty() || !monitors.iter().all(|monitor| grant.monitors.contains(monitor)) {
-                    return refuse(format!("the monitors {monitors:?}"));
-                }
-                if !grant.pools.contains(&place) {
-                    return refuse(format!("the pool {place:?}"));
-                }
-                if !grant.users.contains(user) {
-                    return refuse(format!("Ceph as the user {user:?}"));
+            Connection::Rbd { cluster: _, pool, namespace, image } => {
+                if self.ceph.as_ref().is_none_or(|granted| (&granted.0, &granted.1) != (pool, namespace)) {
+                    return refuse(format!("the Ceph pool {pool:?} with the namespace {namespace:?}"));
                 }
                 if !plain(image) {
                     return refuse(format!("the image {image:?} (its name is no plain word)"));
@@ -267,7 +253,11 @@ mod tests {
         let grants: ConnectionGrants = toml::from_str(grants).unwrap();
         let asks: Vec<String> =
             ["directory", "file", "device", "rbd", "iscsi", "nbd", "nfs"].map(str::to_owned).into();
-        Kinds::new(&asks, &grants, &mut |error| panic!("{error}"))
+        let ceph = CephGrant {
+            namespace: "n".into(),
+            ..toml::from_str("user = \"kato\"\nkeyring = \"/k\"\npool = \"p\"").unwrap()
+        };
+        Kinds::new(&asks, &grants, Some(&ceph), &mut |error| panic!("{error}"))
     }
 
     #[test]
@@ -307,29 +297,21 @@ mod tests {
     fn network_kinds_have_to_be_granted_by_name() {
         let kinds = kinds(
             "device = [\"wwid\"]\nnbd = [\"h:10809\"]\nnfs = [\"h:/export\"]\n\
-             rbd = { monitors = [\"m:6789\"], pools = [\"p\", \"p/n\"], users = [\"kato\"] }\n\
              iscsi = { portals = [\"10.0.0.1:3260\"], iqn_prefix = \"iqn.2026-01.x:\" }",
         );
-        let rbd = |monitor: &str, pool: &str, namespace: &str, image: &str, user: &str| {
+        let rbd = |pool: &str, namespace: &str, image: &str| {
             kinds.check(&Connection::Rbd {
-                monitors: vec![monitor.into()],
+                cluster: "ceph".into(),
                 pool: pool.into(),
                 namespace: namespace.into(),
                 image: image.into(),
-                user: user.into(),
             })
         };
-        rbd("m:6789", "p", "", "a", "kato").unwrap();
-        rbd("m:6789", "p", "n", "a", "kato").unwrap();
-        for bad in [
-            ("x:1", "p", "", "a", "kato"),
-            ("m:6789", "q", "", "a", "kato"),
-            ("m:6789", "p", "x", "a", "kato"),
-            ("m:6789", "p", "", "--conf=/x", "kato"),
-            ("m:6789", "p", "", "a@s", "kato"),
-            ("m:6789", "p", "", "a", "admin"),
-        ] {
-            assert!(rbd(bad.0, bad.1, bad.2, bad.3, bad.4).is_err(), "{bad:?}");
+        rbd("p", "n", "a").unwrap();
+        for bad in
+            [("q", "n", "a"), ("p", "", "a"), ("p", "x", "a"), ("p", "n", "--conf=/x"), ("p", "n", "a@s")]
+        {
+            assert!(rbd(bad.0, bad.1, bad.2).is_err(), "{bad:?}");
         }
         let nfs = |path: &str, options: &[&str]| {
             let options = options.iter().map(|option| (*option).to_owned()).collect();

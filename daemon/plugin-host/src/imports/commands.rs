@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// The most that is read of each of a command's outputs.
-const LARGEST: u64 = 1 << 20;
+const LARGEST: u64 = 8 << 20;
 
 impl Host for Guest {
     async fn run(&mut self, name: String, holes: Vec<(String, String)>) -> Result<Output, types::Error> {
@@ -186,7 +186,7 @@ async fn all(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
         pipe.take(LARGEST + 1).read_to_end(&mut bytes).await?;
     }
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LARGEST {
-        return Err(std::io::Error::other("it wrote more than 1 MiB"));
+        return Err(std::io::Error::other("it wrote more than 8 MiB"));
     }
     Ok(bytes)
 }

@@ -205,8 +205,8 @@ pub(crate) fn connection_from_wire(wire: types::Connection, powers: &Powers) -> 
         types::Connection::Device(types::Device { identity, value }) => {
             Connection::Device { identity, value }
         }
-        types::Connection::Rbd(types::Rbd { monitors, pool, namespace, image, user }) => {
-            Connection::Rbd { monitors, pool, namespace, image, user }
+        types::Connection::Rbd(types::Rbd { pool, namespace, image }) => {
+            Connection::Rbd { cluster: powers.backend.clone(), pool, namespace, image }
         }
         types::Connection::Iscsi(types::Iscsi { portals, iqn, lun, multipath, initiator }) => {
             Connection::Iscsi { portals, iqn, lun, multipath, initiator }
@@ -227,9 +227,7 @@ fn connection_texts(wire: &types::Connection) -> Vec<&str> {
         types::Connection::Directory(types::Beneath { grant, path })
         | types::Connection::File(types::Beneath { grant, path }) => all(&[], &[grant, path]),
         types::Connection::Device(types::Device { identity, value }) => all(&[], &[identity, value]),
-        types::Connection::Rbd(types::Rbd { monitors, pool, namespace, image, user }) => {
-            all(monitors, &[pool, namespace, image, user])
-        }
+        types::Connection::Rbd(types::Rbd { pool, namespace, image }) => all(&[], &[pool, namespace, image]),
         types::Connection::Iscsi(types::Iscsi { portals, iqn, lun: _, multipath, initiator }) => {
             let mut texts = all(portals, &[iqn]);
             texts.extend(multipath.iter().chain(initiator).map(String::as_str));
