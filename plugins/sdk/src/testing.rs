@@ -1,5 +1,6 @@
-//! A granted directory in memory, for the tests of backends: it keeps what [`Files`] promises, and can be told
-//! to be cut off or overtaken at any call, to be slow, to be full, and to have reflinks or quotas or not.
+//! Stand-ins for the host, for the tests of backends. [`MemoryFiles`] is a granted directory in memory: it keeps what
+//! [`Files`] promises, and can be told to be cut off or overtaken at any call, to be slow, to be full, and to have
+//! reflinks or quotas or not. [`MemoryCommands`] runs what stands in for the granted programs.
 //!
 //! ```
 //! use kato_plugin_sdk::{files::Files, testing::{Cut, MemoryFiles}};
@@ -12,14 +13,20 @@
 //! assert_eq!(files.read("volumes/a/mark").unwrap(), None);
 //! ```
 
+mod commands;
 mod extents;
+mod reach;
+
+pub use commands::{Holes, MemoryCommands, Program};
+pub use reach::Cut;
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fmt,
     rc::Rc,
 };
+
+use reach::{Meanwhile, Reach, away};
 
 use crate::{
     files::{Files, Filesystem, Piece, Room, Taken},
@@ -29,17 +36,6 @@ use crate::{
 /// A granted directory in memory. Its clones are the same directory.
 #[derive(Clone, Debug)]
 pub struct MemoryFiles(Rc<RefCell<State>>);
-
-/// Where the world ends: the n-th call from now (counted from one) and all after it answer `unavailable`.
-#[derive(Clone, Copy, Debug)]
-pub enum Cut {
-    /// It did nothing.
-    Before(u64),
-    /// It did the first half of what it does, where it has halves.
-    Within(u64),
-    /// It did all, and nobody heard.
-    After(u64),
-}
 
 #[derive(Debug)]
 struct State {
@@ -56,28 +52,10 @@ struct State {
     meanwhile: Option<Meanwhile>,
 }
 
-/// What somebody else does just before a call.
-struct Meanwhile(u64, Box<dyn FnOnce()>);
-
-impl fmt::Debug for Meanwhile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Meanwhile({})", self.0)
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Node {
     Directory { quota: u64 },
     File { content: Vec<u8>, length: u64, allocated: u64 },
-}
-
-/// How far a call gets.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    Nothing,
-    Half,
-    Unheard,
-    All,
 }
 
 impl Default for MemoryFiles {
@@ -271,10 +249,6 @@ impl MemoryFiles {
     }
 }
 
-fn away() -> Error {
-    Error::unavailable("the component was cut off")
-}
-
 fn parent(path: &str) -> Option<&str> {
     path.rsplit_once('/').map(|(parent, _)| parent)
 }
@@ -282,13 +256,7 @@ fn parent(path: &str) -> Option<&str> {
 impl State {
     fn reach(&mut self) -> Reach {
         self.calls += 1;
-        match self.cut {
-            Some(Cut::Before(at) | Cut::Within(at) | Cut::After(at)) if self.calls > at => Reach::Nothing,
-            Some(Cut::Before(at)) if self.calls == at => Reach::Nothing,
-            Some(Cut::Within(at)) if self.calls == at => Reach::Half,
-            Some(Cut::After(at)) if self.calls == at => Reach::Unheard,
-            _ => Reach::All,
-        }
+        Reach::of(self.cut, self.calls)
     }
 
     fn beneath(&self, path: &str) -> Vec<String> {
