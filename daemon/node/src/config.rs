@@ -1,9 +1,12 @@
 //! What the operator decides for the node: where mounts stand, which directories are granted, where programs
 //! are found, and how patient we are. It is plain values; the daemon reads them from its own configuration.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 use kato_orchestrator::model::VolumeId;
+use serde::{Deserialize, Serialize};
+
+use crate::server::Place;
 
 /// What the operator decides for the node.
 #[derive(Clone, Debug)]
@@ -20,12 +23,40 @@ pub struct Config {
     pub worker: Vec<OsString>,
     /// Where mkfs and its like are looked for.
     pub programs: Vec<PathBuf>,
+    /// Who this node is in the Ceph clusters, by the names that connections call them by.
+    pub ceph: BTreeMap<String, Ceph>,
+    /// The ways to connect an image of Ceph that are tried, in this order.
+    pub rbd: Vec<RbdDriver>,
+    /// Whether servers of block devices may run in a process namespace that is not the host's.
+    pub servers_anywhere: bool,
     /// How long a call to the kernel about one device may take.
     pub patience: Duration,
     /// How long a program that reads a whole device (mkfs, fsck) may take.
     pub long_patience: Duration,
     /// How many workers may be busy at once.
     pub workers: usize,
+}
+
+/// Who somebody is in a Ceph cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ceph {
+    /// The cluster's configuration file.
+    pub conf: PathBuf,
+    /// The file with the key.
+    pub keyring: PathBuf,
+    /// The user, without `client.`.
+    pub user: String,
+}
+
+/// A way to make a block device of an image in Ceph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RbdDriver {
+    /// The kernel's own client.
+    Krbd,
+    /// The kernel's network block device, with Ceph's server.
+    Nbd,
+    /// A server of QEMU's, behind FUSE and a loop device.
+    Qemu,
 }
 
 /// How the places of mounted volumes are called.
@@ -50,6 +81,9 @@ impl Config {
             programs: ["/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
                 .map(PathBuf::from)
                 .to_vec(),
+            ceph: BTreeMap::new(),
+            rbd: RbdDriver::ALL.to_vec(),
+            servers_anywhere: false,
             patience: Duration::from_secs(30),
             long_patience: Duration::from_secs(3600),
             workers: 64,
@@ -62,6 +96,11 @@ impl Config {
             Layout::Ids => self.root.join("mounts"),
             Layout::Names(folder) => folder.clone(),
         }
+    }
+
+    /// Where userspace servers have their folders.
+    pub(crate) fn servers(&self) -> Place {
+        Place { folder: self.root.join("servers"), anywhere: self.servers_anywhere }
     }
 
     /// What a volume's place is called beneath it.

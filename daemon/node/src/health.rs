@@ -9,6 +9,7 @@
 //! | the filesystem below a directory became read-only | statvfs |
 //! | the file behind a loop device was removed, replaced or cut short | sysfs, and the file's own place |
 //! | the device vanished, or another one has its identity | sysfs |
+//! | the server of an image ended | its process |
 //! | the device answers no more, or with errors | a small read past every cache |
 //! | the kernel noted errors in the filesystem | its superblock |
 //!
@@ -172,6 +173,11 @@ fn require_writable(point: &File, read_only: bool, path: &Path) -> Result<(), En
         return Err(End::broken("its filesystem has become read-only, after an error or by somebody's hand"));
     }
     Ok(())
+}
+
+/// Whether a device gives its first block.
+pub(crate) fn answers(device: &Path) -> bool {
+    read_past_caches(device).is_ok()
 }
 
 fn read_past_caches(device: &Path) -> Result<(), End> {

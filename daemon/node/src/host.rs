@@ -4,10 +4,10 @@
 //! and both are found out anew when they are not known.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ use kato_orchestrator::{
 use tokio::task::JoinSet;
 
 use crate::{
-    Config,
+    Ceph, Config,
     command::Programs,
     connect::{Connected, Way},
     errno::failed,
@@ -47,6 +47,8 @@ pub struct LinuxHost {
     elsewhere: Elsewhere,
     /// Volumes that we have mounted as directories since we began: a hint that saves asking a worker.
     directories: Mutex<HashSet<VolumeId>>,
+    /// Who this node is in Ceph clusters: it may hear of another while it stands.
+    ceph: RwLock<BTreeMap<String, Ceph>>,
     /// Those who hold a freeze.
     freezes: Mutex<HashMap<VolumeId, Worker>>,
 }
@@ -78,12 +80,14 @@ impl LinuxHost {
             Ok(config)
         })
         .await?;
+        let ceph = std::mem::take(&mut config.ceph);
         let host = Self {
             pool: Pool::new(config.worker.clone(), config.workers),
             config,
             threads: Threads::default(),
             elsewhere: Elsewhere::default(),
             directories: Mutex::default(),
+            ceph: RwLock::new(ceph),
             freezes: Mutex::default(),
         };
         host.thaw_what_was_left().await?;
@@ -128,6 +132,16 @@ impl LinuxHost {
         places
     }
 
+    /// Tells the node who it is in Ceph clusters from now on.
+    pub fn know(&self, ceph: BTreeMap<String, Ceph>) {
+        *self.ceph.write().unwrap_or_else(PoisonError::into_inner) = ceph;
+    }
+
+    fn way(&self, connection: &Connection) -> Result<Way, Error> {
+        let ceph = self.ceph.read().unwrap_or_else(PoisonError::into_inner);
+        Way::of(connection, &self.config, &ceph)
+    }
+
     fn job(&self, volume: Option<VolumeId>, is_locked: bool, task: Task) -> Job {
         let lock = |volume: VolumeId| self.config.root.join("locks").join(volume.to_string());
         Job {
@@ -135,7 +149,7 @@ impl LinuxHost {
             lock: volume.filter(|_| is_locked).map(lock),
             patience: self.config.patience,
             long_patience: self.config.long_patience,
-            programs: Programs(self.config.programs.clone()),
+            programs: Programs::within(self.config.programs.clone()),
             task,
         }
     }
@@ -222,7 +236,7 @@ impl Connections for LinuxHost {
             self.nearby(volume, move || local::check(&folder, &beneath)).await?;
             return Ok(Device { path: join(root, path), size: None, client: None });
         }
-        match self.change(volume, Task::Connect { way: Way::of(connection)?, read_only }).await? {
+        match self.change(volume, Task::Connect { way: self.way(connection)?, read_only }).await? {
             Answer::Connected(connected) => Ok(connected.into()),
             other => Err(other.unexpected()),
         }
@@ -232,14 +246,14 @@ impl Connections for LinuxHost {
         if let Connection::Directory { .. } = connection {
             return Ok(());
         }
-        self.change(volume, Task::Disconnect { way: Way::of(connection)? }).await.map(drop)
+        self.change(volume, Task::Disconnect { way: self.way(connection)? }).await.map(drop)
     }
 
     async fn rescan(&self, volume: VolumeId, connection: &Connection, size: Bytes) -> Result<Bytes, Error> {
         if let Connection::Directory { .. } = connection {
             return Ok(size);
         }
-        match self.change(volume, Task::Rescan { way: Way::of(connection)?, size: size.0 }).await? {
+        match self.change(volume, Task::Rescan { way: self.way(connection)?, size: size.0 }).await? {
             Answer::Size(size) => Ok(Bytes(size)),
             other => Err(other.unexpected()),
         }
@@ -250,7 +264,7 @@ impl Connections for LinuxHost {
 impl Filesystems for LinuxHost {
     async fn format(&self, volume: VolumeId, connection: &Connection, how: &Prepare) -> Result<(), Error> {
         let task = Task::Format {
-            way: Way::of(connection)?,
+            way: self.way(connection)?,
             fs: how.fs.name().to_owned(),
             zeroes: how.blank == Blankness::Zeroes,
             resumed: how.resumed,
@@ -267,7 +281,7 @@ impl Filesystems for LinuxHost {
         }
         let place = self.place(wish);
         let task = Task::Mount {
-            way: Way::of(&wish.connection)?,
+            way: self.way(&wish.connection)?,
             options: wish.options.clone(),
             read_only: wish.read_only,
             root: (&wish.root).into(),
@@ -291,7 +305,7 @@ impl Filesystems for LinuxHost {
             self.directories().remove(&volume);
             return Ok(());
         }
-        let way = Way::of(connection)?;
+        let way = self.way(connection)?;
         // A frozen filesystem cannot be unmounted by anybody.
         self.release(volume).await?;
         self.change(volume, Task::Unmount { way, places }).await.map(drop)
@@ -302,7 +316,11 @@ impl Filesystems for LinuxHost {
         let path = absolute(path)?;
         let task = match stray {
             Stray::Mount(_) => Task::UnmountStray { folders: self.folders(), path },
-            Stray::Device(_) => Task::FreeStray { granted: self.config.granted.clone(), path },
+            Stray::Device(_) => Task::FreeStray {
+                granted: self.config.granted.clone(),
+                servers: self.config.servers().folder,
+                path,
+            },
         };
         let subject = volume.map_or_else(|| "stray".to_owned(), |volume| volume.to_string());
         self.pool.run(subject, self.job(volume, volume.is_some(), task), self.config.patience).await?;
@@ -379,13 +397,15 @@ impl Filesystems for LinuxHost {
 #[async_trait]
 impl Observations for LinuxHost {
     async fn facts(&self) -> Result<Facts, Error> {
-        blocking(survey::facts).await
+        let config = self.config.clone();
+        blocking(move || survey::facts(&config)).await
     }
 
     async fn survey(&self) -> Result<Survey, Error> {
         let folders = self.folders();
         let mounts = blocking(move || survey::mounts(&folders)).await?;
-        let task = Task::Loops { granted: self.config.granted.clone() };
+        let (granted, servers) = (self.config.granted.clone(), self.config.servers().folder);
+        let task = Task::Devices { granted, servers };
         survey::join(mounts, self.look("survey".to_owned(), task).await?)
     }
 
@@ -401,7 +421,7 @@ impl Observations for LinuxHost {
                 .nearby(mount.volume, move || health::of_directory(&root, &beneath, &path, read_only))
                 .await;
         }
-        let task = Task::Health { way: Way::of(&mount.connection)?, path, read_only };
+        let task = Task::Health { way: self.way(&mount.connection)?, path, read_only };
         let subject = mount.volume.to_string();
         match self.pool.run(subject, self.job(Some(mount.volume), false, task), self.config.patience).await? {
             Answer::Health(found) => Ok(found.into()),
@@ -424,7 +444,11 @@ impl Observations for LinuxHost {
 
 impl From<Connected> for Device {
     fn from(connected: Connected) -> Self {
-        Self { path: connected.path.display().to_string(), size: Some(Bytes(connected.size)), client: None }
+        Self {
+            path: connected.path.display().to_string(),
+            size: Some(Bytes(connected.size)),
+            client: connected.client,
+        }
     }
 }
 

@@ -16,6 +16,8 @@ mod worker;
 
 mod connect;
 mod loopdev;
+mod qmp;
+mod server;
 
 mod bind;
 mod check;
@@ -37,7 +39,7 @@ mod errno;
 mod kernel;
 
 pub use self::{
-    config::{Config, Layout},
+    config::{Ceph, Config, Layout, RbdDriver},
     host::LinuxHost,
     worker::worker_main,
 };

@@ -174,20 +174,38 @@ fn read(path: PathBuf, backing: String) -> Option<Loop> {
 
 /// Takes the file away from a loop device that nobody uses; `InUse` if somebody does.
 pub(crate) fn detach(path: &Path) -> Result<(), Error> {
-    let device = match open(path, OFlags::RDONLY | OFlags::EXCL) {
-        Ok(device) => device,
-        Err(error) if is(&error, Errno::BUSY) => {
-            return Err(Error::in_use(format!("{} is still mounted somewhere", path.display())));
-        }
-        Err(error) if is(&error, Errno::NXIO) || is(&error, Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(failed(format_args!("open {}", path.display()), error)),
-    };
+    let Some(device) = exclusive(path)? else { return Ok(()) };
     rustix::fs::fsync(&device)
         .map_err(|error| failed(format_args!("write out what {} still holds", path.display()), error))?;
+    clear(path, &device)
+}
+
+/// The device, open for us alone; nothing if there is none.
+fn exclusive(path: &Path) -> Result<Option<File>, Error> {
+    match open(path, OFlags::RDONLY | OFlags::EXCL) {
+        Ok(device) => Ok(Some(device)),
+        Err(error) if is(&error, Errno::BUSY) => {
+            Err(Error::in_use(format!("{} is still mounted somewhere", path.display())))
+        }
+        Err(error) if is(&error, Errno::NXIO) || is(&error, Errno::NOENT) => Ok(None),
+        Err(error) => Err(failed(format_args!("open {}", path.display()), error)),
+    }
+}
+
+fn clear(path: &Path, device: &File) -> Result<(), Error> {
     match kernel::loop_clear(device.as_fd()) {
         Ok(()) => Ok(()),
         Err(error) if is(&error, Errno::NXIO) => Ok(()),
         Err(error) => Err(failed(format_args!("free {}", path.display()), error)),
+    }
+}
+
+/// Takes the file away from a loop device that nobody uses and whose file does not answer any more: there is nothing
+/// to write out to. `InUse` if somebody has it.
+pub(crate) fn abandon(path: &Path) -> Result<(), Error> {
+    match exclusive(path)? {
+        Some(device) => clear(path, &device),
+        None => Ok(()),
     }
 }
 

@@ -4,9 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
-use kato_orchestrator::Error;
+use kato_orchestrator::{Error, model::VolumeId};
 
-use crate::{holders, loopdev, mount};
+use crate::{
+    holders, loopdev, mount,
+    server::{self, Server},
+};
 
 /// Unmounts one of our places.
 pub(crate) fn unmount(folders: &[PathBuf], path: &Path) -> Result<(), Error> {
@@ -28,8 +31,40 @@ pub(crate) fn unmount(folders: &[PathBuf], path: &Path) -> Result<(), Error> {
     mount::remove_place(path)
 }
 
-/// Frees a loop device.
-pub(crate) fn free(granted: &[PathBuf], path: &Path) -> Result<(), Error> {
+/// Devices that we made, and servers of devices: whose, where, and over what.
+pub(crate) fn devices(
+    granted: &[PathBuf],
+    servers: &Path,
+) -> Result<Vec<(Option<String>, String, String)>, Error> {
+    let loops = loopdev::beneath(granted)?.into_iter().chain(loopdev::beneath(&[servers.to_owned()])?);
+    let mut found: Vec<_> = loops
+        .map(|device| {
+            let volume = device.volume.map(|volume| volume.to_string());
+            (volume, device.path.display().to_string(), device.backing)
+        })
+        .collect();
+    for volume in server::volumes(servers)? {
+        let volume = volume.to_string();
+        // One that has a device is told by it.
+        if !found.iter().any(|(of, ..)| of.as_ref() == Some(&volume)) {
+            let folder = servers.join(&volume).display().to_string();
+            found.push((Some(volume), folder, "a server without a device".to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+/// Frees a loop device, or ends a server that has none.
+pub(crate) fn free(granted: &[PathBuf], servers: &Path, path: &Path) -> Result<(), Error> {
+    if let Some(volume) = path.strip_prefix(servers).ok().and_then(|name| VolumeId::parse(name.to_str()?)) {
+        return server::all(servers, volume)?.iter().try_for_each(Server::stop);
+    }
+    if let Some(served) = loopdev::at(path)?.filter(|device| Path::new(&device.backing).starts_with(servers))
+    {
+        holders::name_them(path, loopdev::detach(path))?;
+        let servers = served.volume.map(|volume| server::all(servers, volume)).transpose()?;
+        return servers.unwrap_or_default().iter().try_for_each(Server::stop);
+    }
     let Some(found) = loopdev::beneath(granted)?.into_iter().find(|device| device.path == path) else {
         return match loopdev::at(path)? {
             None => Ok(()),

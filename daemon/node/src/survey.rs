@@ -10,7 +10,7 @@ use kato_orchestrator::{
     ports::host::{Facts, Survey},
 };
 
-use crate::{connect, errno::failed, holders, task::Answer};
+use crate::{Config, connect, errno::failed, holders, task::Answer};
 
 /// Our mounts beneath these folders, with whether a whole filesystem is mounted there.
 pub(crate) fn mounts(folders: &[std::path::PathBuf]) -> Result<Vec<Staged>, Error> {
@@ -38,10 +38,10 @@ pub(crate) struct Staged {
     pub(crate) is_whole: bool,
 }
 
-/// Puts mounts and loop devices together. A place that is called by a name is known by its device.
-pub(crate) fn join(mounts: Vec<Staged>, loops: Answer) -> Result<Survey, Error> {
-    let Answer::Loops(loops) = loops else { return Err(loops.unexpected()) };
-    let devices: Vec<(Option<VolumeId>, String, String)> = loops
+/// Puts mounts and devices together. A place that is called by a name is known by its device.
+pub(crate) fn join(mounts: Vec<Staged>, devices: Answer) -> Result<Survey, Error> {
+    let Answer::Devices(devices) = devices else { return Err(devices.unexpected()) };
+    let devices: Vec<(Option<VolumeId>, String, String)> = devices
         .into_iter()
         .map(|(volume, device, backing)| (volume.as_deref().and_then(VolumeId::parse), device, backing))
         .collect();
@@ -57,13 +57,13 @@ pub(crate) fn join(mounts: Vec<Staged>, loops: Answer) -> Result<Survey, Error> 
 }
 
 /// What this node is.
-pub(crate) fn facts() -> Result<Facts, Error> {
+pub(crate) fn facts(config: &Config) -> Result<Facts, Error> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(|error| failed("read the kernel's boot id", error))?;
     Ok(Facts {
         boot_id: boot_id.trim().to_owned(),
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        connectors: connect::reasons(),
+        connectors: connect::reasons(config),
     })
 }
 

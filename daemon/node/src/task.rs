@@ -60,9 +60,9 @@ pub(crate) enum Task {
     Usage { path: PathBuf },
     Health { way: Way, path: PathBuf, read_only: bool },
     Holders { path: PathBuf },
-    Loops { granted: Vec<PathBuf> },
+    Devices { granted: Vec<PathBuf>, servers: PathBuf },
     UnmountStray { folders: Vec<PathBuf>, path: PathBuf },
-    FreeStray { granted: Vec<PathBuf>, path: PathBuf },
+    FreeStray { granted: Vec<PathBuf>, servers: PathBuf, path: PathBuf },
 }
 
 /// A `DataRoot` on its way.
@@ -86,7 +86,7 @@ pub(crate) enum Answer {
     Usage { total: u64, used: u64, available: u64, inodes: u64, inodes_used: u64 },
     Health(Found),
     Names(Vec<String>),
-    Loops(Vec<(Option<String>, String, String)>),
+    Devices(Vec<(Option<String>, String, String)>),
 }
 
 /// A `Condition` on its way.

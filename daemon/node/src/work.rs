@@ -10,6 +10,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use kato_orchestrator::{
 };
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, major, makedev, minor},
-    io::{Errno, FdFlags},
+    io::Errno,
 };
 
 use crate::{
@@ -28,7 +29,7 @@ use crate::{
     command::Programs,
     connect::{Connected, Way},
     errno::failed,
-    format, freeze, grow, health, holders, loopdev,
+    format, freeze, grow, health, holders,
     mount::{self, Options},
     root,
     signature::{Ext, Signature},
@@ -38,19 +39,26 @@ use crate::{
 };
 
 /// Does a job. Longer work asks for patience first.
-pub(crate) fn perform(job: Job, daemon: &mut UnixStream) -> Result<Answer, Error> {
+pub(crate) fn perform(mut job: Job, daemon: &mut UnixStream) -> Result<Answer, Error> {
     let lock = job.lock.as_deref().map(|path| Lock::take(path, job.patience / 2)).transpose()?;
+    if let Some(lock) = &lock {
+        job.programs.keep(&lock.file);
+    }
     if lock.as_ref().is_some_and(|lock| lock.waited) {
         tell(daemon, job.patience)?;
     }
     let volume = job.volume();
     let mut desk = Desk { programs: &job.programs, long_patience: job.long_patience, daemon };
     match job.task {
-        Task::Connect { way, read_only } => way.connect(volume?, read_only).map(Answer::Connected),
-        Task::Disconnect { way } => way.disconnect(volume?).map(|()| Answer::Done),
-        Task::Rescan { way, size } => way.rescan(volume?, Bytes(size)).map(|size| Answer::Size(size.0)),
+        Task::Connect { way, read_only } => {
+            way.connect(volume?, read_only, desk.programs).map(Answer::Connected)
+        }
+        Task::Disconnect { way } => way.disconnect(volume?, desk.programs).map(|()| Answer::Done),
+        Task::Rescan { way, size } => {
+            way.rescan(volume?, Bytes(size), desk.programs).map(|size| Answer::Size(size.0))
+        }
         Task::Format { way, fs, zeroes, resumed } => {
-            let connected = way.connect(volume?, false)?;
+            let connected = way.connect(volume?, false, desk.programs)?;
             let wish = format::Wish { fs: FsType::parse(&fs)?, zeroes, resumed };
             desk.ask_patience()?;
             format::make(&connected.path, wish, desk.programs).map(|()| Answer::Done)
@@ -59,7 +67,7 @@ pub(crate) fn perform(job: Job, daemon: &mut UnixStream) -> Result<Answer, Error
             let options = Options::parse(&options, read_only)?;
             mount_volume(volume?, &way, options, &root.into(), &place, &mut desk)
         }
-        Task::Unmount { way, places } => unmount_volume(volume?, &way, &places),
+        Task::Unmount { way, places } => unmount_volume(volume?, &way, &places, desk.programs),
         Task::Bind(path) => path.make().map(|()| Answer::Done),
         Task::Unbind(path) => path.take_away().map(|()| Answer::Done),
         Task::Hold { path, at_most, worker } => {
@@ -75,14 +83,10 @@ pub(crate) fn perform(job: Job, daemon: &mut UnixStream) -> Result<Answer, Error
             .map(|condition| Answer::Health(condition.into())),
         Task::Holders { path } => holders::of_mount(&path).map(Answer::Names),
         Task::UnmountStray { folders, path } => stray::unmount(&folders, &path).map(|()| Answer::Done),
-        Task::FreeStray { granted, path } => stray::free(&granted, &path).map(|()| Answer::Done),
-        Task::Loops { granted } => {
-            let found = loopdev::beneath(&granted)?.into_iter().map(|device| {
-                let volume = device.volume.map(|volume| volume.to_string());
-                (volume, device.path.display().to_string(), device.backing)
-            });
-            Ok(Answer::Loops(found.collect()))
+        Task::FreeStray { granted, servers, path } => {
+            stray::free(&granted, &servers, &path).map(|()| Answer::Done)
         }
+        Task::Devices { granted, servers } => stray::devices(&granted, &servers).map(Answer::Devices),
     }
 }
 
@@ -116,14 +120,15 @@ fn mount_volume(
     let (point, _) = mount::open_place(place)?;
     let stat = mount::look(point.as_fd())?;
     if mount::is_mount_root(&stat) {
-        let connected = way.find(volume)?.ok_or_else(|| mount::occupied(place))?;
-        let connected = Connected { size: size(&connected)?, path: connected };
+        let path = way.find(volume)?.ok_or_else(|| mount::occupied(place))?;
+        let client = way.client(volume, options.read_only, desk.programs)?;
+        let connected = Connected { size: size(&path)?, path, client };
         if numbers(&connected.path)? != makedev(stat.stx_dev_major, stat.stx_dev_minor) {
             return Err(mount::occupied(place));
         }
         return found_mounted(connected, &point, &options, root, place);
     }
-    let connected = way.connect(volume, options.read_only)?;
+    let connected = way.connect(volume, options.read_only, desk.programs)?;
     let mounted = mount_nowhere(&connected.path, options.clone(), desk)?;
     let top = grow::open_root(&mounted)?;
     root::make(top.as_fd(), root, options.read_only)?;
@@ -215,11 +220,16 @@ fn unclean(device: &Path) -> Error {
 }
 
 /// Unmounts every place of a volume, then takes the device away unless somebody else has it.
-fn unmount_volume(volume: VolumeId, way: &Way, places: &[PathBuf]) -> Result<Answer, Error> {
+fn unmount_volume(
+    volume: VolumeId,
+    way: &Way,
+    places: &[PathBuf],
+    programs: &Programs,
+) -> Result<Answer, Error> {
     for place in places {
         mount::take_down(place)?;
     }
-    way.disconnect(volume)?;
+    way.disconnect(volume, programs)?;
     for place in places {
         mount::remove_place(place)?;
     }
@@ -241,7 +251,7 @@ struct Lock {
     path: PathBuf,
     /// Whether somebody else had it first.
     waited: bool,
-    _file: File,
+    file: Arc<File>,
 }
 
 impl Lock {
@@ -255,9 +265,8 @@ impl Lock {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Whoever had it before may have removed it after we opened it.
                 Ok(()) if is_still(path, &file) => {
-                    // The programs that we run keep the lock as long as they live.
-                    rustix::io::fcntl_setfd(&file, FdFlags::empty()).map_err(what)?;
-                    return Ok(Self { path: path.to_owned(), waited: !waited.is_zero(), _file: file });
+                    let (path, file) = (path.to_owned(), Arc::new(file));
+                    return Ok(Self { path, waited: !waited.is_zero(), file });
                 }
                 Ok(()) => continue,
                 Err(Errno::WOULDBLOCK) => {}

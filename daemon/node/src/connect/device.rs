@@ -58,8 +58,12 @@ pub(crate) fn release(identity: &str, value: &str) -> Result<(), Error> {
         Err(error) if error.kind == Kind::Unavailable => return Ok(()),
         Err(error) => return Err(error),
     };
-    let path = Path::new("/dev").join(name);
-    holders::name_them(&path, exclusive(&path))
+    let_go(&Path::new("/dev").join(name))
+}
+
+/// Writes out what a device still holds, unless somebody has it.
+pub(crate) fn let_go(path: &Path) -> Result<(), Error> {
+    holders::name_them(path, exclusive(path))
 }
 
 fn exclusive(path: &Path) -> Result<(), Error> {

@@ -8,8 +8,10 @@
 pub(crate) mod device;
 pub(crate) mod directory;
 pub(crate) mod file;
+pub(crate) mod rbd;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     path::{Path, PathBuf},
 };
@@ -21,7 +23,7 @@ use kato_orchestrator::{
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use serde::{Deserialize, Serialize};
 
-use crate::errno::failed;
+use crate::{Ceph, Config, RbdDriver, command::Programs, errno::failed};
 
 /// A connection that a worker can make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub(crate) enum Way {
     File { root: PathBuf, path: PathBuf },
     /// A block device by an identity.
     Device { identity: String, value: String },
+    /// An image in a Ceph pool.
+    Rbd(Box<rbd::Image>),
 }
 
 /// What a way led to.
@@ -39,12 +43,34 @@ pub(crate) struct Connected {
     pub(crate) path: PathBuf,
     /// How large it is.
     pub(crate) size: u64,
+    /// Who this node is to the backend there.
+    pub(crate) client: Option<String>,
 }
 
 impl Way {
     /// The way of a connection, or why there is none.
-    pub(crate) fn of(connection: &Connection) -> Result<Self, Error> {
+    pub(crate) fn of(
+        connection: &Connection,
+        config: &Config,
+        ceph: &BTreeMap<String, Ceph>,
+    ) -> Result<Self, Error> {
         match connection {
+            Connection::Rbd { cluster, pool, namespace, image } => {
+                let ceph = ceph.get(cluster).cloned().ok_or_else(|| {
+                    Error::precondition(format!(
+                        "this node does not know who it is in the Ceph cluster of the backend {cluster}: its \
+                         configuration needs that backend, with its grant"
+                    ))
+                })?;
+                Ok(Self::Rbd(Box::new(rbd::Image {
+                    ceph,
+                    pool: pool.clone(),
+                    namespace: namespace.clone(),
+                    image: image.clone(),
+                    drivers: config.rbd.clone(),
+                    servers: config.servers(),
+                })))
+            }
             Connection::File { root, path } => Ok(Self::File { root: root.into(), path: path.into() }),
             Connection::Device { identity, value } => {
                 Ok(Self::Device { identity: identity.clone(), value: value.clone() })
@@ -52,25 +78,43 @@ impl Way {
             Connection::Directory { .. } => {
                 Err(Error::precondition("a directory has no device: it can only be mounted"))
             }
-            Connection::Rbd { .. }
-            | Connection::Iscsi { .. }
-            | Connection::Nbd { .. }
-            | Connection::Nfs { .. } => Err(Error::unsupported(format!(
-                "this node has no connector for {}: {}",
-                connection.kind(),
-                absent(connection.kind())
-            ))),
+            Connection::Iscsi { .. } | Connection::Nbd { .. } | Connection::Nfs { .. } => {
+                Err(Error::unsupported(format!(
+                    "this node has no connector for {}: {}",
+                    connection.kind(),
+                    absent(connection.kind())
+                )))
+            }
         }
     }
 
     /// Connects, or finds what is connected.
-    pub(crate) fn connect(&self, volume: VolumeId, read_only: bool) -> Result<Connected, Error> {
+    pub(crate) fn connect(
+        &self,
+        volume: VolumeId,
+        read_only: bool,
+        programs: &Programs,
+    ) -> Result<Connected, Error> {
         let path = match self {
             Self::File { root, path } => file::connect(volume, root, path, read_only)?,
             Self::Device { identity, value } => device::find(identity, value)?,
+            Self::Rbd(image) => image.connect(volume, read_only, programs)?,
         };
         let size = size_of_device(&open_device(&path)?)?;
-        Ok(Connected { path, size })
+        Ok(Connected { path, size, client: self.client(volume, read_only, programs)? })
+    }
+
+    /// Who this node is to the backend of what is connected, as far as it has to be cut off by that.
+    pub(crate) fn client(
+        &self,
+        volume: VolumeId,
+        read_only: bool,
+        programs: &Programs,
+    ) -> Result<Option<String>, Error> {
+        match self {
+            Self::File { .. } | Self::Device { .. } => Ok(None),
+            Self::Rbd(image) => image.client(volume, read_only, programs),
+        }
     }
 
     /// The device, if it is connected.
@@ -78,6 +122,7 @@ impl Way {
         match self {
             Self::File { path, .. } => file::find(volume, path),
             Self::Device { identity, value } => device::find(identity, value).map(Some),
+            Self::Rbd(image) => image.find(volume),
         }
     }
 
@@ -86,29 +131,48 @@ impl Way {
         match self {
             Self::File { root, path } => file::require_same(volume, root, path, device),
             Self::Device { identity, value } => device::require_same(identity, value, device),
+            Self::Rbd(image) => image.still_leads_to(volume, device),
         }
     }
 
     /// Takes the device away; `InUse` if somebody has it.
-    pub(crate) fn disconnect(&self, volume: VolumeId) -> Result<(), Error> {
+    pub(crate) fn disconnect(&self, volume: VolumeId, programs: &Programs) -> Result<(), Error> {
         match self {
             Self::File { root, path } => file::disconnect(volume, root, path),
             Self::Device { identity, value } => device::release(identity, value),
+            Self::Rbd(image) => image.disconnect(volume, programs),
         }
     }
 
     /// Makes the device as large as its bytes have become.
-    pub(crate) fn rescan(&self, volume: VolumeId, wanted: Bytes) -> Result<Bytes, Error> {
-        let connected = self.connect(volume, false)?;
-        match self {
-            Self::File { .. } => crate::loopdev::resize(&connected.path)?,
-            Self::Device { .. } => device::rescan(&connected.path)?,
-        }
-        let size = size_of_device(&open_device(&connected.path)?)?;
+    pub(crate) fn rescan(
+        &self,
+        volume: VolumeId,
+        wanted: Bytes,
+        programs: &Programs,
+    ) -> Result<Bytes, Error> {
+        let path = match self {
+            Self::File { root, path } => {
+                let path = file::connect(volume, root, path, false)?;
+                crate::loopdev::resize(&path)?;
+                path
+            }
+            Self::Device { identity, value } => {
+                let path = device::find(identity, value)?;
+                device::rescan(&path)?;
+                path
+            }
+            Self::Rbd(image) => {
+                let path = image.connect(volume, false, programs)?;
+                image.rescan(volume, &path, programs)?;
+                path
+            }
+        };
+        let size = size_of_device(&open_device(&path)?)?;
         if size < wanted.0 {
             return Err(Error::unavailable(format!(
                 "{} shows {} so far, and {wanted} is expected: the size has not arrived on this node yet",
-                connected.path.display(),
+                path.display(),
                 Bytes(size)
             )));
         }
@@ -117,7 +181,7 @@ impl Way {
 }
 
 /// Ways of connecting that work on this node, and why the others do not.
-pub(crate) fn reasons() -> Vec<(String, Result<(), String>)> {
+pub(crate) fn reasons(config: &Config) -> Vec<(String, Result<(), String>)> {
     let loops = if Path::new("/dev/loop-control").exists() {
         Ok(())
     } else {
@@ -125,12 +189,20 @@ pub(crate) fn reasons() -> Vec<(String, Result<(), String>)> {
     };
     let mut found =
         vec![("directory".to_owned(), Ok(())), ("file".to_owned(), loops), ("device".to_owned(), Ok(()))];
-    found.extend(["rbd", "iscsi", "nbd", "nfs"].map(|kind| (kind.to_owned(), Err(absent(kind)))));
+    let programs = Programs::within(config.programs.clone());
+    found.extend(RbdDriver::ALL.map(|driver| {
+        let usable = match config.rbd.contains(&driver) {
+            true => driver.usable(&programs, &config.servers()),
+            false => Err("the configuration leaves it out (`node.rbd`)".to_owned()),
+        };
+        (format!("rbd by {}", driver.name()), usable)
+    }));
+    found.extend(["iscsi", "nbd", "nfs"].map(|kind| (kind.to_owned(), Err(absent(kind)))));
     found
 }
 
 fn absent(kind: &str) -> String {
-    format!("this version cannot connect {kind}; use directory, file or device")
+    format!("this version cannot connect {kind}; use directory, file, device or rbd")
 }
 
 /// Opens a block device for reading, and nothing but a block device.

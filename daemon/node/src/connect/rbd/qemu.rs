@@ -1,0 +1,179 @@
+//! The way that needs no module of the kernel's: `qemu-storage-daemon` opens the image with librbd and shows it as a file
+//! through FUSE, which a loop device with direct IO makes a block device (`server.rs`, `loopdev.rs`). Flushes go all the
+//! way: one of the mounted filesystem's is one of librbd's.
+//!
+//! The server reads a configuration of its own: the cluster's, with our key and without limits on the data path. It also
+//! opens librbd's admin socket there, for whoever wants to see its counters.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
+
+use kato_orchestrator::{Error, Kind, model::VolumeId};
+use rustix::fs::OFlags;
+
+use super::Image;
+use crate::{
+    command::{Program, Programs},
+    connect::{open_device, size_of_device},
+    errno::failed,
+    holders, loopdev,
+    server::{self, FOLDER, Place, Server, Serving},
+};
+
+/// How long the kernel may believe in a file's old size: FUSE's answers are kept for a second.
+const STALE: Duration = Duration::from_secs(5);
+
+pub(super) fn usable(programs: &Programs, servers: &Place) -> Result<(), String> {
+    programs.find(Program::QemuStorageDaemon).map_err(|error| error.message)?;
+    programs.find(Program::Rbd).map_err(|error| error.message)?;
+    if !has_driver() {
+        return Err("QEMU's driver for rbd is not installed: install the package qemu-block-extra".to_owned());
+    }
+    for (device, module) in [("/dev/fuse", "fuse"), ("/dev/loop-control", "loop")] {
+        if !Path::new(device).exists() {
+            return Err(format!(
+                "{device} is missing: load the kernel's module {module}, or give the container the host's /dev"
+            ));
+        }
+    }
+    servers.may_serve().map_err(|error| error.message)
+}
+
+/// Debian has the driver in a package of its own; elsewhere it may be part of the program.
+fn has_driver() -> bool {
+    let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let modules: Vec<PathBuf> =
+        folders.map(|entry| entry.path().join("qemu")).filter(|path| path.is_dir()).collect();
+    modules.is_empty() || modules.iter().any(|folder| folder.join("block-rbd.so").exists())
+}
+
+pub(super) fn connect(
+    image: &Image,
+    volume: VolumeId,
+    read_only: bool,
+    programs: &Programs,
+) -> Result<PathBuf, Error> {
+    let serving = serving(image, read_only)?;
+    let kept = Server::latest(&image.servers.folder, volume)?
+        .filter(|server| server.process().is_some() && server.serves(&serving.what));
+    let server = match kept {
+        Some(server) => server,
+        None => {
+            clear(image, volume)?;
+            Server::start(&image.servers, volume, &serving, programs)
+                // The program's own words say little of an image that is not there.
+                .map_err(|error| image.size(programs).err().unwrap_or(error))?
+        }
+    };
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let path = server.file();
+    let file = rustix::fs::open(&path, access | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+        .map_err(|error| failed(format_args!("open {}", path.display()), error))?;
+    loopdev::attach(volume, &fs::File::from(file), read_only)
+}
+
+fn serving(image: &Image, read_only: bool) -> Result<Serving, Error> {
+    let ceph = &image.ceph;
+    let conf = fs::read_to_string(&ceph.conf)
+        .map_err(|error| failed(format_args!("read {}", ceph.conf.display()), error))?;
+    let ours = format!(
+        "\n\n[client.{}]\nkeyring = {}\nlog_file = /dev/null\nadmin_socket = {FOLDER}/asok\n\
+         rados_osd_op_timeout = 0\nrados_mon_op_timeout = 0\n",
+        ceph.user,
+        ceph.keyring.display()
+    );
+    let namespace = match image.namespace.as_str() {
+        "" => String::new(),
+        namespace => format!(",namespace={namespace}"),
+    };
+    let access = if read_only { ",read-only=on" } else { "" };
+    Ok(Serving {
+        what: format!("{} as {}{access}\n", image.spec(), ceph.user),
+        files: vec![("ceph.conf", conf + &ours)],
+        blockdev: format!(
+            "driver=rbd,node-name=disk,pool={}{namespace},image={},user={},conf={FOLDER}/ceph.conf,cache.direct=on,\
+             discard=unmap{access}",
+            image.pool, image.image, ceph.user
+        ),
+        read_only,
+    })
+}
+
+pub(super) fn find(volume: VolumeId) -> Result<Option<PathBuf>, Error> {
+    let name = volume.to_string();
+    let found = loopdev::over(&name)?.into_iter().find(|device| device.volume == Some(volume));
+    Ok(found.map(|device| device.path))
+}
+
+pub(super) fn is_read_only(_: &Image, _: VolumeId, device: &Path) -> Result<bool, Error> {
+    Ok(loopdev::at(device)?.is_some_and(|device| device.read_only))
+}
+
+pub(super) fn require_alive(image: &Image, volume: VolumeId, device: &Path) -> Result<(), Error> {
+    let ended = || {
+        Error::unavailable(format!(
+            "the server of the image {} has ended, and {} reaches nothing any more",
+            image.spec(),
+            device.display()
+        ))
+    };
+    let server = Server::latest(&image.servers.folder, volume)?.ok_or_else(ended)?;
+    server.process().map(drop).ok_or_else(ended)
+}
+
+/// The loop device first, when nobody uses it: then everything was written out, and the server may end.
+pub(super) fn disconnect(image: &Image, volume: VolumeId, device: &Path) -> Result<(), Error> {
+    let server = Server::latest(&image.servers.folder, volume)?;
+    let alive = server.as_ref().is_some_and(|server| server.process().is_some());
+    if alive {
+        match loopdev::detach(device) {
+            // It answers, with errors: it was shut out of its cluster, for good.
+            Err(error) if error.kind == Kind::Unavailable && !crate::health::answers(device) => {
+                tracing::warn!(device = %device.display(), %error, "gave up a device that was cut off");
+            }
+            outcome => {
+                holders::name_them(device, outcome)?;
+                return clear(image, volume);
+            }
+        }
+    }
+    holders::name_them(device, loopdev::abandon(device))?;
+    server.map_or(Ok(()), |server| server.give_up())?;
+    clear(image, volume)
+}
+
+/// Ends whatever serves this volume, after its device is gone.
+pub(super) fn clear(image: &Image, volume: VolumeId) -> Result<(), Error> {
+    server::all(&image.servers.folder, volume)?.iter().try_for_each(Server::stop)
+}
+
+/// The image's own size is what counts: whoever asked for one may not know of a larger one, and a server that is told a
+/// smaller one cuts the image.
+pub(super) fn rescan(
+    image: &Image,
+    volume: VolumeId,
+    device: &Path,
+    programs: &Programs,
+) -> Result<(), Error> {
+    let size = image.size(programs)?;
+    let shown = || size_of_device(&open_device(device)?);
+    if shown()? >= size.0 {
+        return Ok(());
+    }
+    let server = Server::latest(&image.servers.folder, volume)?
+        .ok_or_else(|| Error::unavailable(format!("the image {} has no server here", image.spec())))?;
+    server.resize(size.0)?;
+    let (mut waited, tick) = (Duration::ZERO, Duration::from_millis(100));
+    loop {
+        loopdev::resize(device)?;
+        if shown()? >= size.0 || waited >= STALE {
+            return Ok(());
+        }
+        sleep(tick);
+        waited += tick;
+    }
+}
