@@ -184,6 +184,18 @@ pub(crate) fn granted(config: &Config) -> BTreeSet<PathBuf> {
         .collect()
 }
 
+/// Who this node is in the Ceph clusters that its backends were granted.
+pub(crate) fn ceph(config: &Config) -> BTreeMap<String, kato_node::Ceph> {
+    let granted =
+        config.backends.iter().filter_map(|(name, backend)| Some((name, backend.grants.ceph.as_ref()?)));
+    granted
+        .map(|(name, grant)| {
+            let (conf, keyring, user) = (grant.conf.clone(), grant.keyring.clone(), grant.user.clone());
+            (name.to_string(), kato_node::Ceph { conf, keyring, user })
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::is_older;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use kato_csi::Claims;
+use kato_node::LinuxHost;
 use kato_orchestrator::{Error, Orchestrator, model::BackendName};
 use serde_json::{Value as Json, json};
 use tokio::sync::Mutex;
@@ -23,6 +24,8 @@ pub(crate) struct Reloader {
     loader: Loader,
     hall: Arc<Orchestrator>,
     now: Mutex<Config>,
+    /// Has to know who it is in clusters that are granted later.
+    node: Arc<LinuxHost>,
     /// What the CSI door was told; nothing while it is closed.
     csi: Option<kato_csi::Config>,
 }
@@ -33,9 +36,10 @@ impl Reloader {
         loader: Loader,
         hall: Arc<Orchestrator>,
         config: Config,
+        node: Arc<LinuxHost>,
         csi: Option<kato_csi::Config>,
     ) -> Self {
-        Self { sources, loader, hall, now: Mutex::new(config), csi }
+        Self { sources, loader, hall, now: Mutex::new(config), node, csi }
     }
 
     /// What each backend is made of.
@@ -56,6 +60,7 @@ impl Reloader {
         if let Some(door) = &self.csi {
             tell_claims(&Claims::of(door, &self.hall.catalog()), &Claims::of(door, &catalog));
         }
+        self.node.know(crate::catalog::ceph(&new));
         self.hall.set_catalog(catalog);
         for key in &applied {
             tracing::info!(%key, "the configuration was changed");

@@ -111,6 +111,7 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
 
     notifier.say("STATUS=Looking at the node");
     let host = Arc::new(LinuxHost::open(node(&config)?).await?);
+    let knows = Arc::clone(&host);
 
     notifier.say("STATUS=Taking up what was unfinished");
     let ports = Ports { store: Arc::clone(&journal.store), host, clock: Arc::clone(&clock), ids };
@@ -125,6 +126,7 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
         loader,
         Arc::clone(&hall),
         config.clone(),
+        knows,
         csi.as_ref().map(|(_, door)| door.clone()),
     ));
     if let Some(listener) = docker {
@@ -228,6 +230,9 @@ fn node(config: &Config) -> Result<kato_node::Config, Error> {
     };
     node.granted = catalog::granted(config).into_iter().collect();
     node.roots.clone_from(&config.csi.roots);
+    node.ceph = catalog::ceph(config);
+    node.rbd.clone_from(&config.node.rbd);
+    node.servers_anywhere = config.node.servers_here;
     Ok(node)
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use kato_node::RbdDriver;
 use kato_orchestrator::{
     Error,
     model::{BackendName, Class, ClassName, DataRoot, FsType, NodeId},
@@ -194,7 +195,21 @@ fn node(root: &Scope<'_>, folders: &Folders, mistakes: &mut Vec<Mistake>) -> Opt
         reap_after: scope.span("reap-after"),
         idle_grace: scope.span("idle-grace"),
         freeze_limit: scope.span("freeze-limit"),
+        rbd: rbd(&scope, mistakes),
+        servers_here: scope.text("servers").as_deref() == Some("here"),
     })
+}
+
+fn rbd(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Vec<RbdDriver> {
+    let written = scope.texts("rbd");
+    let known = |word: &String| RbdDriver::ALL.into_iter().find(|driver| driver.name() == word);
+    for word in written.iter().filter(|word| known(word).is_none()) {
+        let reason = format!(
+            "\"{word}\" is no way to connect an image: write krbd, nbd and qemu in the order of trying"
+        );
+        mistakes.push(scope.mistake("rbd", reason));
+    }
+    written.iter().filter_map(known).collect()
 }
 
 fn docker(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Docker {

@@ -82,6 +82,8 @@ pub(crate) struct NodeConfig {
     pub(crate) reap_after: Duration,
     pub(crate) idle_grace: Duration,
     pub(crate) freeze_limit: Duration,
+    pub(crate) rbd: Vec<kato_node::RbdDriver>,
+    pub(crate) servers_here: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
