@@ -122,6 +122,7 @@ async fn take_up(house: &Arc<House>, id: VolumeId, mounted: Option<&BTreeSet<Str
                 {
                     attachment.state = AttachmentState::Detaching;
                     attachment.intent = Some(Intent::new(now));
+                    attachment.lost_its_client();
                 }
                 return Ok(());
             }

@@ -40,6 +40,16 @@ pub enum Hold {
     Lent,
 }
 
+impl Attachment {
+    /// What was this node's client there has ended without a word, and its backend may wait for it: whoever connects next
+    /// waits less when it was cut off. Somebody else's attachment is somebody else's to look after.
+    pub fn lost_its_client(&mut self) {
+        if self.client.is_some() && self.fence == Fence::Unneeded && self.hold != Hold::Lent {
+            self.fence = Fence::Wished;
+        }
+    }
+}
+
 /// Whether a node has to be cut off from a volume before its attachment is let go. In doubt it has to be: to cut off a
 /// node that has let go is to find nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -172,8 +172,9 @@ impl House {
                 let mut members = Vec::with_capacity(volumes.len());
                 let mut home: Option<BackendName> = None;
                 for (index, volume) in (0u8..).zip(&volumes) {
-                    let volume =
-                        draft.family(*volume).volume.as_mut().filter(|one| one.state == VolumeState::Ready);
+                    let family = draft.family(*volume);
+                    let elsewhere = family.attachments.keys().find(|node| *node != self.node()).cloned();
+                    let volume = family.volume.as_mut().filter(|one| one.state == VolumeState::Ready);
                     let volume = volume.ok_or_else(|| Error::not_found("a volume of it is gone"))?;
                     let about = |error: Error| error.about(format!("volume {}", volume.name));
                     let home = home.get_or_insert_with(|| volume.backend.clone());
@@ -190,10 +191,18 @@ impl House {
                             "this daemon has no mounts that it could hold still: ask one that does all of the work",
                         )));
                     }
-                    if !abilities.cuts_groups() {
+                    // Whoever writes to what is attached is known.
+                    let held_here = abilities.cuts_groups() || (abilities.snapshots && abilities.attachments);
+                    if !held_here {
                         return Err(about(Error::unsupported(format!(
                             "the backend {} cannot cut several volumes at one moment",
                             volume.backend
+                        ))));
+                    }
+                    if let Some(node) = elsewhere {
+                        return Err(about(Error::precondition(format!(
+                            "it is attached to {node}, and nobody else can hold it still: cut the group there, or stop \
+                             what uses it"
                         ))));
                     }
                     holds_something(volume).map_err(about)?;

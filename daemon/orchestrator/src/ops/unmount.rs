@@ -107,6 +107,7 @@ pub(crate) fn leave(
 
 /// Lets a node's mount and attachment go. A broken mount stays broken until it is gone.
 pub(crate) fn take_down(family: &mut Family, node: &NodeId, now: Timestamp) {
+    let broken = family.mounts.get(node).is_some_and(|mount| matches!(mount.state, MountState::Broken(_)));
     if let Some(mount) = family.mounts.get_mut(node)
         && mount.state != MountState::Unmounting
     {
@@ -124,6 +125,9 @@ pub(crate) fn take_down(family: &mut Family, node: &NodeId, now: Timestamp) {
     {
         attachment.state = AttachmentState::Detaching;
         attachment.intent = Some(Intent::new(now));
+        if broken {
+            attachment.lost_its_client();
+        }
     }
 }
 

@@ -27,8 +27,10 @@ async fn node_facts(
     let used = family.mounts.get(node).and_then(|mount| mount.device.clone());
     let known = house.journal.record::<Node>(keys::node(node)).await?.value;
     let name = known.and_then(|known| known.names.get(&volume.backend).cloned());
+    let client = family.attachments.get(node).and_then(|attachment| attachment.client.clone());
     Ok(NodeFacts {
         name: name.unwrap_or_else(|| node.as_str().to_owned()),
+        identities: client.into_iter().map(|client| ("client".to_owned(), client)).collect(),
         used_devices: used.into_iter().collect(),
         ..NodeFacts::default()
     })

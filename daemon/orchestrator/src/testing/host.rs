@@ -33,6 +33,8 @@ pub struct HostWorld {
     elsewhere: BTreeMap<VolumeId, Vec<String>>,
     broken: BTreeMap<VolumeId, String>,
     stalled: BTreeSet<VolumeId>,
+    /// How many clients it has been; nothing while it does not tell.
+    clients: Option<u32>,
 }
 
 impl Default for HostWorld {
@@ -47,6 +49,7 @@ impl Default for HostWorld {
             elsewhere: BTreeMap::new(),
             broken: BTreeMap::new(),
             stalled: BTreeSet::new(),
+            clients: None,
         }
     }
 }
@@ -54,7 +57,12 @@ impl Default for HostWorld {
 impl HostWorld {
     /// Loses everything that a reboot loses.
     pub fn reboot(&mut self) {
-        *self = Self { boot: self.boot + 1, ..Self::default() };
+        *self = Self { boot: self.boot + 1, clients: self.clients, ..Self::default() };
+    }
+
+    /// Lets it tell who it is to the backend, another one with each connection.
+    pub fn tell_clients(&mut self) {
+        self.clients = Some(0);
     }
 
     /// The daemon is gone: the watchdogs thaw what it froze.
@@ -222,9 +230,13 @@ impl Connections for FakeHost {
         if self.world().connected.insert(volume, handle.clone()).is_none() {
             let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
             backend.reach.enter(&handle, self.node);
+            drop(backend);
+            let mut world = self.world();
+            world.clients = world.clients.map(|clients| clients + 1);
         }
+        let client = self.world().clients.map(|client| format!("{}/{client}", self.node));
         self.fuse.pass().await;
-        Ok(Device { path: format!("/dev/fake-{volume}"), size: None, client: None })
+        Ok(Device { path: format!("/dev/fake-{volume}"), size: None, client })
     }
 
     async fn disconnect(&self, volume: VolumeId, _: &Connection) -> Result<(), Error> {

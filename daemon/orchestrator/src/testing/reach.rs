@@ -24,6 +24,8 @@ pub(super) struct Reach {
     cut_off: BTreeSet<(String, String)>,
     /// Who was cut off, in order.
     fenced: Vec<String>,
+    /// As which clients, where they were named.
+    clients: Vec<String>,
     trespasses: Vec<String>,
 }
 
@@ -85,6 +87,12 @@ impl BackendWorld {
         &self.reach.fenced
     }
 
+    /// Which clients were named when nodes were cut off, in order.
+    #[must_use]
+    pub fn fenced_clients(&self) -> &[String] {
+        &self.reach.clients
+    }
+
     /// When a node began to use what another one still used.
     #[must_use]
     pub fn trespasses(&self) -> &[String] {
@@ -144,10 +152,11 @@ impl Fencing for FakeBackend {
         &self,
         which: Which,
         node: NodeFacts,
-        _clients: Vec<String>,
+        clients: Vec<String>,
         resume: Option<Vec<u8>>,
     ) -> Result<Effect<()>, Error> {
         self.effect(Verb::Fence, resume, move |world| {
+            world.reach.clients.extend(clients);
             if let Ok(handle) = world.handle(&which.token) {
                 world.reach.cut_off(handle.as_str(), &node.name);
             }
