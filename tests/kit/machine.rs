@@ -44,11 +44,25 @@ impl Machine {
     /// Starts one.
     #[must_use]
     pub fn start() -> Self {
+        let mut command = Command::new("unshare");
+        command.arg("--net");
+        Self::unshared(command)
+    }
+
+    /// Starts one that shares the network of another, as two nodes do that reach the same servers.
+    #[must_use]
+    pub fn start_beside(other: &Self) -> Self {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &other.pid.to_string(), "--net", "--", "unshare"]);
+        Self::unshared(command)
+    }
+
+    fn unshared(mut unshare: Command) -> Self {
         let _apart = apart::beginning();
         let folder = tempfile::Builder::new().prefix("kato-machine-").tempdir().expect("a folder");
         let ready = folder.path().join("ready");
-        let mut first = Command::new("unshare")
-            .args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--net"])
+        let mut first = unshare
+            .args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"])
             .args(["--propagation", "private", "--", "sh", "-c", INIT, "sh"])
             .arg(&ready)
             .stdin(Stdio::null())
@@ -136,7 +150,7 @@ impl Drop for Machine {
     }
 }
 
-/// A program that runs inside of a machine.
+/// A program that runs inside of a machine, or beside the test.
 #[derive(Debug)]
 pub struct Process {
     entry: Child,
@@ -145,6 +159,14 @@ pub struct Process {
 }
 
 impl Process {
+    /// Starts a program that goes on beside the test, with a log of its own.
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).expect("a log");
+        let said = command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn();
+        let entry = said.unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        Self { pid: entry.id(), entry, log: log.to_owned() }
+    }
+
     /// Its number as it is seen from outside.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -162,10 +184,28 @@ impl Process {
         self.entry.try_wait().unwrap().is_none()
     }
 
+    /// Lets it stand still.
+    pub fn freeze(&self) {
+        signal(self.pid, Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        signal(self.pid, Signal::CONT);
+    }
+
     /// Ends it at once, and waits until it is gone.
     pub fn kill(&mut self) {
+        // Its number may be somebody else's after its end.
+        if !self.runs() {
+            return;
+        }
         signal(self.pid, Signal::KILL);
-        self.entry.wait().ok();
+        until("a program to be gone", || {
+            // `nsenter` stands still itself as soon as it sees that what it entered with does.
+            signal(self.entry.id(), Signal::CONT);
+            self.entry.try_wait().unwrap()
+        });
     }
 
     /// Asks it to end, and waits until it did.

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod backend;
 #[cfg(test)]
+mod ceph;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod crash;

@@ -15,7 +15,7 @@ pub(crate) struct Bench {
     /// Measure the profile that is shared with the tests: built sooner, but not what people run
     #[arg(long)]
     dev: bool,
-    /// Rows to measure: raw, docker, csi, plugin, scale, data; all of them when none is named
+    /// Rows to measure: raw, docker, csi, plugin, scale, data, ceph; all of them when none is named
     #[arg(value_name = "ROWS")]
     rows: Vec<String>,
 }
@@ -23,7 +23,8 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn run(&self, shell: &Shell) -> Fallible {
         shell.ensure_guest_target()?;
-        peers::ensure_for(shell, &["bench"])?;
+        let ceph = self.rows.is_empty() || self.rows.iter().any(|row| row == "ceph");
+        peers::ensure_for(shell, if ceph { &["bench", "ceph"] } else { &["bench"] })?;
         let profile = if self.dev { "dev" } else { "release" };
         let rows: Vec<&str> = self.rows.iter().map(String::as_str).collect();
         println!("measuring the {profile} profile");

@@ -11,6 +11,7 @@
     reason = "a developer's tool: it prints, runs cargo and apt, and times what it ran; none of it ships"
 )]
 
+mod apt;
 mod bench;
 mod conform;
 mod image;
@@ -47,7 +48,7 @@ enum Task {
     Test(test::Test),
     /// The fast half of `test` for the editor loop: format and lints, for the host and for the guests
     Check,
-    /// The crash suite with its full number of kills
+    /// The suites that kill, with their full number of kills
     Soak(soak::Soak),
     /// Ask anybody's component what the backend suite asks of ours
     Conform(conform::Conform),

@@ -1,14 +1,16 @@
 //! The programs that the tests talk to, where Debian keeps them, and why they are wanted. What is there is
-//! left alone; what is missing is installed where that is possible, and said aloud where it is not.
+//! left alone; what is missing is installed where that is possible (`apt.rs`), and said aloud where it is not.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use crate::{
+    apt,
     parts::Part,
-    shell::{Failure, Fallible, Shell, find_program, is_ci, is_root, run},
+    shell::{Failure, Fallible, Shell, find_program, is_ci, is_root},
 };
 
 struct Peer {
+    /// Its name; a path when it is no program. A folder of the path that differs between machines is `*`.
     program: &'static str,
     package: &'static str,
     why: &'static str,
@@ -62,7 +64,7 @@ const PEERS: &[Peer] = &[
         program: "ip",
         package: "iproute2",
         why: "each test has a network of its own",
-        parts: &["docker", "cli", "crash", "sandbox", "csi", "deploy", "bench-smoke", "bench"],
+        parts: &["docker", "cli", "crash", "sandbox", "csi", "ceph", "deploy", "bench-smoke", "bench"],
     },
     Peer {
         program: "mkfs.ext4",
@@ -74,6 +76,7 @@ const PEERS: &[Peer] = &[
             "crash",
             "cli",
             "csi",
+            "ceph",
             "deploy",
             "bench-smoke",
             "bench",
@@ -85,7 +88,7 @@ const PEERS: &[Peer] = &[
         program: "mkfs.xfs",
         package: "xfsprogs",
         why: "volumes with an xfs filesystem",
-        parts: &["host", "docker", "crash", "cli", "csi", "deploy", "managed-plugin", "image"],
+        parts: &["host", "docker", "crash", "cli", "csi", "ceph", "deploy", "managed-plugin", "image"],
     },
     Peer {
         program: "systemd-analyze",
@@ -99,11 +102,55 @@ const PEERS: &[Peer] = &[
         why: "asks the admin door as a person would",
         parts: &["cli", "docker"],
     },
+    Peer {
+        program: "ceph-mon",
+        package: "ceph-mon",
+        why: "a cluster of one node has a monitor",
+        parts: &["ceph"],
+    },
+    Peer {
+        program: "ceph-mgr",
+        package: "ceph-mgr",
+        why: "without a manager no quota of the cluster is ever reached",
+        parts: &["ceph"],
+    },
+    Peer { program: "ceph-osd", package: "ceph-osd", why: "the cluster's bytes are there", parts: &["ceph"] },
+    Peer {
+        program: "rbd",
+        package: "ceph-common",
+        why: "the rbd component has it run, and the tests look over its shoulder with it",
+        parts: &["ceph"],
+    },
+    Peer {
+        program: "rados",
+        package: "ceph-common",
+        why: "what lies in a pool beneath the images",
+        parts: &["ceph"],
+    },
+    Peer {
+        program: "rbd-fuse",
+        package: "rbd-fuse",
+        why: "a look at the bytes of an image, past who serves it",
+        parts: &["ceph"],
+    },
+    Peer {
+        program: "qemu-storage-daemon",
+        package: "qemu-system-common",
+        why: "serves images where the kernel has no rbd",
+        parts: &["ceph"],
+    },
+    Peer {
+        program: "/usr/lib/*/qemu/block-rbd.so",
+        package: "qemu-block-extra",
+        why: "is how it speaks to Ceph",
+        parts: &["ceph"],
+    },
     Peer { program: "fio", package: "fio", why: "the speed of data", parts: &["bench-smoke", "bench"] },
 ];
 
 /// Parts that mount filesystems.
-const NEEDS_ROOT: &[&str] = &["host", "docker", "crash", "cli", "csi", "deploy", "bench-smoke", "bench"];
+const NEEDS_ROOT: &[&str] =
+    &["host", "docker", "crash", "cli", "csi", "ceph", "deploy", "bench-smoke", "bench"];
 
 /// Installs what these parts need and this machine lacks.
 pub(crate) fn ensure(shell: &Shell, parts: &[&Part]) -> Fallible {
@@ -119,14 +166,14 @@ pub(crate) fn ensure_for(shell: &Shell, names: &[&str]) -> Fallible {
             "some of these tests mount filesystems, which only root may do: run `sudo -E cargo xtask …`",
         )?;
     }
-    let missing: Vec<_> = PEERS.iter().filter(|peer| wants(peer.parts) && !is_there(peer)).collect();
+    let mut missing: Vec<_> = PEERS.iter().filter(|peer| wants(peer.parts) && !is_there(peer)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     for peer in &missing {
         println!("missing: {} ({}): {}", peer.program, peer.package, peer.why);
     }
-    let packages: Vec<_> = missing.iter().map(|peer| peer.package).collect();
+    let packages = packages_of(&missing);
     if find_program("apt-get").is_none() {
         return complain(&format!(
             "this machine has no apt: install by hand what Debian calls {}",
@@ -136,35 +183,43 @@ pub(crate) fn ensure_for(shell: &Shell, names: &[&str]) -> Fallible {
     if !is_root() {
         return complain(&format!("only root may install them: sudo apt-get install {}", packages.join(" ")));
     }
-    let mut update = shell.command("apt-get");
-    if let Err(Failure::Because(reason)) =
-        run(update.args(["update", "-qq"]).env("DEBIAN_FRONTEND", "noninteractive"))
-    {
-        eprintln!("warning: {reason}");
-    }
-    for peer in &missing {
-        // An earlier package may have brought it, and one that fails shall not keep the others away.
-        if !is_there(peer)
-            && let Err(Failure::Because(reason)) = install(shell, peer.package)
-        {
-            eprintln!("warning: {reason}");
+    warn(apt::update(shell));
+    // All at once is one look at what needs what; but one that fails shall not keep the others away.
+    warn(apt::install(shell, &packages));
+    let fallback = if packages.len() > 1 { packages } else { Vec::new() };
+    for package in fallback {
+        if missing.iter().any(|peer| peer.package == package && !is_there(peer)) {
+            warn(apt::install(shell, &[package]));
         }
     }
-    let still: Vec<_> = missing.iter().filter(|peer| !is_there(peer)).map(|peer| peer.package).collect();
-    if still.is_empty() {
+    missing.retain(|peer| !is_there(peer));
+    if missing.is_empty() {
         return Ok(());
     }
-    complain(&format!("still missing: {}; the tests that need them will say so", still.join(" ")))
+    complain(&format!(
+        "still missing: {}; the tests that need them will say so",
+        packages_of(&missing).join(" ")
+    ))
 }
 
-fn install(shell: &Shell, package: &str) -> Fallible {
-    let mut install = shell.command("apt-get");
-    install.args(["install", "-y", "-qq", "--no-install-recommends", package]);
-    run(install.env("DEBIAN_FRONTEND", "noninteractive"))
+/// Each once, in the order of the table.
+fn packages_of(peers: &[&Peer]) -> Vec<&'static str> {
+    let mut packages: Vec<_> = peers.iter().map(|peer| peer.package).collect();
+    packages.dedup();
+    packages
 }
 
-/// Whether the program is there, and is the one that we mean: busybox has to be a static one.
+fn warn(done: Fallible) {
+    if let Err(Failure::Because(reason)) = done {
+        eprintln!("warning: {reason}");
+    }
+}
+
+/// Whether it is there, and is the one that we mean: busybox has to be a static one.
 fn is_there(peer: &Peer) -> bool {
+    if peer.program.starts_with('/') {
+        return is_file(peer.program);
+    }
     let Some(path) = find_program(peer.program) else { return false };
     if peer.package != "busybox-static" {
         return true;
@@ -173,10 +228,33 @@ fn is_there(peer: &Peer) -> bool {
     fs::read(path).is_ok_and(|bytes| !bytes.windows(9).take(4096).any(|window| window == b"/ld-linux"))
 }
 
+/// Whether there is a file of this path, whatever folder stands for its `*`.
+fn is_file(path: &str) -> bool {
+    let Some((before, after)) = path.split_once("/*/") else { return Path::new(path).is_file() };
+    fs::read_dir(before).into_iter().flatten().flatten().any(|entry| entry.path().join(after).is_file())
+}
+
 fn complain(reason: &str) -> Fallible {
     if is_ci() {
         return Err(Failure::because(format!("{reason} (CI is set, so nothing is left out)")));
     }
     eprintln!("warning: {reason}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_found_whatever_the_architecture_is_called() {
+        assert!(is_file("/proc/*/status") && is_file("/proc/self/status"));
+        assert!(!is_file("/proc/*/nothing-of-this-name") && !is_file("/nowhere/*/status"));
+    }
+
+    #[test]
+    fn a_package_of_two_programs_is_installed_once() {
+        let ceph: Vec<_> = PEERS.iter().filter(|peer| peer.package == "ceph-common").collect();
+        assert_eq!((ceph.len(), packages_of(&ceph)), (2, vec!["ceph-common"]));
+    }
 }

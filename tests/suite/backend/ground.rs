@@ -24,15 +24,18 @@ use kato_orchestrator::{
     testing::{self, BackendWorld, FakeBackend, Fuse},
 };
 use kato_plugin_host::{
-    BackendSpec, Config, ConnectionGrants, Grants, Limits, PluginHost, embedded, inspect,
+    BackendSpec, CephGrant, Config, ConnectionGrants, Grants, Limits, PluginHost, embedded, inspect,
 };
-use kato_tests::apart::{Apart, mounting};
+use kato_tests::{
+    apart::{Apart, mounting},
+    ceph::Cluster,
+};
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::{runtime::Handle, task::block_in_place};
 
 /// A backend to try.
-pub(super) struct Subject {
+pub(crate) struct Subject {
     pub(super) backend: Arc<dyn Backend>,
     /// How large volumes are asked for; zero for those that have no size.
     pub(super) size: Bytes,
@@ -45,6 +48,8 @@ pub(super) struct Subject {
 enum World {
     Memory(Arc<Mutex<BackendWorld>>),
     Folder(Folder),
+    /// A namespace of a pool.
+    Ceph(Arc<Cluster<'static>>, String),
     /// Somebody else's, of which nothing is known but what it answers.
     Theirs {
         _temp: TempDir,
@@ -173,15 +178,62 @@ impl Subject {
         Self { backend, size, parameters, world: World::Folder(folder) }
     }
 
+    /// The `rbd` plugin, in a namespace of its own.
+    pub(crate) async fn images_in_ceph(cluster: &Arc<Cluster<'static>>, namespace: &str) -> Self {
+        cluster.create_namespace(namespace);
+        let ceph = CephGrant {
+            user: cluster.user().to_owned(),
+            keyring: cluster.keyring().to_owned(),
+            conf: cluster.conf().to_owned(),
+            pool: cluster.pool().to_owned(),
+            namespace: namespace.to_owned(),
+            data_pools: Vec::new(),
+            uid: 65534,
+            gid: 65534,
+            programs: "/usr/bin".into(),
+        };
+        let backend = start(BackendSpec {
+            name: BackendName::parse("ceph").unwrap(),
+            component: embedded::component("rbd").unwrap().into(),
+            configuration: BTreeMap::new(),
+            grants: Grants { ceph: Some(ceph), ..Grants::default() },
+            limits: Limits::default(),
+        })
+        .await;
+        backend.check().await.unwrap();
+        let world = World::Ceph(Arc::clone(cluster), namespace.to_owned());
+        Self { backend, size: Bytes(8 << 20), parameters: BTreeMap::new(), world }
+    }
+
+    /// So many that a list has several pages.
+    pub(super) fn many(&self) -> usize {
+        match &self.world {
+            World::Ceph(..) => 34,
+            World::Memory(_) | World::Folder(_) | World::Theirs { .. } => 110,
+        }
+    }
+
     pub(super) fn folder(&self) -> &Folder {
         match &self.world {
             World::Folder(folder) => folder,
-            World::Memory(_) | World::Theirs { .. } => panic!("this backend has no folder of ours"),
+            World::Memory(_) | World::Ceph(..) | World::Theirs { .. } => {
+                panic!("this backend has no folder of ours")
+            }
         }
     }
 
     /// Writes as the volume's owner would.
     pub(super) fn write(&self, made: &Made, bytes: &[u8]) {
+        if let World::Ceph(cluster, namespace) = &self.world {
+            let padded = [bytes, &vec![0; 100 - bytes.len()]].concat();
+            let hex: String = padded.iter().map(|byte| format!("{byte:02x}")).collect();
+            cluster.touch(
+                namespace,
+                image(made),
+                &format!("image.write(bytes.fromhex('{hex}'), 0); image.flush()"),
+            );
+            return;
+        }
         match (&self.world, made.connection.as_ref().unwrap()) {
             (World::Memory(world), _) => {
                 *world.lock().unwrap().bytes(made.handle.as_str()).unwrap() = bytes.to_vec();
@@ -201,6 +253,14 @@ impl Subject {
 
     /// What was written last.
     pub(super) fn read(&self, made: &Made) -> Vec<u8> {
+        if let World::Ceph(cluster, namespace) = &self.world {
+            let hex = cluster.touch(namespace, image(made), "print(image.read(0, 100).rstrip(b'\\0').hex())");
+            let digits: Vec<char> = hex.trim().chars().collect();
+            return digits
+                .chunks(2)
+                .map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap())
+                .collect();
+        }
         match (&self.world, made.connection.as_ref().unwrap()) {
             (World::Memory(world), _) => world.lock().unwrap().bytes(made.handle.as_str()).unwrap().clone(),
             (_, Connection::Directory { root, path }) => {
@@ -222,6 +282,7 @@ impl Subject {
     /// What is left when everything was deleted: nothing, of which also no hidden part may remain.
     pub(super) fn left(&self) -> Vec<String> {
         match &self.world {
+            World::Ceph(cluster, namespace) => cluster.left_in(namespace),
             World::Theirs { .. } => block_in_place(|| Handle::current().block_on(self.handles())),
             World::Memory(world) => {
                 world.lock().unwrap().tokens().into_iter().map(|token| token.to_string()).collect()
@@ -259,6 +320,11 @@ impl Subject {
     pub(super) fn is_empty(&self) -> bool {
         self.left().is_empty()
     }
+}
+
+/// The image that a volume is.
+fn image(made: &Made) -> &str {
+    made.token.as_ref().unwrap().as_str()
 }
 
 /// The `local` plugin over this folder.

@@ -86,6 +86,14 @@ impl Wire {
         answer
     }
 
+    /// Asks what has to be refused, and answers why it was.
+    pub(crate) fn refused(&self, operation: &str, body: Value) -> String {
+        let answer = self.call(operation, body.clone());
+        let reason = answer["Err"].as_str().unwrap_or_default();
+        assert_ne!(reason, "", "{operation} {body} was done: {answer}");
+        reason.to_owned()
+    }
+
     /// Says these bytes and reads one answer.
     pub(crate) fn say(&self, bytes: &[u8]) -> io::Result<Option<Message>> {
         let mut stream = self.connect()?;

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use kato_orchestrator::{
     Error, Kind, Orchestrator,
     model::{AttachmentState, Fence, LostMount, Target},
-    ops::{AttachVolume, DetachVolume, ExamineHouse, MountVolume, UnmountVolume},
+    ops::{AttachVolume, DetachVolume, ExamineHouse, MountVolume, UnmountVolume, VolumeView},
     testing::{Fault, Verb},
 };
 
@@ -286,6 +286,49 @@ fn without_a_node_it_is_taken_from_all() {
         assert_eq!(house.lost("db").await.len(), 1);
         house.take_from("db", None).await.unwrap();
         house.take("db", "two").await.unwrap();
+        house.nobody_trespassed();
+    });
+}
+
+/// Whose volume tells who it is to the backend.
+const ALONE: Nature = Nature { attaches: true, fences: true, ..Nature::PLAIN };
+
+#[test]
+fn a_client_that_ended_without_a_word_is_cut_off_before_the_next_one_begins() {
+    Town::new(ALONE).live(|house| async move {
+        house.machine.lock().unwrap().tell_clients();
+        let id = house.make("db").await.volume.id;
+        house.take("db", "one").await.unwrap();
+        let client = |view: VolumeView| view.attachments.first().and_then(|one| one.client.clone());
+        assert_eq!(client(house.see("db").await).as_deref(), Some("here/1"));
+        house.machine.lock().unwrap().cut_off(id, "its server ended");
+        house.hall.watch().await.unwrap();
+        house.give("db", "one").await;
+        house.take("db", "two").await.unwrap();
+        assert_eq!(house.backend.lock().unwrap().fenced_clients(), ["here/1"]);
+        assert_eq!(client(house.see("db").await).as_deref(), Some("here/2"), "it comes as another one");
+        house.host.write(id, "rows").unwrap();
+        house.give("db", "two").await;
+        assert_eq!(
+            house.backend.lock().unwrap().fenced_clients().len(),
+            1,
+            "who ends in order is left alone"
+        );
+    });
+}
+
+#[test]
+fn the_client_of_an_earlier_boot_is_cut_off() {
+    let mut town = Town::new(ALONE);
+    town.live(|house| async move {
+        house.machine.lock().unwrap().tell_clients();
+        house.make("db").await;
+        house.take("db", "one").await.unwrap();
+    });
+    town.reboot();
+    town.live(|house| async move {
+        house.take("db", "two").await.unwrap();
+        assert_eq!(house.backend.lock().unwrap().fenced_clients(), ["here/1"]);
         house.nobody_trespassed();
     });
 }
