@@ -252,6 +252,8 @@ async fn a_new_mark_is_seen_by_everybody(subject: Subject) {
         assert_eq!(subject.look("a").await.unwrap().mark, mark);
         assert_eq!(subject.backend.list(None).await.unwrap().items[0].mark, mark);
     }
+    let again = subject.create(subject.wish("a")).await.unwrap();
+    assert_eq!(again.mark, "kato1 newer", "whoever asks again hears what is on it");
     let refusal = subject.backend.remark(which("never"), "kato1".into()).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::NotFound, "{refusal}");
 }

@@ -53,6 +53,15 @@ pub(crate) fn strangers<C: Commands>(
     Ok(Strangers { addresses, unsure })
 }
 
+/// The nodes that have claimed a volume.
+pub(crate) fn nodes<C: Commands>(pool: &Pool<C>, token: &Token) -> Result<Vec<String>, Error> {
+    let claims = pool.claims(token.as_str())?.unwrap_or_default();
+    let mut nodes: Vec<_> = claims.claims.into_iter().map(|claim| claim.node).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    Ok(nodes)
+}
+
 /// Lets a node reach a volume.
 pub(crate) fn attach<C: Commands>(
     pool: &Pool<C>,

@@ -46,14 +46,14 @@ pub(crate) fn satisfies(new: &New<'_>, image: &Image, marks: &Marks) -> Result<(
 }
 
 /// A volume that was made or found, as the host sees it.
-pub(crate) fn volume(token: &Token, size: u64, days: u64, mark: String) -> Volume {
+pub(crate) fn volume(token: &Token, size: u64, days: u64, mark: String, attached: Vec<String>) -> Volume {
     Volume {
         handle: names::volume_handle(token.as_str(), days),
         size_bytes: size,
         mark,
         token: Some(token.to_string()),
         connection: None,
-        attached: None,
+        attached: Some(attached),
         topology: Vec::new(),
         parameters: None,
     }

@@ -20,7 +20,7 @@ pub(crate) const LATE: i32 = 110;
 const UNTOLD: i32 = -1;
 
 /// What the user of the backend needs.
-const CAPS: &str = "check the user's caps: mon 'profile rbd, allow command \"mgr dump\"' osd 'profile rbd pool=...' mgr \
+const CAPS: &str = "check that the keyring holds this user's key, and the user's caps: mon 'profile rbd, allow command \"mgr dump\"' osd 'profile rbd pool=...' mgr \
                     'profile rbd pool=...'";
 
 /// How a command ended.

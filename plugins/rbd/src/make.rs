@@ -16,6 +16,7 @@ use kato_plugin_sdk::{
 use crate::{
     answers::Image,
     api::Pool,
+    attachments,
     config::Parameters,
     convert,
     error::{self, ABSENT, THERE},
@@ -43,8 +44,16 @@ pub(crate) struct New<'a> {
 }
 
 impl New<'_> {
+    /// One that was made now.
     fn volume(&self, size: u64) -> Volume {
-        convert::volume(self.token, size, self.parameters.trash_days, self.mark.text.clone())
+        convert::volume(self.token, size, self.parameters.trash_days, self.mark.text.clone(), Vec::new())
+    }
+
+    /// One that was there. What its mark says of a filesystem is truer than what is wished.
+    fn found<C: Commands>(&self, pool: &Pool<C>, size: u64, mark: Option<Mark>) -> Result<Volume, Error> {
+        let mark = mark.map_or_else(|| self.mark.text.clone(), |mark| mark.text);
+        let attached = attachments::nodes(pool, self.token)?;
+        Ok(convert::volume(self.token, size, self.parameters.trash_days, mark, attached))
     }
 
     fn doing(&self) -> String {
@@ -72,10 +81,11 @@ pub(crate) fn plain<C: Commands>(pool: &Pool<C>, new: &New<'_>) -> Result<Create
         if let Some(image) = pool.image(name)? {
             let marks = pool.marks(name)?.unwrap_or_default();
             convert::satisfies(new, &image, &marks)?;
-            if marks.of(name).is_none() {
+            let found = marks.of(name);
+            if found.is_none() {
                 inscribe(pool, new, marks.days() != new.parameters.trash_days)?;
             }
-            return Ok(Created::Done(new.volume(image.size)));
+            return new.found(pool, image.size, found).map(Created::Done);
         }
         pool.remove(name, "removing a half-made image")?;
     }
@@ -142,7 +152,7 @@ enum Standing {
     Nothing,
     /// A clone that has to be finished.
     Hung(Image),
-    Whole(Image),
+    Whole(Image, Mark),
 }
 
 /// Makes one from something.
@@ -150,7 +160,10 @@ pub(crate) fn copy<C: Commands>(pool: &Pool<C>, new: &New<'_>, origin: &Origin) 
     let source = Source::find(pool, new.token, origin)?;
     for _ in 0..TRIES {
         match standing(pool, new, source.as_ref())? {
-            Standing::Whole(image) => return settle(pool, new, &image, image.size, source.as_ref()),
+            Standing::Whole(image, mark) => {
+                let volume = new.found(pool, image.size, Some(mark))?;
+                return settle(pool, new, &image, volume, source.as_ref());
+            }
             Standing::Hung(image) => return finish(pool, new, &image, source.as_ref()),
             Standing::Nothing => {}
         }
@@ -181,10 +194,10 @@ fn standing<C: Commands>(
     let name = new.token.as_str();
     let Some(image) = pool.image(name)? else { return Ok(Standing::Nothing) };
     let marks = pool.marks(name)?.unwrap_or_default();
-    if marks.of(name).is_some() {
+    if let Some(mark) = marks.of(name) {
         // A clone that was not grown yet has no mark of its own, so its size is what was wished for.
         convert::satisfies(new, &image, &marks)?;
-        return Ok(Standing::Whole(image));
+        return Ok(Standing::Whole(image, mark));
     }
     if marks.any() {
         let other = match (&image.parent, source) {
@@ -313,7 +326,7 @@ fn finish<C: Commands>(
     }
     // It inherited its parent's days.
     inscribe(pool, new, true)?;
-    settle(pool, new, image, size, source)
+    settle(pool, new, image, new.volume(size), source)
 }
 
 /// The answer for a clone that is whole, unless it has too many generations above it.
@@ -321,7 +334,7 @@ fn settle<C: Commands>(
     pool: &Pool<C>,
     new: &New<'_>,
     image: &Image,
-    size: u64,
+    volume: Volume,
     source: Option<&Source<'_>>,
 ) -> Result<Created, Error> {
     let depth = depth(pool, image, source)?;
@@ -340,7 +353,7 @@ fn settle<C: Commands>(
             note: format!("waiting for flatten: {depth} generations lie above it{said}"),
         }));
     }
-    Ok(Created::Done(new.volume(size)))
+    Ok(Created::Done(volume))
 }
 
 /// How many generations lie above an image, as far as it matters.

@@ -259,11 +259,11 @@ fn a_new_mark_keeps_what_the_volume_was_made_from() {
     let wish = from_volume("kato-a", "kato-s");
     backend.create(&wish).unwrap();
     volumes::remark(&backend.pool(), &which("kato-a"), "new").unwrap();
-    backend.create(&wish).unwrap();
+    assert_eq!(backend.create(&wish).unwrap().mark, "new", "whoever asks again hears what is on it");
     assert_eq!(kind(backend.create(&from_volume("kato-a", "kato-b"))), ErrorKind::AlreadyExists);
     backend.ceph.borrow_mut().image("kato-a").meta.clear();
     volumes::remark(&backend.pool(), &which("kato-a"), "newer").unwrap();
-    backend.create(&wish).unwrap();
+    assert_eq!(backend.create(&wish).unwrap().mark, "newer");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use kato_plugin_sdk::{
 };
 
 use crate::{
-    answers::{Claims, Parent},
+    answers::Parent,
     api::Pool,
     attachments,
     config::{Parameters, STEP},
@@ -179,15 +179,12 @@ fn see<C: Commands>(pool: &Pool<C>, token: &Token) -> Result<Option<Volume>, Err
     let name = token.as_str();
     let Some(image) = pool.image(name)? else { return Ok(None) };
     let Some(marks) = pool.marks(name)? else { return Ok(None) };
-    let Claims { claims, .. } = pool.claims(name)?.unwrap_or_default();
-    let mut attached: Vec<_> = claims.into_iter().map(|claim| claim.node).collect();
-    attached.sort_unstable();
-    attached.dedup();
+    let attached = attachments::nodes(pool, token)?;
     let own = marks.of(name);
     // The days of one without a mark of its own may be its parent's.
     let days = if own.is_some() { marks.days() } else { 0 };
-    let volume = convert::volume(token, image.size, days, own.map(|mark| mark.text).unwrap_or_default());
-    Ok(Some(Volume { attached: Some(attached), ..volume }))
+    let mark = own.map(|mark| mark.text).unwrap_or_default();
+    Ok(Some(convert::volume(token, image.size, days, mark, attached)))
 }
 
 /// A page of all volumes.

@@ -51,7 +51,7 @@ fn containers_keep_their_data_through_snapshots_copies_growth_and_a_second_node(
     second.make("db", json!({"size": "1GiB"}));
     let refusal = second.wire().refused("Mount", json!({"Name": "db", "ID": "second"}));
     assert!(refusal.contains("here"), "{refusal}");
-    docker("rm -f -t 0 writer").unwrap();
+    docker("rm -f writer").unwrap();
     until("the first to let go", || node.servers().is_empty().then_some(()));
     let taken = second.take("db", "second");
     assert_eq!(std::fs::read_to_string(taken.join("rows")).unwrap(), "second\n");

@@ -65,7 +65,7 @@ fn data_waits_for_a_cluster_that_stands_still_and_control_says_so() {
     assert!(begun.elapsed() < SOON);
     cluster.thaw(Server::Mon);
     until("the create to end by itself", || {
-        node.told("volume inspect mute")[0]["state"].as_str().filter(|state| *state == "ready").map(drop)
+        node.told("volume inspect mute")["state"].as_str().filter(|state| *state == "ready").map(drop)
     });
 
     node.give("db", "one");

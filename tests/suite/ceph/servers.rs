@@ -31,7 +31,7 @@ fn flushes(node: &Node<'_>) -> u64 {
 }
 
 fn state(node: &Node<'_>) -> String {
-    node.told("volume inspect db")[0]["mounts"][0]["state"].as_str().unwrap_or_default().to_owned()
+    node.told("volume inspect db")["mounts"][0]["state"].as_str().unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn what_was_flushed_outlives_the_daemon_and_every_end_of_a_server() {
     assert!(write(&data.join("rows"), "without a daemon"));
     node.daemon.start_again();
     assert_eq!(node.server(), server);
-    let client = node.told("volume inspect db")[0]["attachments"][0]["client"].as_str().unwrap().to_owned();
+    let client = node.told("volume inspect db")["attachments"][0]["client"].as_str().unwrap().to_owned();
     let image = cluster.images().remove(0);
     assert_eq!(cluster.watchers(&image), [client.clone()]);
 
