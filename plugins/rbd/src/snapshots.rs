@@ -104,7 +104,7 @@ pub(crate) fn inspect<C: Commands>(pool: &Pool<C>, which: &[Which]) -> Result<Ve
     if which.len() > 100 {
         return Err(error::too_many("snapshots", which.len()));
     }
-    let mut images: BTreeMap<String, Option<(Vec<Cut>, Marks)>> = BTreeMap::new();
+    let mut images: BTreeMap<String, Option<Looked>> = BTreeMap::new();
     let mut seen = Vec::with_capacity(which.len());
     for which in which {
         let (token, id) = locate(pool, which)?;
@@ -113,22 +113,36 @@ pub(crate) fn inspect<C: Commands>(pool: &Pool<C>, which: &[Which]) -> Result<Ve
             continue;
         };
         if !images.contains_key(&id) {
-            let cuts = pool.cuts(&id)?;
-            let marks = if cuts.is_some() { pool.marks_by_id(&id)? } else { None };
-            images.insert(id.clone(), cuts.zip(marks));
+            images.insert(id.clone(), look(pool, &id)?);
         }
-        seen.push(images.get(&id).and_then(Option::as_ref).and_then(|(cuts, marks)| {
+        seen.push(images.get(&id).and_then(Option::as_ref).and_then(|(volume, cuts, marks)| {
             let cut = find(cuts, token.as_str())?;
             let mark = marks.snapshot(token.as_str()).unwrap_or_default();
-            Some(convert::snapshot(&id, cut, None, mark))
+            Some(convert::snapshot(&id, cut, volume.clone(), mark))
         }));
     }
     Ok(seen)
 }
 
+/// An image with the handle of the volume that it is, its snapshots and its marks.
+type Looked = (Option<String>, Vec<Cut>, Marks);
+
+fn look<C: Commands>(pool: &Pool<C>, id: &str) -> Result<Option<Looked>, Error> {
+    let Some(image) = pool.image_by_id(id)? else { return Ok(None) };
+    let (Some(cuts), Some(marks)) = (pool.cuts(id)?, pool.marks_by_id(id)?) else { return Ok(None) };
+    Ok(Some((volume_of(&image.name, &marks), cuts, marks)))
+}
+
+/// The handle of the volume that an image is, if it is one.
+fn volume_of(name: &str, marks: &Marks) -> Option<String> {
+    let own = marks.of(name).is_some();
+    (own || names::is_ours(name)).then(|| names::volume_handle(name, if own { marks.days() } else { 0 }))
+}
+
 /// A page of all snapshots: first those of images that are there, in the order of their names, then those of images in
 /// the trash, in the order of their ids.
 pub(crate) fn list<C: Commands>(pool: &Pool<C>, page: Option<&str>) -> Result<SnapshotPage, Error> {
+    let ours = |name: &str| names::is_ours(name) || names::is_gone(name);
     let mut items = Vec::new();
     let buried = page.and_then(|page| page.strip_prefix(TRASH));
     if buried.is_none() {
@@ -141,11 +155,13 @@ pub(crate) fn list<C: Commands>(pool: &Pool<C>, page: Option<&str>) -> Result<Sn
             }
             last = Some(name.clone());
         }
-        let next = last.filter(|_| names.next().is_some()).unwrap_or_else(|| TRASH.to_owned());
-        return Ok(SnapshotPage { items, next: Some(next) });
+        let next = match last.filter(|_| names.next().is_some()) {
+            Some(last) => Some(last),
+            None => pool.trash()?.iter().any(|one| ours(&one.name)).then(|| TRASH.to_owned()),
+        };
+        return Ok(SnapshotPage { items, next });
     }
     let trash = pool.trash()?;
-    let ours = |name: &str| names::is_ours(name) || names::is_gone(name);
     let mut rest =
         trash.iter().filter(|one| ours(&one.name) && buried.is_none_or(|buried| one.id.as_str() > buried));
     let mut last = None;
@@ -165,9 +181,7 @@ fn of<C: Commands>(
     marks: Option<Marks>,
 ) -> Result<Vec<Snapshot>, Error> {
     let (Some(cuts), Some(marks)) = (pool.cuts(id)?, marks) else { return Ok(Vec::new()) };
-    let own = marks.of(name).is_some();
-    let volume =
-        (own || names::is_ours(name)).then(|| names::volume_handle(name, if own { marks.days() } else { 0 }));
+    let volume = volume_of(name, &marks);
     let told = cuts.iter().filter(|cut| cut.live).filter_map(|cut| {
         let mark = marks.snapshot(&cut.name);
         let ours = Token::parse(&cut.name).is_ok() && (mark.is_some() || names::is_ours(&cut.name));

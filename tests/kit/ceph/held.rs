@@ -71,15 +71,20 @@ impl Cluster<'_> {
 
     /// Does something with an image as librbd's own language has it, where `image` is the image: what it printed.
     pub fn touch(&self, namespace: &str, image: &str, line: &str) -> String {
-        let program = format!(
-            "import rados, rbd\n\
+        self.python(&self.script(namespace, image, line)).unwrap()
+    }
+
+    /// The program that does it. It closes the image when it is asked to end.
+    pub fn script(&self, namespace: &str, image: &str, line: &str) -> String {
+        format!(
+            "import rados, rbd, signal, sys, time\n\
+             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n\
              with rados.Rados(conffile='{conf}', rados_id='admin', conf=dict(keyring='{keyring}')) as cluster:\n \
              with cluster.open_ioctx('{POOL}') as pool:\n  pool.set_namespace('{namespace}')\n  \
              with rbd.Image(pool, '{image}') as image:\n   {line}\n",
             conf = self.conf().display(),
             keyring = self.admin().keyring().display(),
-        );
-        self.python(&program).unwrap()
+        )
     }
 
     /// What is in a namespace: images, what was put away of them, and snapshots.

@@ -14,7 +14,7 @@ use crate::{
         store::Durability,
     },
     records::keys,
-    steps::{asked_later, backend::which, resume},
+    steps::{asked_later, backend::which, node::missing, resume},
 };
 
 /// What the backend is told of a node.
@@ -49,7 +49,18 @@ pub(super) async fn attach(
             let read_only = attachment.is_some_and(|one| one.read_only);
             let resume = resume(attachment.and_then(|one| one.intent.as_ref()));
             let facts = node_facts(house, family, volume, node).await?;
-            attachments.attach(which(house, volume), facts, read_only, resume).await?
+            match attachments.attach(which(house, volume), facts, read_only, resume).await {
+                Ok(answer) => answer,
+                Err(error) if error.kind == Kind::NotFound && error.is_final() => {
+                    let mut told = missing(house, volume, error).await;
+                    if told.kind == Kind::Precondition {
+                        // Whoever asks for what is lost asks for what is not there.
+                        told.kind = Kind::NotFound;
+                    }
+                    return Err(told);
+                }
+                Err(error) => return Err(error),
+            }
         }
         (None, Some(connection)) => {
             Effect::Done(crate::ports::backend::Attached { connection: connection.clone(), client: None })

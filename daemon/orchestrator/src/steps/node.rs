@@ -187,7 +187,7 @@ fn publish_shared(family: &mut Family, node: &NodeId) {
 }
 
 /// The node did not find the bytes. If the backend, being the one we know, says so too, the volume is lost.
-async fn missing(house: &Arc<House>, volume: &Volume, error: Error) -> Error {
+pub(super) async fn missing(house: &Arc<House>, volume: &Volume, error: Error) -> Error {
     house.trusted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&volume.backend);
     let backend = match house.backend(&volume.backend).await {
         Ok(backend) => backend,
