@@ -4,7 +4,7 @@
 use kato_orchestrator::model::Bytes;
 
 use super::{
-    keys::{KEYS, Key, Shape, find, is_section, mode, span},
+    keys::{self, Key, Shape, find, is_section, mode, span},
     mistakes::{Mistake, nearest},
     tree::{Node, Value},
 };
@@ -45,7 +45,7 @@ fn check_table(node: &Node, pattern: &mut Vec<String>, shown: &str, mistakes: &m
 
 /// The key that was probably meant: one of this table, or one of that name elsewhere.
 fn meant(word: &str, table: &[String]) -> Option<String> {
-    let beside = KEYS.iter().filter_map(|key| {
+    let beside = keys::all().filter_map(|key| {
         let mut segments = key.path.split('.');
         table
             .iter()
@@ -55,7 +55,7 @@ fn meant(word: &str, table: &[String]) -> Option<String> {
     });
     nearest(word, beside).or_else(|| {
         let spelt = word.replace('_', "-");
-        KEYS.iter()
+        keys::all()
             .find(|key| key.path.rsplit('.').next() == Some(spelt.as_str()))
             .map(|key| key.path.replace('*', "NAME"))
     })

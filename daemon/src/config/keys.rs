@@ -4,6 +4,8 @@
 //!
 //! In a path, `*` is a name that the operator gives and `[]` an entry of a list.
 
+mod backends;
+
 use std::time::Duration;
 
 /// What a value may be.
@@ -50,7 +52,7 @@ const fn key(path: &'static str, shape: Shape, default: &'static str, doc: &'sta
     Key { path, shape, default, doc }
 }
 
-use Shape::{Count, Flag, Mode, OneOf, Path, Size, Span, Tables, Text, Texts, Words};
+use Shape::{Count, Flag, Mode, OneOf, Path, Size, Span, Text, Texts, Words};
 
 /// What each section is for, in the order in which people read them.
 pub(crate) const SECTIONS: &[(&str, &str)] = &[
@@ -69,7 +71,12 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
 ];
 
 /// Every key.
-pub(crate) const KEYS: &[Key] = &[
+pub(crate) fn all() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(backends::KEYS)
+}
+
+/// All but those of backends.
+const KEYS: &[Key] = &[
     key(
         "folders.data",
         Path,
@@ -335,220 +342,11 @@ pub(crate) const KEYS: &[Key] = &[
         "false",
         "Whether any pod may bring volumes of it about that live and die with the pod (Kubernetes' ephemeral inline volumes). Whoever may write a pod may then use up its room.",
     ),
-    key(
-        "backend.*.plugin",
-        Text,
-        "",
-        "\"local\" for the one that is built in, the path of a component, or \"sha256:…\" of an installed one.",
-    ),
-    key(
-        "backend.*.digest",
-        Text,
-        "",
-        "\"sha256:…\" of the component at a path: another one found there is refused. `kato plugin inspect FILE` tells it.",
-    ),
-    key(
-        "backend.*.configuration",
-        Words,
-        "{}",
-        "What the plugin itself is told; `kato plugin inspect` shows what it understands. No secrets here: an authoriser of the grants puts them on requests.",
-    ),
-    key(
-        "backend.*.grants.directories",
-        Words,
-        "{}",
-        "Directories of the host by the names that the plugin uses for them.",
-    ),
-    key("backend.*.grants.http", Tables, "[]", "Servers that the plugin may call."),
-    key(
-        "backend.*.grants.http.[].url",
-        Text,
-        "",
-        "Scheme, host and port, `https://api.example.com`; a host `*.x` is any beneath x.",
-    ),
-    key("backend.*.grants.http.[].methods", Texts, "[]", "The methods; all when nothing is written."),
-    key(
-        "backend.*.grants.http.[].paths",
-        Texts,
-        "[]",
-        "The paths, `*` for one segment, `**` at the end for any rest; all when nothing is written.",
-    ),
-    key(
-        "backend.*.grants.http.[].addresses",
-        Texts,
-        "[\"public\"]",
-        "Which addresses the name may have: public, private, loopback or networks such as 10.0.0.0/8. Link-local ones never.",
-    ),
-    key(
-        "backend.*.grants.http.[].authoriser.bearer.secret.file",
-        Path,
-        "",
-        "Sign with a bearer token: the file that holds it.",
-    ),
-    key(
-        "backend.*.grants.http.[].authoriser.bearer.secret.env",
-        Text,
-        "",
-        "The same, from a variable of the daemon's environment.",
-    ),
-    key(
-        "backend.*.grants.http.[].authoriser.bearer.secret.credential",
-        Text,
-        "",
-        "The same, from a credential that systemd gives to the daemon (`LoadCredential=`), by its name.",
-    ),
-    key("backend.*.grants.http.[].authoriser.header.name", Text, "", "Sign with a header of this name."),
-    key("backend.*.grants.http.[].authoriser.header.secret.file", Path, "", "The file that holds its value."),
-    key(
-        "backend.*.grants.http.[].authoriser.header.secret.env",
-        Text,
-        "",
-        "The same, from a variable of the daemon's environment.",
-    ),
-    key(
-        "backend.*.grants.http.[].authoriser.header.secret.credential",
-        Text,
-        "",
-        "The same, from a credential that systemd gives to the daemon (`LoadCredential=`), by its name.",
-    ),
-    key("backend.*.grants.http.[].authoriser.basic.user", Text, "", "Sign with this user's password."),
-    key("backend.*.grants.http.[].authoriser.basic.secret.file", Path, "", "The file that holds it."),
-    key(
-        "backend.*.grants.http.[].authoriser.basic.secret.env",
-        Text,
-        "",
-        "The same, from a variable of the daemon's environment.",
-    ),
-    key(
-        "backend.*.grants.http.[].authoriser.basic.secret.credential",
-        Text,
-        "",
-        "The same, from a credential that systemd gives to the daemon (`LoadCredential=`), by its name.",
-    ),
-    key(
-        "backend.*.grants.http.[].ca",
-        Path,
-        "",
-        "A PEM file with the authorities whose certificates are believed, instead of the public ones.",
-    ),
-    key(
-        "backend.*.grants.http.[].proxy.url",
-        Text,
-        "",
-        "The proxy that these requests go through, as `http://host:port`. It resolves the names, and so decides which addresses they have.",
-    ),
-    key("backend.*.grants.http.[].proxy.user", Text, "", "Who the proxy is told that we are."),
-    key("backend.*.grants.http.[].proxy.secret.file", Path, "", "The file that holds the password."),
-    key(
-        "backend.*.grants.http.[].proxy.secret.env",
-        Text,
-        "",
-        "The same, from a variable of the daemon's environment.",
-    ),
-    key(
-        "backend.*.grants.http.[].proxy.secret.credential",
-        Text,
-        "",
-        "The same, from a credential that systemd gives to the daemon (`LoadCredential=`), by its name.",
-    ),
-    key(
-        "backend.*.grants.commands.*.line",
-        Text,
-        "",
-        "A whole command line with holes, by the name that the plugin uses for it.",
-    ),
-    key("backend.*.grants.commands.*.uid", Count(1, 4_294_967_294), "65534", "Who runs it; never root."),
-    key("backend.*.grants.commands.*.gid", Count(1, 4_294_967_294), "65534", "Its group."),
-    key("backend.*.grants.commands.*.timeout", Span, "\"30s\"", "How long it may take."),
-    key(
-        "backend.*.grants.commands.*.writable",
-        Flag,
-        "false",
-        "Whether it may write to this host's file systems. Without it the command sees the system's directories only, read-only, for which the daemon needs CAP_SYS_ADMIN.",
-    ),
-    key(
-        "backend.*.grants.ceph.user",
-        Text,
-        "",
-        "A pool of a Ceph cluster: the user there, without `client.`. It is granted the commands that look after images in this pool and nothing else, and nodes connect as it.",
-    ),
-    key("backend.*.grants.ceph.keyring", Path, "", "The file with the user's key, readable for `uid`."),
-    key("backend.*.grants.ceph.conf", Path, "\"/etc/ceph/ceph.conf\"", "The cluster's configuration file."),
-    key("backend.*.grants.ceph.pool", Text, "", "The pool."),
-    key("backend.*.grants.ceph.namespace", Text, "\"\"", "The namespace in it; empty for the default one."),
-    key(
-        "backend.*.grants.ceph.data-pools",
-        Texts,
-        "[]",
-        "Pools in which the data of images may lie, erasure coded ones for example.",
-    ),
-    key("backend.*.grants.ceph.uid", Count(1, 4_294_967_294), "65534", "Who runs the commands; never root."),
-    key("backend.*.grants.ceph.gid", Count(1, 4_294_967_294), "65534", "Their group."),
-    key("backend.*.grants.ceph.programs", Path, "\"/usr/bin\"", "Where rbd, rados and ceph are."),
-    key(
-        "backend.*.grants.connections.directory",
-        Flag,
-        "false",
-        "Whether the plugin may name directories beneath granted ones as the place of a volume's bytes.",
-    ),
-    key(
-        "backend.*.grants.connections.file",
-        Flag,
-        "false",
-        "The same for files beneath granted directories.",
-    ),
-    key(
-        "backend.*.grants.connections.device",
-        Texts,
-        "[]",
-        "Block devices by these kinds of identity: nvme-serial, wwid, virtio-serial, scsi-serial, by-id.",
-    ),
-    key(
-        "backend.*.grants.connections.nbd",
-        Texts,
-        "[]",
-        "NBD servers, as host:port or the path of a socket.",
-    ),
-    key(
-        "backend.*.grants.connections.nfs",
-        Texts,
-        "[]",
-        "NFS servers, as server:/path for a directory and what is beneath it.",
-    ),
-    key(
-        "backend.*.grants.connections.iscsi.portals",
-        Texts,
-        "[]",
-        "Logical units behind these iSCSI portals, `address:port`.",
-    ),
-    key(
-        "backend.*.grants.connections.iscsi.iqn-prefix",
-        Text,
-        "\"\"",
-        "What the target's name has to begin with; empty for any target of these portals.",
-    ),
-    key(
-        "backend.*.limits.memory",
-        Size,
-        "\"64MiB\"",
-        "How much memory a call of the plugin may take, 256MiB at most.",
-    ),
-    key("backend.*.limits.cpu", Span, "\"2s\"", "How long a call may compute; waiting costs none of it."),
-    key("backend.*.limits.wall", Span, "\"2m\"", "How long a call may take in all."),
-    key(
-        "backend.*.limits.calls",
-        Count(1, 256),
-        "12",
-        "How many calls that change something may run at once.",
-    ),
-    key("backend.*.limits.reads", Count(1, 256), "6", "How many calls that only read may run at once."),
-    key("backend.*.limits.answer", Size, "\"32MiB\"", "The largest answer or argument of a call."),
-    key("backend.*.limits.response", Size, "\"32MiB\"", "The largest body of an HTTP response."),
 ];
 
 /// The key at this path of written words; names stand for `*`, entries for `[]`.
 pub(crate) fn find(path: &[String]) -> Option<&'static Key> {
-    KEYS.iter().find(|key| {
+    all().find(|key| {
         let mut segments = key.path.split('.');
         path.iter().all(|word| segments.next().is_some_and(|segment| segment == "*" || segment == word))
             && segments.next().is_none()
@@ -557,7 +355,7 @@ pub(crate) fn find(path: &[String]) -> Option<&'static Key> {
 
 /// Whether some key is at or beneath this path.
 pub(crate) fn is_section(path: &[String]) -> bool {
-    KEYS.iter().any(|key| {
+    all().any(|key| {
         let mut segments = key.path.split('.');
         path.iter().all(|word| segments.next().is_some_and(|segment| segment == "*" || segment == word))
             && segments.next().is_some()
@@ -620,8 +418,9 @@ mod tests {
 
     #[test]
     fn no_key_is_listed_twice_and_each_has_its_section() {
-        for (at, key) in KEYS.iter().enumerate() {
-            assert!(!KEYS[at + 1..].iter().any(|other| other.path == key.path), "{}", key.path);
+        let keys: Vec<_> = all().collect();
+        for (at, key) in keys.iter().enumerate() {
+            assert!(!keys[at + 1..].iter().any(|other| other.path == key.path), "{}", key.path);
             assert!(
                 SECTIONS.iter().any(|(section, _)| key.path.starts_with(&format!("{section}."))),
                 "{}",

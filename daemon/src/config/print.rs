@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Config,
-    keys::{self, KEYS, Key, SECTIONS, Shape},
+    keys::{self, Key, SECTIONS, Shape},
     tree::{self, Node, Origin, Value},
 };
 
@@ -27,7 +27,7 @@ pub(crate) fn default_file() -> String {
         text += &comment(doc);
         text += &format!("{header}[{example}]\n");
         let mut table = String::new();
-        for key in KEYS.iter().filter(|key| key.path.starts_with(&format!("{section}."))) {
+        for key in keys::all().filter(|key| key.path.starts_with(&format!("{section}."))) {
             let rest = key.path.get(section.len() + 1..).unwrap_or_default().replace('*', "NAME");
             if key.shape == Shape::Tables {
                 text.push('\n');
@@ -165,7 +165,7 @@ fn collect(node: &Node, path: &mut Vec<String>, built_in: bool, lines: &mut Vec<
 /// What nobody wrote and is in force all the same.
 fn defaults(tree: &Node, lines: &mut Vec<Line>) {
     let plain = |key: &&Key| !key.path.contains("[]") && key.path.matches('*').count() < 2;
-    for key in KEYS.iter().filter(|key| !key.default.is_empty()).filter(plain) {
+    for key in keys::all().filter(|key| !key.default.is_empty()).filter(plain) {
         let mut segments = key.path.split('.');
         let paths: Vec<Vec<String>> = match key.path.split_once(".*.") {
             Some((section, rest)) => {
@@ -241,7 +241,7 @@ pub(crate) fn schema() -> Json {
             place.insert("description".to_owned(), Json::from(*doc));
         }
     }
-    for key in KEYS {
+    for key in keys::all() {
         if let Some(place) = place(&mut root, key.path) {
             for (word, value) in shape_schema(key).as_object().into_iter().flatten() {
                 place.insert(word.clone(), value.clone());
@@ -333,7 +333,7 @@ mod tests {
             |section: &str| parsed[section]["fast"].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
         assert!(example("class").contains(&"retain".to_owned()));
         assert!(example("backend").contains(&"grants".to_owned()));
-        for key in KEYS {
+        for key in keys::all() {
             let word = key.path.rsplit('.').next().unwrap();
             assert!(text.contains(word), "{}", key.path);
         }

@@ -98,7 +98,7 @@ fn lay_endpoint(tree: &mut Node, endpoint: &str, mistakes: &mut Vec<Mistake>) {
 fn lay_scalar(tree: &mut Node, path: &[String], text: &str, origin: &Origin, mistakes: &mut Vec<Mistake>) {
     let shown = path.join(".");
     let Some((key, rest)) = key_of(path) else {
-        let known = keys::KEYS.iter().map(|key| key.path);
+        let known = keys::all().map(|key| key.path);
         let meant = nearest(&shown, known);
         mistakes.push(Mistake::new(origin.clone(), shown, "there is no such key").meaning(meant));
         return;
