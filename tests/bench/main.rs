@@ -2,13 +2,15 @@
 //! `cargo xtask bench` builds and runs it. One file per group of rows; `table.rs` is how they are shown,
 //! `yardstick.rs` what the kernel alone would take.
 //!
-//! Arguments: names of groups (`raw`, `docker`, `csi`, `plugin`, `scale`, `data`; all by default), and `--smoke` for
-//! the smallest numbers, which show that the bench works and say nothing about speed.
+//! Arguments: names of groups (`raw`, `docker`, `csi`, `plugin`, `scale`, `data`, `ceph`; all by default), and `--smoke`
+//! for the smallest numbers, which show that the bench works and say nothing about speed. `ceph` starts a cluster, so
+//! `--smoke` leaves it out unless it is named.
 
 #![expect(clippy::print_stdout, reason = "a table on standard output is what it is for")]
 
 mod table;
 
+mod ceph;
 mod csi;
 mod data;
 mod docker;
@@ -42,27 +44,33 @@ impl Effort {
 
 type Group = fn(&Ground, Effort, &mut Table) -> Fallible;
 
-const GROUPS: [(&str, Group); 6] = [
+const GROUPS: [(&str, Group); 7] = [
     ("raw", raw::rows),
     ("docker", docker::rows),
     ("csi", csi::rows),
     ("plugin", plugin::rows),
     ("scale", scale::rows),
     ("data", data::rows),
+    ("ceph", ceph::rows),
 ];
+
+/// The group that takes too long for a run that only shows that everything works.
+const SLOW: &str = "ceph";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let effort = Effort { smoke: arguments.iter().any(|argument| argument == "--smoke") };
     let names: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     if let Some(unknown) = names.iter().find(|name| GROUPS.iter().all(|(group, _)| *group != name.as_str())) {
-        println!("there is no group {unknown:?}: raw, docker, csi, plugin, scale, data");
+        println!("there is no group {unknown:?}: raw, docker, csi, plugin, scale, data, ceph");
         return ExitCode::FAILURE;
     }
     let mut table = Table::default();
     let mut whole = true;
     for (name, rows) in GROUPS {
-        if !names.is_empty() && names.iter().all(|wanted| *wanted != name) {
+        let named = names.iter().any(|wanted| *wanted == name);
+        let by_itself = names.is_empty() && !(effort.smoke && name == SLOW);
+        if !named && !by_itself {
             continue;
         }
         table.group(name);

@@ -58,10 +58,10 @@ pub(crate) fn perform(mut job: Job, daemon: &mut UnixStream) -> Result<Answer, E
             way.rescan(volume?, Bytes(size), desk.programs).map(|size| Answer::Size(size.0))
         }
         Task::Format { way, fs, zeroes, resumed } => {
-            let connected = way.connect(volume?, false, desk.programs)?;
+            let device = way.bring(volume?, false, desk.programs)?;
             let wish = format::Wish { fs: FsType::parse(&fs)?, zeroes, resumed };
             desk.ask_patience()?;
-            format::make(&connected.path, wish, desk.programs).map(|()| Answer::Done)
+            format::make(&device, wish, desk.programs).map(|()| Answer::Done)
         }
         Task::Mount { way, options, read_only, root, place } => {
             let options = Options::parse(&options, read_only)?;

@@ -1,6 +1,11 @@
 //! The cluster's own faults: control answers within its deadline and says what is wrong, data waits, and everything
 //! goes on by itself when the cluster is back.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a deadline of minutes is looked at as a person would, by the clock"
+)]
+
 use std::{
     fs,
     io::Write as _,

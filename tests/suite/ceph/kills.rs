@@ -1,6 +1,8 @@
 //! The daemon is killed at any moment while volumes of a real cluster are made, used, cut, copied and deleted; afterwards
 //! images, trash, snapshots and servers agree with the records. A few kills here, a hundred with `cargo xtask soak ceph`.
 
+#![expect(clippy::disallowed_methods, reason = "the number of kills comes from `cargo xtask soak`")]
+
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,

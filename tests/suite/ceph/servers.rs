@@ -59,7 +59,7 @@ fn what_was_flushed_outlives_the_daemon_and_every_end_of_a_server() {
     assert_eq!(node.server(), server);
     let client = node.told("volume inspect db")["attachments"][0]["client"].as_str().unwrap().to_owned();
     let image = cluster.images().remove(0);
-    assert_eq!(cluster.watchers(&image), [client.clone()]);
+    assert_eq!(cluster.watchers(&image), std::slice::from_ref(&client));
 
     let mut lost = vec![client];
     for end in ["KILL", "TERM", "blocklisted"] {
@@ -81,8 +81,11 @@ fn what_was_flushed_outlives_the_daemon_and_every_end_of_a_server() {
         // Nothing is unmounted under a holder, until somebody insists.
         node.kato("volume repair db --force").unwrap();
         assert_eq!(fs::read_to_string(node.take("db", "one").join("rows")).unwrap(), text);
+        let entries = cluster.ceph_json(&["osd", "blocklist", "ls"]).unwrap();
         for client in &lost {
-            assert!(cluster.blocklist().iter().any(|entry| entry == client), "{client} is shut out for good");
+            let until = entries.as_array().unwrap().iter().find(|entry| entry["addr"] == client.as_str());
+            let year = until.unwrap_or_else(|| panic!("{client} is not shut out"))["until"].as_str().unwrap();
+            assert!(year >= "2036", "{client} is shut out until {year}");
         }
         let next = cluster.watchers(&image);
         assert!(next.len() == 1 && !lost.contains(&next[0]), "{next:?} came as another client than {lost:?}");

@@ -95,13 +95,23 @@ impl Way {
         read_only: bool,
         programs: &Programs,
     ) -> Result<Connected, Error> {
-        let path = match self {
-            Self::File { root, path } => file::connect(volume, root, path, read_only)?,
-            Self::Device { identity, value } => device::find(identity, value)?,
-            Self::Rbd(image) => image.connect(volume, read_only, programs)?,
-        };
+        let path = self.bring(volume, read_only, programs)?;
         let size = size_of_device(&open_device(&path)?)?;
         Ok(Connected { path, size, client: self.client(volume, read_only, programs)? })
+    }
+
+    /// The same, for whoever only wants the device.
+    pub(crate) fn bring(
+        &self,
+        volume: VolumeId,
+        read_only: bool,
+        programs: &Programs,
+    ) -> Result<PathBuf, Error> {
+        match self {
+            Self::File { root, path } => file::connect(volume, root, path, read_only),
+            Self::Device { identity, value } => device::find(identity, value),
+            Self::Rbd(image) => image.connect(volume, read_only, programs),
+        }
     }
 
     /// Who this node is to the backend of what is connected, as far as it has to be cut off by that.

@@ -46,7 +46,15 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
         return set_filesystem(house, volume, FsState::Formatted).await;
     }
     if !resumed {
-        mark_begun(house, volume).await?;
+        if backend.attachments().is_some() {
+            // What is far away takes as long to reach as to mark. Whether it was reached, the format tells.
+            let host = &house.ports.host;
+            let (marked, _reached) =
+                futures_util::join!(mark_begun(house, volume), host.connect(volume.id, &connection, false));
+            marked?;
+        } else {
+            mark_begun(house, volume).await?;
+        }
         set_filesystem(house, volume, FsState::Formatting).await?;
     }
     let how = Prepare { fs: volume.filesystem.fs, blank: backend.describe().blank, resumed };
