@@ -120,6 +120,7 @@ impl Orchestrator {
             started,
             catalog: RwLock::new(Arc::new(catalog)),
             trusted: Mutex::default(),
+            checks: Mutex::default(),
             seen_elsewhere: Mutex::default(),
             stalls: Default::default(),
             complaints: Default::default(),

@@ -21,6 +21,7 @@ use crate::{
     model::{BackendName, ClusterId, NodeId, Timestamp, VolumeId},
     ops::Context,
     polls::Polls,
+    trust::LastCheck,
     watch::Stalls,
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct House {
     pub(crate) catalog: RwLock<Arc<Catalog>>,
     /// When each backend was last found to be the one we know.
     pub(crate) trusted: Mutex<HashMap<BackendName, Timestamp>>,
+    /// The checks that are under way, or were lately.
+    pub(crate) checks: Mutex<HashMap<BackendName, Arc<LastCheck>>>,
     /// Which volumes of this node do not answer now.
     pub(crate) stalls: Stalls,
     /// What backends complained of.

@@ -7,10 +7,10 @@ use std::{
 };
 
 use crate::{
-    error::Error,
+    error::{Error, Kind},
     house::House,
     journal::Change,
-    model::{BackendName, BackendRecord},
+    model::{BackendName, BackendRecord, Timestamp},
     ports::{
         backend::{Backend, Check},
         store::Durability,
@@ -21,19 +21,41 @@ use crate::{
 /// For so long a check is believed.
 const BELIEVED: Duration = Duration::from_secs(5);
 
+/// When a backend's last check ended, and why it failed if it did. Whoever wants to know meanwhile waits: a check is
+/// as dear as a few calls, and many want one at the same moment.
+pub(crate) type LastCheck = tokio::sync::Mutex<Option<(Timestamp, Option<(Kind, String)>)>>;
+
 impl House {
     /// The backend of that name, checked lately to be the one that we know.
     pub(crate) async fn backend(&self, name: &BackendName) -> Result<Arc<dyn Backend>, Error> {
         let backend = self.catalog().backend(name).map_err(Error::pending)?;
-        let now = self.now();
-        let fresh = {
-            let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-            trusted.get(name).is_some_and(|when| now.since(*when) < BELIEVED)
-        };
-        if !fresh {
-            self.check(name, &backend).await.map_err(Error::pending)?;
+        if self.is_trusted(name) {
+            return Ok(backend);
         }
+        let asked = self.now();
+        let turn = {
+            let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(checks.entry(name.clone()).or_default())
+        };
+        let mut last = turn.lock().await;
+        if self.is_trusted(name) {
+            return Ok(backend);
+        }
+        if let Some((ended, Some((kind, why)))) = last.as_ref()
+            && *ended > asked
+        {
+            return Err(Error::new(*kind, why.clone()).pending());
+        }
+        let outcome = self.check(name, &backend).await;
+        *last = Some((self.now(), outcome.as_ref().err().map(|error| (error.kind, error.message.clone()))));
+        outcome.map_err(Error::pending)?;
         Ok(backend)
+    }
+
+    fn is_trusted(&self, name: &BackendName) -> bool {
+        let now = self.now();
+        let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+        trusted.get(name).is_some_and(|when| now.since(*when) < BELIEVED)
     }
 
     /// Asks a backend what it is and compares. The first time, it is remembered.

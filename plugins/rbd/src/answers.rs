@@ -94,9 +94,15 @@ impl Claims {
 /// How full a pool is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fill {
-    pub(crate) id: u64,
     pub(crate) stored: u64,
     pub(crate) available: u64,
+}
+
+/// Which cluster it is, and the numbers of its pools: one that is made again under its name gets another.
+#[derive(Debug)]
+pub(crate) struct Map {
+    pub(crate) fsid: String,
+    pub(crate) pools: BTreeMap<String, u64>,
 }
 
 /// Who opened an image, and what for is not told.
@@ -196,8 +202,16 @@ pub(crate) fn mgr_clients(value: &Value) -> Option<Vec<String>> {
     Some(clients)
 }
 
-pub(crate) fn fsid(value: &Value) -> Option<String> {
-    text(value, "fsid")
+/// Clients, and the moments at which they may come in again.
+pub(crate) fn blocklisted(value: &Value) -> Option<Vec<(String, String)>> {
+    value.as_array()?.iter().map(|entry| Some((text(entry, "addr")?, text(entry, "until")?))).collect()
+}
+
+pub(crate) fn map(value: &Value) -> Option<Map> {
+    let pools = value.get("pools")?.as_array()?.iter();
+    let pools =
+        pools.map(|pool| Some((text(pool, "pool_name")?, number(pool, "pool")?))).collect::<Option<_>>()?;
+    Some(Map { fsid: text(value, "fsid")?, pools })
 }
 
 /// How full the pool of this name is; the inner nothing where there is no such pool.
@@ -212,7 +226,7 @@ pub(crate) fn fill(value: &Value, pool: &str) -> Option<Option<Fill>> {
         0 => free,
         quota => free.min(quota.saturating_sub(stored)),
     };
-    Some(Some(Fill { id: number(found, "id")?, stored, available }))
+    Some(Some(Fill { stored, available }))
 }
 
 /// The metadata in a dump of the keys and values of an image's header, which is how it is read of images in the trash.

@@ -15,7 +15,7 @@ use kato_plugin_sdk::{
 use serde_json::Value;
 
 use crate::{
-    answers::{self, Claims, Cut, Fill, Image, Listed, Trashed},
+    answers::{self, Claims, Cut, Fill, Image, Listed, Map, Trashed},
     config::Config,
     error::{self, ABSENT, Ended, HOLDS_SNAPSHOTS, LATE, THERE, WATCHED},
     marks::Marks,
@@ -87,8 +87,9 @@ impl<C: Commands> Pool<C> {
         let ended = self.run(command, holes)?;
         match ended.errno {
             0 => {
-                let value = serde_json::from_str(&ended.stdout).ok();
-                let found = value.as_ref().and_then(read);
+                // `ceph osd blocklist ls` says a second value, which is empty.
+                let mut values = serde_json::Deserializer::from_str(&ended.stdout).into_iter::<Value>();
+                let found = values.next().and_then(Result::ok).as_ref().and_then(read);
                 found.map(Some).ok_or_else(|| error::unread(command, &ended.stdout))
             }
             ABSENT => Ok(None),
@@ -173,8 +174,14 @@ impl<C: Commands> Pool<C> {
         self.ask("ceph-mgr", answers::mgr_clients)
     }
 
-    pub(crate) fn fsid(&self) -> Result<String, Error> {
-        self.ask("ceph-fsid", answers::fsid)
+    /// Who is kept out of the cluster, and until when.
+    pub(crate) fn blocklisted(&self) -> Result<Vec<(String, String)>, Error> {
+        self.ask("ceph-blocklisted", answers::blocklisted)
+    }
+
+    /// Which cluster this is, and its pools by name.
+    pub(crate) fn map(&self) -> Result<Map, Error> {
+        self.ask("ceph-map", answers::map)
     }
 
     /// How full a pool is; nothing where the cluster has none of this name.

@@ -12,16 +12,21 @@ use kato_plugin_sdk::{
     attachments::{Attached, Attaching, Detaching},
     commands::Commands,
     fencing::Fenced,
-    types::{Error, ErrorKind, Node, Which},
+    types::{Error, ErrorKind, Node, Pending, Which},
 };
 
 use crate::{
     answers::Claims,
     api::Pool,
-    convert,
+    clock, convert,
     error::{self, ABSENT},
     names::{self, Token},
 };
+
+/// How many days an entry of the blocklist has to last at least.
+const LONG_ENOUGH: u64 = 365;
+/// When to look again whether one that does not is over.
+const SHORT_MS: u64 = 30_000;
 
 /// The identity of a node that is a client of the cluster's.
 const CLIENT: &str = "client";
@@ -192,6 +197,9 @@ pub(crate) fn fence<C: Commands>(
     if theirs && off.is_empty() {
         silent(pool, &token, who)?;
     }
+    if let Some(short) = short(pool, &off)? {
+        return Ok(Fenced::Pending(short));
+    }
     release(pool, &token, who, &claims)?;
     Ok(Fenced::Done)
 }
@@ -209,6 +217,25 @@ fn silent<C: Commands>(pool: &Pool<C>, token: &Token, who: &str) -> Result<(), E
         }
         _ => Ok(()),
     }
+}
+
+/// An entry that was there before ours keeps its own end: Ceph says that it takes the later one, and does not. A client
+/// that may come in again so soon could still write what it had in mind, so its entry has to end and be made anew.
+fn short<C: Commands>(pool: &Pool<C>, off: &[String]) -> Result<Option<Pending>, Error> {
+    if off.is_empty() {
+        return Ok(None);
+    }
+    let enough = clock::date(clock::now(), LONG_ENOUGH);
+    let mut entries = pool.blocklisted()?;
+    entries.retain(|(client, until)| off.contains(client) && *until < enough);
+    Ok(entries.first().map(|(client, until)| Pending {
+        resume: b"blocklist".to_vec(),
+        retry_after_ms: SHORT_MS,
+        note: format!(
+            "{client} is on the cluster's blocklist only until {until}, by somebody else's hand, and an entry cannot be \
+             made longer: once it is over, or `ceph osd blocklist rm {client}` ended it, it is made anew for ten years"
+        ),
+    }))
 }
 
 fn block<C: Commands>(pool: &Pool<C>, client: &str) -> Result<(), Error> {

@@ -31,12 +31,12 @@ use sdk::{
     identity::{Blankness, Description, Growing, Status},
     room::Room,
     types::{
-        CapacityRange, Configuration, Cutting, Error, ErrorKind, Node, Pair, Snapshot, SnapshotPage, Volume,
-        VolumePage, Which,
+        CapacityRange, Configuration, Cutting, Error, Node, Pair, Snapshot, SnapshotPage, Volume, VolumePage,
+        Which,
     },
 };
 
-use crate::{api::Pool, config::Config};
+use crate::{answers::Map, api::Pool, config::Config};
 
 type Resume = Option<Vec<u8>>;
 
@@ -194,28 +194,16 @@ fn describe(configuration: &Configuration) -> Result<Description, Error> {
 }
 
 fn check<C: Commands>(pool: &Pool<C>) -> Result<Status, Error> {
-    let fsid = pool.fsid()?;
+    let Map { fsid, pools } = pool.map()?;
     let Config { pool: name, namespace, .. } = &pool.config;
     let missing = |name: &str| format!("the cluster has no pool {name}: make it, or correct the grant");
-    let fill = pool.fill(name)?.ok_or_else(|| Error::unavailable(missing(name)))?;
+    let id = pools.get(name).ok_or_else(|| Error::unavailable(missing(name)))?;
     pool.prove()?;
-    let mut fingerprint = format!("fsid {fsid}, pool {name} ({})", fill.id);
+    let mut fingerprint = format!("fsid {fsid}, pool {name} ({id})");
     if !namespace.is_empty() {
         fingerprint.push_str(&format!(", namespace {namespace}"));
     }
-    let mut notes = Vec::new();
-    for data in &pool.config.data_pools {
-        if pool.fill(data)?.is_none() {
-            notes.push(missing(data));
-        }
-    }
-    match pool.mgr_clients() {
-        Err(error) if error.kind == ErrorKind::PermissionDenied => notes.push(
-            "the user may not ask who the mgr is (mon 'allow command \"mgr dump\"'), so no node can be fenced whose \
-             clients are not known, and a volume cannot be attached while the mgr flattens it"
-                .to_owned(),
-        ),
-        _ => {}
-    }
+    let absent = pool.config.data_pools.iter().filter(|data| !pools.contains_key(*data));
+    let notes: Vec<_> = absent.map(|data| missing(data)).collect();
     Ok(Status { fingerprint, note: notes.join("; ") })
 }

@@ -440,11 +440,11 @@ fn the_fingerprint_names_cluster_pool_and_namespace() {
     let status = crate::check(&backend.pool()).unwrap();
     assert_eq!(status.fingerprint, "fsid bcd776c0-dfea-45af-9ac8-b004cb8137a2, pool kato (2)");
     assert_eq!(status.note, "");
-    backend.ceph.borrow_mut().mgr_may_be_asked = false;
     let mut pool = backend.pool();
     pool.config.namespace = "n".into();
+    pool.config.data_pools.push("gone".into());
     let status = crate::check(&pool).unwrap();
-    assert!(status.fingerprint.ends_with("pool kato (2), namespace n") && status.note.contains("mgr dump"));
+    assert!(status.fingerprint.ends_with("pool kato (2), namespace n") && status.note.contains("gone"));
     pool.config.pool = "other".into();
     assert!(crate::check(&pool).unwrap_err().message.contains("other"));
     backend.ceph.borrow_mut().broken.insert("rbd-list", 13);

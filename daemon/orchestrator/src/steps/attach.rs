@@ -107,6 +107,8 @@ pub(super) async fn fence(
     let now = house.now();
     let (fence, note) = match answer {
         Ok(Effect::Done(())) => (Fence::Done, None),
+        // What this node had has ended, or it would not have let go: there is nobody to wait for.
+        Ok(Effect::Pending(pending)) if node == house.node() => (Fence::Done, Some(pending.note)),
         Ok(Effect::Pending(pending)) => {
             return edit_attachment(house, volume, node, Durability::Durable, |one| {
                 one.intent = Some(asked_later(one.intent.as_ref(), &pending, now));

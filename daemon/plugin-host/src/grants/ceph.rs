@@ -82,7 +82,7 @@ enum Tool {
 use Tool::{Ceph, Rados, Rbd, Told};
 
 /// The lines, by the names that a plugin knows them by. `{P}` is the pool with its namespace, `{IN}` the same as
-/// options, `{POOL}` the pool alone; the rest are holes of the guest's.
+/// options; the rest are holes of the guest's.
 const LINES: &[(&str, Tool, u64, &str)] = &[
     ("rbd-create", Rbd, SHORT, "create {P}/{image} --size {size:bytes}B --image-feature {FEATURES}"),
     (
@@ -112,7 +112,6 @@ const LINES: &[(&str, Tool, u64, &str)] = &[
     ("rbd-remove", Rbd, LONG, "rm {P}/{image} --no-progress"),
     ("rbd-status", Told, SHORT, "status {P}/{image}"),
     ("rbd-snapshot", Rbd, SHORT, "snap create {P}/{image}@{snapshot} --no-progress"),
-    ("rbd-snapshots", Told, SHORT, "snap ls {P}/{image}"),
     ("rbd-snapshots-by-id", Told, SHORT, "snap ls {IN} --image-id {id} --all"),
     ("rbd-remove-snapshot", Rbd, LONG, "snap rm {IN} --image-id {id} --snap {snapshot} --no-progress"),
     ("rbd-trash", Rbd, SHORT, "trash mv {P}/{image}"),
@@ -129,14 +128,13 @@ const LINES: &[(&str, Tool, u64, &str)] = &[
     ),
     ("rbd-claims", Rados, SHORT, "lock info rbd_id.{image} kato --format json"),
     ("rbd-unclaim", Rados, SHORT, "lock break rbd_id.{image} kato {locker} --lock-cookie {node}"),
-    ("ceph-fsid", Ceph, SHORT, "fsid"),
-    ("ceph-pool", Ceph, SHORT, "osd pool stats {POOL}"),
+    ("ceph-map", Ceph, SHORT, "osd dump"),
     ("ceph-df", Ceph, SHORT, "df detail"),
     ("ceph-mgr", Ceph, SHORT, "mgr dump"),
     // Ten years. Without an expiry it lasts an hour, and nobody may take one back while a lost client may still run.
     ("ceph-blocklist", Ceph, SHORT, "osd blocklist add {client} 315360000"),
+    ("ceph-blocklisted", Ceph, SHORT, "osd blocklist ls"),
     ("ceph-flatten", Ceph, SHORT, "rbd task add flatten {P}/{image}"),
-    ("ceph-tasks", Ceph, SHORT, "rbd task list"),
 ];
 
 /// The sets of features that an image can have.
@@ -162,7 +160,6 @@ impl CephGrant {
         let filled = |line: &str| {
             line.replace("{P}", &place)
                 .replace("{IN}", &within)
-                .replace("{POOL}", &self.pool)
                 .replace("{FEATURES}", FEATURES)
                 .replace("{DATA}", &data)
         };

@@ -32,8 +32,10 @@ impl Backend {
 
     fn fence(&self, token: &str, node: &Node, clients: &[&str]) -> Result<Vec<String>, Error> {
         let clients: Vec<_> = clients.iter().map(|client| (*client).to_owned()).collect();
-        assert_eq!(attachments::fence(&self.pool(), &which(token), node, &clients)?, Fenced::Done);
-        Ok(self.ceph.borrow().blocked.clone())
+        match attachments::fence(&self.pool(), &which(token), node, &clients)? {
+            Fenced::Done => Ok(self.ceph.borrow().blocked.clone()),
+            Fenced::Pending(pending) => Err(Error::unavailable(pending.note)),
+        }
     }
 
     fn watched(&self, token: &str, watchers: &[&str]) {
@@ -139,6 +141,18 @@ fn a_fenced_node_is_blocklisted_and_has_no_claim() {
     let known = node("here", &["10.0.0.3:0/9"]);
     assert_eq!(backend.fence("kato-a", &known, &[]).unwrap(), [HERE, THERE, "10.0.0.3:0/9"]);
     assert_eq!(backend.fence("kato-b", &here, &["10.0.0.4:0/10"]).unwrap().last().unwrap(), "10.0.0.4:0/10");
+}
+
+#[test]
+fn a_client_that_may_come_in_again_soon_is_not_fenced_yet() {
+    let (backend, here) = (backend(), node("here", &[]));
+    backend.attach("kato-a", &here, false).unwrap();
+    backend.ceph.borrow_mut().short.push(HERE.to_owned());
+    let refusal = backend.fence("kato-a", &here, &[HERE]).unwrap_err();
+    assert!(refusal.message.contains("blocklist rm"), "{refusal:?}");
+    assert_eq!(backend.attached("kato-a"), ["here"], "nobody else gets it meanwhile");
+    backend.ceph.borrow_mut().short.clear();
+    backend.fence("kato-a", &here, &[HERE]).unwrap();
 }
 
 #[test]

@@ -10,6 +10,8 @@ use kato_plugin_sdk::{
 };
 use serde_json::{Value, json};
 
+use crate::clock;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Snap {
     pub(super) name: String,
@@ -48,6 +50,8 @@ pub(super) struct Ceph {
     /// Objects with locks on them whose image is not there.
     pub(super) strays: BTreeSet<String>,
     pub(super) blocked: Vec<String>,
+    /// Those whose entries somebody made, for an hour.
+    pub(super) short: Vec<String>,
     pub(super) mgr: Vec<String>,
     pub(super) mgr_may_be_asked: bool,
     pub(super) tasks: Vec<String>,
@@ -65,6 +69,7 @@ impl Default for Ceph {
             images: BTreeMap::new(),
             strays: BTreeSet::new(),
             blocked: Vec::new(),
+            short: Vec::new(),
             mgr: vec!["127.0.0.1:0/99".into()],
             mgr_may_be_asked: true,
             tasks: Vec::new(),
@@ -421,7 +426,11 @@ impl Ceph {
                 claims.remove(at);
                 Ok(String::new())
             }
-            "ceph-fsid" => Ok(json!({"fsid": "bcd776c0-dfea-45af-9ac8-b004cb8137a2"}).to_string()),
+            "ceph-map" => {
+                let pool = |name: &str, id: u64| json!({"pool_name": name, "pool": id});
+                let fsid = "bcd776c0-dfea-45af-9ac8-b004cb8137a2";
+                Ok(json!({"fsid": fsid, "pools": [pool("kato", 2), pool("ec", 3)]}).to_string())
+            }
             "ceph-df" => {
                 let pool = |name: &str, id: u64| {
                     let stats = json!({"stored": 1000, "max_avail": 1_u64 << 40, "quota_bytes": self.quota});
@@ -445,6 +454,13 @@ impl Ceph {
                 }
                 self.blocked.push(client);
                 Ok(String::new())
+            }
+            "ceph-blocklisted" => {
+                let entry = |client: &String| {
+                    let days = if self.short.contains(client) { 0 } else { 3_650 };
+                    json!({"addr": client, "until": clock::date(clock::now(), days)})
+                };
+                Ok(format!("{}\n[]", json!(self.blocked.iter().map(entry).collect::<Vec<_>>())))
             }
             "ceph-flatten" => {
                 let (name, (_, image)) = (hole("image"), self.open(&hole("image"))?);
