@@ -33,9 +33,9 @@ pub(super) fn backend(_: &str, scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -
         directories: directories.into_iter().map(|(name, path)| (name, PathBuf::from(path))).collect(),
         http: grants.entries("http").iter().filter_map(|entry| http(entry, mistakes)).collect(),
         commands: commands(&grants.section("commands"), mistakes),
-        ceph: match grants.node("ceph") {
-            Some(_) => Some(ceph(&grants.section("ceph"), mistakes)?),
-            None => None,
+        ceph: match is_ceph(&grants.section("ceph")) {
+            true => Some(ceph(&grants.section("ceph"), mistakes)?),
+            false => None,
         },
         connections: connections(&grants.section("connections"), mistakes),
     };
@@ -139,6 +139,11 @@ fn commands(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, 
         })
     };
     names.filter_map(|name| Some((name.clone(), command(name, mistakes)?))).collect()
+}
+
+/// Whether a pool is granted. What `kato config show` prints has the defaults of one that is not, too.
+fn is_ceph(scope: &Scope<'_>) -> bool {
+    ["user", "keyring", "pool"].into_iter().any(|word| scope.node(word).is_some())
 }
 
 fn ceph(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<CephGrant> {
