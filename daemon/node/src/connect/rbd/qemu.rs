@@ -24,10 +24,6 @@ use crate::{
     server::{self, FOLDER, Place, Server, Serving},
 };
 
-/// Whoever takes an image's lock from a client that is gone shuts it out, for an hour where nothing is said; and an
-/// entry that is there is never made longer.
-const FOREVER: u32 = 315_360_000;
-
 /// How long the kernel may believe in a file's old size: FUSE's answers are kept for a second.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -86,7 +82,7 @@ fn serving(image: &Image, read_only: bool) -> Result<Serving, Error> {
         .map_err(|error| failed(format_args!("read {}", ceph.conf.display()), error))?;
     let ours = format!(
         "\n\n[client.{}]\nkeyring = {}\nlog_file = /dev/null\nadmin_socket = {FOLDER}/asok\n\
-         rados_osd_op_timeout = 0\nrados_mon_op_timeout = 0\nrbd_blocklist_expire_seconds = {FOREVER}\n",
+         rados_osd_op_timeout = 0\nrados_mon_op_timeout = 0\n",
         ceph.user,
         ceph.keyring.display()
     );
