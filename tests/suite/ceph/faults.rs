@@ -24,6 +24,22 @@ use super::ground::{Node, is_empty, sections};
 /// Longer than any command of the plugin's may take, and shorter than for ever.
 const SOON: Duration = Duration::from_secs(60);
 
+/// A server that stands still, until this is dropped: whatever a test finds, nobody waits for it for ever.
+struct Frozen<'c>(&'c Cluster<'c>, Server);
+
+impl<'c> Frozen<'c> {
+    fn begin(cluster: &'c Cluster<'c>, server: Server) -> Self {
+        cluster.freeze(server);
+        Self(cluster, server)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.thaw(self.1);
+    }
+}
+
 #[test]
 #[ignore = "it stood still for ever once, beside all others, and its writer with it: run it by itself"]
 fn data_waits_for_a_cluster_that_stands_still_and_control_says_so() {
@@ -34,7 +50,7 @@ fn data_waits_for_a_cluster_that_stands_still_and_control_says_so() {
     let data = node.take("db", "one");
 
     // In the middle of a write. The writer waits and hears of nothing.
-    cluster.freeze(Server::Osd);
+    let frozen = Frozen::begin(&cluster, Server::Osd);
     let writer = thread::spawn(move || {
         let begun = Instant::now();
         let mut file = fs::File::create(data.join("rows")).unwrap();
@@ -54,7 +70,7 @@ fn data_waits_for_a_cluster_that_stands_still_and_control_says_so() {
     assert!(begun.elapsed() < SOON && refusal.contains("late"), "{refusal}");
     let why = node.kato("volume why late").unwrap();
     assert!(why.contains("15 s") || why.contains("answer"), "{why}");
-    cluster.thaw(Server::Osd);
+    drop(frozen);
     let waited = writer.join().unwrap();
     assert!(waited > Duration::from_secs(5), "it did not wait: {waited:?}");
     until("the create to end by itself", || node.kato("volume ls").unwrap().contains("late").then_some(()));
@@ -63,13 +79,13 @@ fn data_waits_for_a_cluster_that_stands_still_and_control_says_so() {
     });
 
     // Without a monitor what is open goes on.
-    cluster.freeze(Server::Mon);
+    let frozen = Frozen::begin(&cluster, Server::Mon);
     let data = node.take("db", "one");
     fs::write(data.join("more"), "rows").unwrap();
     let begun = Instant::now();
     node.kato("volume create mute -c ceph -s 512MiB --timeout 20s").unwrap_err();
     assert!(begun.elapsed() < SOON);
-    cluster.thaw(Server::Mon);
+    drop(frozen);
     until("the create to end by itself", || {
         node.told("volume inspect mute")["state"].as_str().filter(|state| *state == "ready").map(drop)
     });
