@@ -120,6 +120,19 @@ pub(crate) fn over(name: &str) -> Result<Vec<Loop>, Error> {
     Ok(found)
 }
 
+/// The loop device over the file of this path, by its name alone: also one whose file answers nobody any more, of which
+/// the kernel tells nothing else.
+pub(crate) fn over_path(path: &Path) -> Result<Option<PathBuf>, Error> {
+    Ok(all()?.into_iter().find(|(_, backing)| Path::new(backing) == path).map(|(device, _)| device))
+}
+
+/// Which use of a loop device this is: the kernel counts them. None if it is over nothing, or the kernel does not count.
+pub(crate) fn turn(path: &Path) -> Option<u64> {
+    let folder = Path::new("/sys/block").join(path.file_name()?);
+    let is_over = folder.join("loop/backing_file").exists();
+    fs::read_to_string(folder.join("diskseq")).ok().filter(|_| is_over)?.trim().parse().ok()
+}
+
 /// The loop device of this path, if it is over something.
 pub(crate) fn at(path: &Path) -> Result<Option<Loop>, Error> {
     Ok(all()?

@@ -10,11 +10,14 @@
 //! servers/<volume>/<n>/pid        its process, written by itself once it serves
 //! servers/<volume>/<n>/q          where it hears us (`qmp.rs`)
 //! servers/<volume>/<n>/<volume>   the image, as a file
+//! servers/<volume>/<n>/device     the loop device over it, and which of that device's uses this is
 //! ```
 //!
 //! A process is only believed to be ours when its command line names that folder: numbers are given to others. A server
 //! that has ended cannot be mended below a mounted filesystem; the next one gets the next `<n>`, so nothing of it stands
-//! at an old path.
+//! at an old path. Its loop device stays when it ends, and goes with what is left of it: the kernel tells nothing of a
+//! device over a file that answers nobody, not even its name when the server unmounted itself, so it is known by having
+//! been written down.
 
 use std::{
     fs,
@@ -26,6 +29,7 @@ use std::{
 
 use kato_orchestrator::{Error, model::VolumeId};
 use rustix::{
+    fs::{Mode, OFlags},
     mount::{UnmountFlags, unmount},
     process::{Pid, Signal, kill_process},
 };
@@ -35,6 +39,7 @@ use serde_json::json;
 use crate::{
     command::{Program, Programs},
     errno::failed,
+    holders, loopdev,
     qmp::Monitor,
 };
 
@@ -142,6 +147,32 @@ impl Server {
         self.folder.join(self.volume.to_string())
     }
 
+    /// The block device over its file, made if it is not there.
+    pub(crate) fn attach(&self, read_only: bool) -> Result<PathBuf, Error> {
+        let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let path = self.file();
+        let file = rustix::fs::open(&path, access | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| failed(format_args!("open {}", path.display()), error))?;
+        let device = loopdev::attach(self.volume, &fs::File::from(file), read_only)?;
+        if let Some(turn) = loopdev::turn(&device) {
+            let written = fs::write(self.folder.join("device"), format!("{} {turn}", device.display()));
+            written.map_err(|error| failed(format_args!("write into {}", self.folder.display()), error))?;
+        }
+        Ok(device)
+    }
+
+    /// The block device over its file, whether or not anybody serves that.
+    pub(crate) fn device(&self) -> Result<Option<PathBuf>, Error> {
+        let written = fs::read_to_string(self.folder.join("device")).unwrap_or_default();
+        if let Some((device, turn)) = written.split_once(' ')
+            && let device = Path::new(device)
+            && turn.parse().is_ok_and(|turn| loopdev::turn(device) == Some(turn))
+        {
+            return Ok(Some(device.to_owned()));
+        }
+        loopdev::over_path(&self.file())
+    }
+
     /// Whether it serves this.
     pub(crate) fn serves(&self, what: &str) -> bool {
         fs::read_to_string(self.folder.join("served")).is_ok_and(|served| served == what)
@@ -175,9 +206,17 @@ impl Server {
         monitor.ask("block_resize", json!({ "node-name": "disk", "size": size })).map(drop)
     }
 
-    /// Ends it, when nobody uses its file any more and everything is written out; and what is left of it.
+    /// Ends it and what is left of it, when nobody uses its device any more and everything is written out.
     pub(crate) fn stop(&self) -> Result<(), Error> {
-        if let Some(pid) = self.process() {
+        let process = self.process();
+        if let Some(device) = self.device()? {
+            let gone = match process {
+                Some(_) => loopdev::detach(&device),
+                None => loopdev::abandon(&device),
+            };
+            holders::name_them(&device, gone)?;
+        }
+        if let Some(pid) = process {
             let asked = Monitor::open(&self.folder.join("q"))
                 .and_then(|mut monitor| monitor.ask("quit", json!({})).map(drop));
             if asked.is_err() || !self.ends_within(END) {
@@ -187,8 +226,11 @@ impl Server {
         self.clear()
     }
 
-    /// Ends one that does not reach its image any more: it has nothing to say.
+    /// Ends one that does not reach its image any more: it has nothing to say, and there is nothing to write out to.
     pub(crate) fn give_up(&self) -> Result<(), Error> {
+        if let Some(device) = self.device()? {
+            holders::name_them(&device, loopdev::abandon(&device))?;
+        }
         if let Some(pid) = self.process() {
             self.kill(pid)?;
         }

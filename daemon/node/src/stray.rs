@@ -36,34 +36,44 @@ pub(crate) fn devices(
     granted: &[PathBuf],
     servers: &Path,
 ) -> Result<Vec<(Option<String>, String, String)>, Error> {
-    let loops = loopdev::beneath(granted)?.into_iter().chain(loopdev::beneath(&[servers.to_owned()])?);
-    let mut found: Vec<_> = loops
+    let mut found: Vec<_> = loopdev::beneath(granted)?
+        .into_iter()
         .map(|device| {
             let volume = device.volume.map(|volume| volume.to_string());
             (volume, device.path.display().to_string(), device.backing)
         })
         .collect();
     for volume in server::volumes(servers)? {
-        let volume = volume.to_string();
-        // One that has a device is told by it.
-        if !found.iter().any(|(of, ..)| of.as_ref() == Some(&volume)) {
-            let folder = servers.join(&volume).display().to_string();
-            found.push((Some(volume), folder, "a server without a device".to_owned()));
+        let whose = Some(volume.to_string());
+        let (mut kept, folder) = (false, servers.join(volume.to_string()));
+        for server in server::all(servers, volume)? {
+            if let Some(device) = server.device()? {
+                kept = true;
+                found.push((
+                    whose.clone(),
+                    device.display().to_string(),
+                    server.file().display().to_string(),
+                ));
+            }
+        }
+        if !kept {
+            found.push((whose, folder.display().to_string(), "a server without a device".to_owned()));
         }
     }
     Ok(found)
 }
 
-/// Frees a loop device, or ends a server that has none.
+/// Frees a loop device, or ends a server with the device that it has.
 pub(crate) fn free(granted: &[PathBuf], servers: &Path, path: &Path) -> Result<(), Error> {
     if let Some(volume) = path.strip_prefix(servers).ok().and_then(|name| VolumeId::parse(name.to_str()?)) {
         return server::all(servers, volume)?.iter().try_for_each(Server::stop);
     }
-    if let Some(served) = loopdev::at(path)?.filter(|device| Path::new(&device.backing).starts_with(servers))
-    {
-        holders::name_them(path, loopdev::detach(path))?;
-        let servers = served.volume.map(|volume| server::all(servers, volume)).transpose()?;
-        return servers.unwrap_or_default().iter().try_for_each(Server::stop);
+    for volume in server::volumes(servers)? {
+        for server in server::all(servers, volume)? {
+            if server.device()?.is_some_and(|device| device == path) {
+                return server.stop();
+            }
+        }
     }
     let Some(found) = loopdev::beneath(granted)?.into_iter().find(|device| device.path == path) else {
         return match loopdev::at(path)? {

@@ -113,7 +113,8 @@ impl Site {
         hand_out(&self.wrong_keyring);
     }
 
-    /// One copy of everything, few placement groups, and nothing that happens by itself while a test looks.
+    /// One copy of everything, few placement groups, and nothing that happens by itself while a test looks. A server that
+    /// a test held still for minutes must not take that for a fault of its own, and end.
     fn of_servers(&self, bytes: u64) -> String {
         let folder = self.folder.path().display();
         let Ports { first, .. } = self.ports;
@@ -147,6 +148,9 @@ osd_crush_chooseleaf_type = 0
 osd_objectstore = bluestore
 osd_fast_shutdown = true
 osd_memory_target = 939524096
+osd_op_thread_suicide_timeout = 0
+osd_recovery_thread_suicide_timeout = 0
+osd_command_thread_suicide_timeout = 0
 osd_scrub_min_interval = 31536000
 osd_scrub_max_interval = 31536000
 osd_deep_scrub_interval = 31536000

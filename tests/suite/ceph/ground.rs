@@ -101,6 +101,16 @@ impl<'m> Node<'m> {
         self.run(&format!("kill -{signal} {}", self.server()));
     }
 
+    /// The only server's loop device, and which of that device's uses this is.
+    pub(super) fn device(&self) -> (String, String) {
+        let servers = self.servers();
+        let [only] = servers.as_slice() else { panic!("{servers:?}") };
+        let written = fs::read_to_string(only.join("device")).unwrap();
+        let (device, turn) = written.split_once(' ').unwrap();
+        assert!(is_used(device, turn), "{written}");
+        (device.to_owned(), turn.to_owned())
+    }
+
     /// Runs a shell line on the machine.
     pub(super) fn run(&self, line: &str) -> String {
         let output = self.machine.shell(line);
@@ -117,6 +127,13 @@ impl<'m> Node<'m> {
         let mounts = self.run("cat /proc/mounts");
         assert!(!mounts.contains("fuse"), "{mounts}");
     }
+}
+
+/// Whether a loop device still has what it had in this use of it. The kernel tells its file's name to all namespaces.
+pub(super) fn is_used(device: &str, turn: &str) -> bool {
+    let folder = Path::new("/sys/block").join(Path::new(device).file_name().unwrap());
+    folder.join("loop/backing_file").exists()
+        && fs::read_to_string(folder.join("diskseq")).unwrap().trim() == turn
 }
 
 /// Nothing of ours is left in the cluster's pool.

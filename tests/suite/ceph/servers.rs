@@ -6,7 +6,7 @@ use std::{fs, io::Write as _, path::Path};
 use kato_tests::{ceph::Cluster, machine::Machine, machine::until};
 use serde_json::{Value, json};
 
-use super::ground::{Node, is_empty};
+use super::ground::{Node, is_empty, is_used};
 
 /// Writes and flushes; whether that reached the disk.
 fn write(file: &Path, text: &str) -> bool {
@@ -62,7 +62,9 @@ fn what_was_flushed_outlives_the_daemon_and_every_end_of_a_server() {
     assert_eq!(cluster.watchers(&image), std::slice::from_ref(&client));
 
     let mut lost = vec![client];
+    let mut devices = Vec::new();
     for end in ["KILL", "TERM", "blocklisted"] {
+        devices.push(node.device());
         let text = format!("before it was {end}");
         assert!(write(&data.join("rows"), &text));
         match end {
@@ -93,8 +95,12 @@ fn what_was_flushed_outlives_the_daemon_and_every_end_of_a_server() {
         assert!(next.len() == 1 && !lost.contains(&next[0]), "{next:?} came as another client than {lost:?}");
         lost.extend(next);
     }
+    devices.push(node.device());
     node.give("db", "one");
     until("the mount to be taken down", || node.servers().is_empty().then_some(()));
+    for (device, turn) in devices {
+        assert!(!is_used(&device, &turn), "{device} was left behind by the server that had it");
+    }
     node.remove("db");
     node.has_let_go();
     is_empty(&cluster);

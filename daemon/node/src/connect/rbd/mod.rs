@@ -53,7 +53,8 @@ impl Image {
         programs: &Programs,
     ) -> Result<PathBuf, Error> {
         if let Some((driver, device)) = self.found(volume)? {
-            if driver.is_read_only(self, volume, &device)? == read_only {
+            let is_alive = driver.require_alive(self, volume, &device).is_ok();
+            if is_alive && is_read_only(&device) == read_only {
                 return Ok(device);
             }
             driver.disconnect(self, volume, &device, programs)?;
@@ -270,14 +271,7 @@ impl RbdDriver {
         match self {
             Self::Krbd => Ok(krbd::find(Path::new("/sys/bus/rbd/devices"), image)),
             Self::Nbd => Ok(nbd::find(image)),
-            Self::Qemu => qemu::find(volume),
-        }
-    }
-
-    fn is_read_only(self, image: &Image, volume: VolumeId, device: &Path) -> Result<bool, Error> {
-        match self {
-            Self::Krbd | Self::Nbd => Ok(is_read_only(device)),
-            Self::Qemu => qemu::is_read_only(image, volume, device),
+            Self::Qemu => qemu::find(image, volume),
         }
     }
 

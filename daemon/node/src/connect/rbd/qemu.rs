@@ -12,17 +12,15 @@ use std::{
     time::Duration,
 };
 
-use kato_orchestrator::{Error, Kind, model::VolumeId};
-use rustix::fs::OFlags;
-
 use super::Image;
 use crate::{
     command::{Program, Programs},
     connect::{open_device, size_of_device},
     errno::failed,
-    holders, loopdev,
+    loopdev,
     server::{self, FOLDER, Place, Server, Serving},
 };
+use kato_orchestrator::{Error, Kind, model::VolumeId};
 
 /// How long the kernel may believe in a file's old size: FUSE's answers are kept for a second.
 const STALE: Duration = Duration::from_secs(5);
@@ -69,11 +67,7 @@ pub(super) fn connect(
                 .map_err(|error| image.size(programs).err().unwrap_or(error))?
         }
     };
-    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let path = server.file();
-    let file = rustix::fs::open(&path, access | OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .map_err(|error| failed(format_args!("open {}", path.display()), error))?;
-    loopdev::attach(volume, &fs::File::from(file), read_only)
+    server.attach(read_only)
 }
 
 fn serving(image: &Image, read_only: bool) -> Result<Serving, Error> {
@@ -103,14 +97,11 @@ fn serving(image: &Image, read_only: bool) -> Result<Serving, Error> {
     })
 }
 
-pub(super) fn find(volume: VolumeId) -> Result<Option<PathBuf>, Error> {
-    let name = volume.to_string();
-    let found = loopdev::over(&name)?.into_iter().find(|device| device.volume == Some(volume));
-    Ok(found.map(|device| device.path))
-}
-
-pub(super) fn is_read_only(_: &Image, _: VolumeId, device: &Path) -> Result<bool, Error> {
-    Ok(loopdev::at(device)?.is_some_and(|device| device.read_only))
+pub(super) fn find(image: &Image, volume: VolumeId) -> Result<Option<PathBuf>, Error> {
+    match Server::latest(&image.servers.folder, volume)? {
+        Some(server) => server.device(),
+        None => Ok(None),
+    }
 }
 
 pub(super) fn require_alive(image: &Image, volume: VolumeId, device: &Path) -> Result<(), Error> {
@@ -125,28 +116,21 @@ pub(super) fn require_alive(image: &Image, volume: VolumeId, device: &Path) -> R
     server.process().map(drop).ok_or_else(ended)
 }
 
-/// The loop device first, when nobody uses it: then everything was written out, and the server may end.
+/// The device goes first, when nobody uses it: then everything was written out, and the server may end.
 pub(super) fn disconnect(image: &Image, volume: VolumeId, device: &Path) -> Result<(), Error> {
-    let server = Server::latest(&image.servers.folder, volume)?;
-    let alive = server.as_ref().is_some_and(|server| server.process().is_some());
-    if alive {
-        match loopdev::detach(device) {
-            // It answers, with errors: it was shut out of its cluster, for good.
-            Err(error) if error.kind == Kind::Unavailable && !crate::health::answers(device) => {
-                tracing::warn!(device = %device.display(), %error, "gave up a device that was cut off");
-            }
-            outcome => {
-                holders::name_them(device, outcome)?;
-                return clear(image, volume);
-            }
+    let outcome = clear(image, volume);
+    match (outcome, Server::latest(&image.servers.folder, volume)?) {
+        // It answers, with errors: it was shut out of its cluster, for good.
+        (Err(error), Some(server)) if error.kind == Kind::Unavailable && !crate::health::answers(device) => {
+            tracing::warn!(device = %device.display(), %error, "gave up a device that was cut off");
+            server.give_up()?;
+            clear(image, volume)
         }
+        (outcome, _) => outcome,
     }
-    holders::name_them(device, loopdev::abandon(device))?;
-    server.map_or(Ok(()), |server| server.give_up())?;
-    clear(image, volume)
 }
 
-/// Ends whatever serves this volume, after its device is gone.
+/// Ends whatever serves this volume, and the devices over that.
 pub(super) fn clear(image: &Image, volume: VolumeId) -> Result<(), Error> {
     server::all(&image.servers.folder, volume)?.iter().try_for_each(Server::stop)
 }
