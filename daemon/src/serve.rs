@@ -232,6 +232,8 @@ fn node(config: &Config) -> Result<kato_node::Config, Error> {
     node.roots.clone_from(&config.csi.roots);
     node.ceph = catalog::ceph(config);
     node.rbd.clone_from(&config.node.rbd);
+    node.dev.clone_from(&config.node.dev);
+    node.sys.clone_from(&config.node.sys);
     node.servers_anywhere = config.node.servers_here;
     Ok(node)
 }

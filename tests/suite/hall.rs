@@ -1,8 +1,8 @@
 //! The hall's laws, one fact a test, against the fakes of its ports. What happens to mounts that break is
 //! `hall/health.rs`, what is taken from nodes that do not answer is `hall/fencing.rs`, what backends say of their volumes
 //! is `hall/consult.rs`, changing parameters is `hall/modify.rs`, asking about what is pending is `hall/polls.rs`, groups of
-//! snapshots are `hall/groups.rs`, where snapshots hold data `hall/extents.rs`, and `hall/refusals.rs` is what becomes of
-//! deletes that a backend refuses.
+//! snapshots are `hall/groups.rs`, where snapshots hold data `hall/extents.rs`, `hall/sizes.rs` what shows a size that
+//! is not the volume's, and `hall/refusals.rs` is what becomes of deletes that a backend refuses.
 
 mod consult;
 mod extents;
@@ -13,6 +13,7 @@ mod modify;
 mod polls;
 mod recovery;
 mod refusals;
+mod sizes;
 
 use std::{sync::Arc, time::Duration};
 

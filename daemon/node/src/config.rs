@@ -1,5 +1,5 @@
-//! What the operator decides for the node: where mounts stand, which directories are granted, where programs
-//! are found, and how patient we are. It is plain values; the daemon reads them from its own configuration.
+//! What the operator decides for the node: where mounts stand, which directories are granted, where devices and
+//! programs are found, and how patient we are. It is plain values; the daemon reads them from its own configuration.
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
@@ -27,6 +27,10 @@ pub struct Config {
     pub ceph: BTreeMap<String, Ceph>,
     /// The ways to connect an image of Ceph that are tried, in this order.
     pub rbd: Vec<RbdDriver>,
+    /// Where the host's device nodes are, for finding devices: `/dev`, but for a container that has them elsewhere.
+    pub dev: PathBuf,
+    /// Where the host's sysfs is, for the same.
+    pub sys: PathBuf,
     /// Whether servers of block devices may run in a process namespace that is not the host's.
     pub servers_anywhere: bool,
     /// How long a call to the kernel about one device may take.
@@ -83,6 +87,8 @@ impl Config {
                 .to_vec(),
             ceph: BTreeMap::new(),
             rbd: RbdDriver::ALL.to_vec(),
+            dev: "/dev".into(),
+            sys: "/sys".into(),
             servers_anywhere: false,
             patience: Duration::from_secs(30),
             long_patience: Duration::from_secs(3600),
@@ -96,6 +102,11 @@ impl Config {
             Layout::Ids => self.root.join("mounts"),
             Layout::Names(folder) => folder.clone(),
         }
+    }
+
+    /// The folders whose mounts are ours: those of today's layout, and of the other.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        vec![self.mounts(), self.root.join("mounts")]
     }
 
     /// Where userspace servers have their folders.

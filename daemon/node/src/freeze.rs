@@ -111,7 +111,7 @@ fn open_whole(path: &Path) -> Result<File, Error> {
     let entry = holders::at(path)?
         .ok_or_else(|| Error::precondition(format!("nothing is mounted at {}", path.display())))?;
     let host = holders::at(Path::new("/"))?.map(|root| root.device);
-    if entry.root != "/" || host == Some(entry.device) || !entry.source.starts_with("/dev/") {
+    if entry.root != "/" || host == Some(entry.device) || !entry.is_of_a_device() {
         return Err(Error::unsupported(format!(
             "{} is a directory of the host's own filesystem, which cannot be frozen without stopping the host",
             path.display()

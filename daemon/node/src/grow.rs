@@ -13,17 +13,17 @@ use rustix::{
 use crate::{
     check,
     command::{Program, Programs},
-    connect::{open_device, size_of_device},
+    connect::{device::node_of, open_device, size_of_device},
     errno::{failed, is},
     format, kernel,
     signature::{Ext, Signature},
 };
 
-/// Makes the filesystem that is mounted at a path as large as its device.
-pub(crate) fn mounted(path: &Path) -> Result<Grown, Error> {
+/// Makes the filesystem that is mounted at a path as large as its device, whose node may be beneath this root.
+pub(crate) fn mounted(path: &Path, dev: &Path) -> Result<Grown, Error> {
     let directory =
         File::open(path).map_err(|error| failed(format_args!("open {}", path.display()), error))?;
-    let device = device_below(&directory)?;
+    let device = device_below(&directory, dev)?;
     grow_open(&directory, &device)
 }
 
@@ -117,14 +117,14 @@ fn needs_unmount(error: &io::Error) -> bool {
 }
 
 /// The block device of the filesystem that is open.
-pub(crate) fn device_below(directory: &File) -> Result<std::path::PathBuf, Error> {
+fn device_below(directory: &File, dev: &Path) -> Result<std::path::PathBuf, Error> {
     let stat = fstat(directory).map_err(|error| failed("look at the mount", error))?;
-    let entry = format!("/sys/dev/block/{}:{}", major(stat.st_dev), minor(stat.st_dev));
+    let numbers = (major(stat.st_dev), minor(stat.st_dev));
+    let entry = format!("/sys/dev/block/{}:{}", numbers.0, numbers.1);
     let target = std::fs::canonicalize(&entry).map_err(|_| {
         Error::precondition("there is no block device below this mount: it is a directory of the host")
     })?;
-    let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Path::new("/dev").join(name))
+    Ok(node_of(dev, target.file_name().unwrap_or_default(), numbers))
 }
 
 /// Opens the root of a mount that is nowhere yet.

@@ -113,9 +113,10 @@ fn look_at_device(volume: VolumeId, way: &Way, path: &Path, read_only: bool) -> 
     let point = open_place(path)?;
     let stat = rustix::fs::fstat(&point)
         .map_err(|error| failed(format_args!("look at {}", path.display()), error))?;
-    let device = device_of(major(stat.st_dev), minor(stat.st_dev))?;
-    way.still_leads_to(volume, &device)?;
-    require_alive(&device)?;
+    let numbers = (major(stat.st_dev), minor(stat.st_dev));
+    let called = device_of(numbers)?;
+    let device = way.still_leads_to(volume, &called, numbers)?;
+    require_alive(&called)?;
     require_writable(&point, read_only, path)?;
     read_past_caches(&device)?;
     match format::probe(&device)? {
@@ -145,7 +146,7 @@ fn open_place(path: &Path) -> Result<File, End> {
 }
 
 /// The block device of these numbers.
-fn device_of(major: u32, minor: u32) -> Result<PathBuf, End> {
+fn device_of((major, minor): (u32, u32)) -> Result<PathBuf, End> {
     let target = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}"))
         .map_err(|_| End::broken("its device has vanished from this node"))?;
     Ok(Path::new("/dev").join(target.file_name().unwrap_or_default()))

@@ -38,7 +38,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Reads one line; the fields are those of proc(5).
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let (left, right) = line.split_once(" - ")?;
         let mut left = left.split(' ');
         let (id, below) = (left.next()?.parse().ok()?, left.next()?.parse().ok()?);
@@ -50,6 +50,11 @@ impl Entry {
         let mut right = right.split(' ');
         let (kind, source) = (right.next()?.to_owned(), unescape(right.next()?));
         Some(Self { id, below, device, root, point: point.into(), options, groups, kind, source })
+    }
+
+    /// Whether a block device is behind it, whatever its node is called: what has none counts from major zero.
+    pub(crate) fn is_of_a_device(&self) -> bool {
+        self.device.0 != 0
     }
 
     /// What it is, for an error.

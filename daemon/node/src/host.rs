@@ -96,7 +96,7 @@ impl LinuxHost {
 
     /// Thaws every filesystem of ours. One that stalls is thawed in its own time.
     async fn thaw_what_was_left(&self) -> Result<(), Error> {
-        let folders = self.folders();
+        let folders = self.config.folders();
         let staged = blocking(move || survey::mounts(&folders)).await?;
         let mut thawing = JoinSet::new();
         for mount in staged.into_iter().filter(|mount| mount.is_whole) {
@@ -116,10 +116,6 @@ impl LinuxHost {
             tracing::warn!("went on without knowing that no volume is frozen");
         }
         Ok(())
-    }
-
-    fn folders(&self) -> Vec<PathBuf> {
-        vec![self.config.mounts(), self.config.root.join("mounts")]
     }
 
     /// Where a volume may be mounted: where it is mounted now, and where it was before the layout was changed.
@@ -268,6 +264,7 @@ impl Filesystems for LinuxHost {
             fs: how.fs.name().to_owned(),
             zeroes: how.blank == Blankness::Zeroes,
             resumed: how.resumed,
+            size: how.size.0,
         };
         self.change(volume, task).await.map(drop)
     }
@@ -286,6 +283,7 @@ impl Filesystems for LinuxHost {
             read_only: wish.read_only,
             root: (&wish.root).into(),
             place: place.clone(),
+            size: wish.size.0,
         };
         match self.change(wish.volume, task).await? {
             Answer::Mounted { connected, fs_behind } => {
@@ -315,7 +313,7 @@ impl Filesystems for LinuxHost {
         let (Stray::Mount(path) | Stray::Device(path)) = stray;
         let path = absolute(path)?;
         let task = match stray {
-            Stray::Mount(_) => Task::UnmountStray { folders: self.folders(), path },
+            Stray::Mount(_) => Task::UnmountStray { folders: self.config.folders(), path },
             Stray::Device(_) => Task::FreeStray {
                 granted: self.config.granted.clone(),
                 servers: self.config.servers().folder,
@@ -386,7 +384,7 @@ impl Filesystems for LinuxHost {
     }
 
     async fn grow(&self, volume: VolumeId, path: &str) -> Result<Grown, Error> {
-        match self.change(volume, Task::Grow { path: absolute(path)? }).await? {
+        match self.change(volume, Task::Grow { path: absolute(path)?, dev: self.config.dev.clone() }).await? {
             Answer::Grown { needs_unmount: true } => Ok(Grown::NeedsUnmount),
             Answer::Grown { needs_unmount: false } => Ok(Grown::Done),
             other => Err(other.unexpected()),
@@ -402,7 +400,7 @@ impl Observations for LinuxHost {
     }
 
     async fn survey(&self) -> Result<Survey, Error> {
-        let folders = self.folders();
+        let folders = self.config.folders();
         let mounts = blocking(move || survey::mounts(&folders)).await?;
         let (granted, servers) = (self.config.granted.clone(), self.config.servers().folder);
         let task = Task::Devices { granted, servers };

@@ -23,7 +23,7 @@ pub(crate) fn mounts(folders: &[std::path::PathBuf]) -> Result<Vec<Staged>, Erro
             volume: entry.point.file_name().and_then(|name| VolumeId::parse(name.to_str()?)),
             path: entry.point.display().to_string(),
             source: entry.source.clone(),
-            is_whole: entry.root == "/" && entry.source.starts_with("/dev/"),
+            is_whole: entry.root == "/" && entry.is_of_a_device(),
         })
         .collect())
 }

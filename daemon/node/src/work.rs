@@ -57,15 +57,15 @@ pub(crate) fn perform(mut job: Job, daemon: &mut UnixStream) -> Result<Answer, E
         Task::Rescan { way, size } => {
             way.rescan(volume?, Bytes(size), desk.programs).map(|size| Answer::Size(size.0))
         }
-        Task::Format { way, fs, zeroes, resumed } => {
-            let device = way.bring(volume?, false, desk.programs)?;
+        Task::Format { way, fs, zeroes, resumed, size } => {
+            let (device, _) = way.bring_whole(volume?, false, Bytes(size), desk.programs)?;
             let wish = format::Wish { fs: FsType::parse(&fs)?, zeroes, resumed };
             desk.ask_patience()?;
             format::make(&device, wish, desk.programs).map(|()| Answer::Done)
         }
-        Task::Mount { way, options, read_only, root, place } => {
+        Task::Mount { way, options, read_only, root, place, size } => {
             let options = Options::parse(&options, read_only)?;
-            mount_volume(volume?, &way, options, &root.into(), &place, &mut desk)
+            mount_volume(volume?, &way, options, &root.into(), (&place, Bytes(size)), &mut desk)
         }
         Task::Unmount { way, places } => unmount_volume(volume?, &way, &places, desk.programs),
         Task::Bind(path) => path.make().map(|()| Answer::Done),
@@ -75,9 +75,8 @@ pub(crate) fn perform(mut job: Job, daemon: &mut UnixStream) -> Result<Answer, E
         }
         Task::Watch { path, at_most } => freeze::watch(&path, at_most, desk.daemon).map(|()| Answer::Done),
         Task::Thaw { path } => freeze::thaw(&path).map(|()| Answer::Done),
-        Task::Grow { path } => {
-            grow::mounted(&path).map(|grown| Answer::Grown { needs_unmount: grown == Grown::NeedsUnmount })
-        }
+        Task::Grow { path, dev } => grow::mounted(&path, &dev)
+            .map(|grown| Answer::Grown { needs_unmount: grown == Grown::NeedsUnmount }),
         Task::Usage { path } => usage::of(&path).map(Answer::from),
         Task::Health { way, path, read_only } => health::of_device(volume?, &way, &path, read_only)
             .map(|condition| Answer::Health(condition.into())),
@@ -114,7 +113,7 @@ fn mount_volume(
     way: &Way,
     options: Options,
     root: &DataRoot,
-    place: &Path,
+    (place, size_at_least): (&Path, Bytes),
     desk: &mut Desk<'_>,
 ) -> Result<Answer, Error> {
     let (point, _) = mount::open_place(place)?;
@@ -128,8 +127,9 @@ fn mount_volume(
         }
         return found_mounted(connected, &point, &options, root, place);
     }
-    let connected = way.connect(volume, options.read_only, desk.programs)?;
+    let connected = way.connect_whole(volume, options.read_only, size_at_least, desk.programs)?;
     let mounted = mount_nowhere(&connected.path, options.clone(), desk)?;
+    way.require_mounted(mounted.as_fd(), &connected.path)?;
     let top = grow::open_root(&mounted)?;
     root::make(top.as_fd(), root, options.read_only)?;
     let fs_behind = !options.read_only && grow_if_behind(&top, &connected.path)?;

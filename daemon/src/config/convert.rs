@@ -197,6 +197,8 @@ fn node(root: &Scope<'_>, folders: &Folders, mistakes: &mut Vec<Mistake>) -> Opt
         freeze_limit: scope.span("freeze-limit"),
         rbd: rbd(&scope, mistakes),
         servers_here: scope.text("servers").as_deref() == Some("here"),
+        dev: scope.path("dev").unwrap_or_default(),
+        sys: scope.path("sys").unwrap_or_default(),
     })
 }
 

@@ -153,6 +153,18 @@ const KEYS: &[Key] = &[
         "\"host\"",
         "Where servers of block devices may run: among the host's processes only, or where the daemon is. A container's end would end them, and cut volumes off.",
     ),
+    key(
+        "node.dev",
+        Path,
+        "\"/dev\"",
+        "Where this host's device nodes are, for finding disks that a backend attaches. Only a daemon in a container that has them elsewhere needs it.",
+    ),
+    key(
+        "node.sys",
+        Path,
+        "\"/sys\"",
+        "Where this host's sysfs is, for the same: what it says of a disk is believed, and its name is not.",
+    ),
     key("docker.enabled", Flag, "true", "Whether the door is open."),
     key(
         "docker.socket",

@@ -84,6 +84,8 @@ pub(crate) struct NodeConfig {
     pub(crate) freeze_limit: Duration,
     pub(crate) rbd: Vec<kato_node::RbdDriver>,
     pub(crate) servers_here: bool,
+    pub(crate) dev: PathBuf,
+    pub(crate) sys: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

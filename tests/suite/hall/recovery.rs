@@ -421,6 +421,7 @@ fn what_stands_without_a_record_is_taken_down_by_the_doctor_when_nobody_else_has
             options: Vec::new(),
             read_only: false,
             root: volume.filesystem.root.clone(),
+            size: volume.actual.unwrap_or_default(),
         };
         house.host.mount(&wish).await.unwrap();
         town.machine().lock().unwrap().show_elsewhere(volume.id, vec!["9 (postgres)".into()]);

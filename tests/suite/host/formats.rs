@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use kato_orchestrator::{
     Finality, Kind,
-    model::FsType,
+    model::{Bytes, FsType},
     ports::{
         backend::Blankness,
         host::{Connections as _, Filesystems as _, Prepare},
@@ -78,8 +78,10 @@ async fn nothing_with_a_signature_is_formatted_whatever_was_begun_before() {
         for (blank, resumed) in
             [(Blankness::Zeroes, false), (Blankness::Anything, false), (Blankness::Zeroes, true)]
         {
-            let error =
-                node.format(disk.id, &disk.connection, &Prepare { fs, blank, resumed }).await.unwrap_err();
+            let error = node
+                .format(disk.id, &disk.connection, &Prepare { fs, blank, resumed, size: Bytes(0) })
+                .await
+                .unwrap_err();
             assert_eq!(error.kind, Kind::Precondition, "{name}: {error}");
             assert!(error.message.contains(name), "{name}: {error}");
             assert!(error.is_final(), "{name}: {error}");
@@ -98,7 +100,7 @@ async fn random_bytes_are_not_blank_unless_the_backend_says_that_new_volumes_hol
         disk.scribble(offset, b"somebody's bytes");
         let error = disk.format(&node, FsType::Ext4).await.unwrap_err();
         assert_eq!(error.kind, Kind::Precondition, "{name}: {error}");
-        let how = Prepare { fs: FsType::Ext4, blank: Blankness::Anything, resumed: false };
+        let how = Prepare { fs: FsType::Ext4, blank: Blankness::Anything, resumed: false, size: Bytes(0) };
         node.format(disk.id, &disk.connection, &how).await.unwrap();
         disk.mount(&node).await.unwrap();
         disk.unmount(&node).await.unwrap();
@@ -140,7 +142,7 @@ async fn a_make_that_was_killed_is_made_again_only_when_the_record_says_so() {
     let node = ground.node().await;
     assert_eq!(disk.mount(&node).await.unwrap_err().kind, Kind::Precondition);
     assert_eq!(disk.format(&node, FsType::Ext4).await.unwrap_err().kind, Kind::Precondition);
-    let resumed = Prepare { fs: FsType::Ext4, blank: Blankness::Zeroes, resumed: true };
+    let resumed = Prepare { fs: FsType::Ext4, blank: Blankness::Zeroes, resumed: true, size: Bytes(0) };
     node.format(disk.id, &disk.connection, &resumed).await.unwrap();
     // Cut after its end, before anybody recorded it: the same again.
     node.format(disk.id, &disk.connection, &resumed).await.unwrap();
@@ -165,7 +167,7 @@ const MOUNT_ONCE: &str = r#"
 async fn an_xfs_that_was_ever_mounted_is_not_made_again_whatever_was_begun_before() {
     let ground = Ground::new();
     let node = ground.node().await;
-    let resumed = Prepare { fs: FsType::Xfs, blank: Blankness::Zeroes, resumed: true };
+    let resumed = Prepare { fs: FsType::Xfs, blank: Blankness::Zeroes, resumed: true, size: Bytes(0) };
     // As we make it, without checksums, and with logs whose first record is longer.
     let kinds: [(&str, &[&str], bool); 4] = [
         ("default", &[], true),
@@ -240,7 +242,7 @@ async fn a_mounted_volume_is_not_formatted() {
     let disk = ground.disk("a", SMALL);
     disk.format(&node, FsType::Ext4).await.unwrap();
     disk.mount(&node).await.unwrap();
-    let resumed = Prepare { fs: FsType::Ext4, blank: Blankness::Anything, resumed: true };
+    let resumed = Prepare { fs: FsType::Ext4, blank: Blankness::Anything, resumed: true, size: Bytes(0) };
     let error = node.format(disk.id, &disk.connection, &resumed).await.unwrap_err();
     assert_eq!(error.kind, Kind::InUse, "{error}");
 }

@@ -16,7 +16,7 @@ use std::{
 use kato_node::{Config, LinuxHost};
 use kato_orchestrator::{
     Error,
-    model::{Connection, DataRoot, FsType, VolumeId},
+    model::{Bytes, Connection, DataRoot, FsType, VolumeId},
     ports::{
         backend::Blankness,
         host::{Condition, Filesystems as _, MountWish, MountedAt, Observations as _, Prepare, Standing},
@@ -134,12 +134,13 @@ impl Disk {
             options: Vec::new(),
             read_only: false,
             root: DataRoot::default(),
+            size: Bytes(0),
         }
     }
 
     /// Formats it as new.
     pub(crate) async fn format(&self, node: &LinuxHost, fs: FsType) -> Result<(), Error> {
-        let how = Prepare { fs, blank: Blankness::Zeroes, resumed: false };
+        let how = Prepare { fs, blank: Blankness::Zeroes, resumed: false, size: Bytes(0) };
         node.format(self.id, &self.connection, &how).await
     }
 

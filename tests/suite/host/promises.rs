@@ -58,9 +58,11 @@ impl Stage {
             resume: None,
         };
         let Effect::Done(made) = maker.create(wish).await.unwrap() else { panic!("the fake backend waits") };
+        let (volume, mut machine) = (VolumeId(1), HostWorld::default());
+        machine.show_size(volume, Some(Bytes(SMALL)));
         Self {
-            host: Arc::new(FakeHost::new(Arc::new(Mutex::new(HostWorld::default())), backend, fuse)),
-            volume: VolumeId(1),
+            host: Arc::new(FakeHost::new(Arc::new(Mutex::new(machine)), backend, fuse)),
+            volume,
             connection: made.connection.unwrap(),
             target: "/fake/target".into(),
             _ground: None,
@@ -68,7 +70,7 @@ impl Stage {
     }
 
     async fn format(&self, resumed: bool) -> Result<(), kato_orchestrator::Error> {
-        let how = Prepare { fs: FsType::Ext4, blank: Blankness::Zeroes, resumed };
+        let how = Prepare { fs: FsType::Ext4, blank: Blankness::Zeroes, resumed, size: Bytes(0) };
         self.host.format(self.volume, &self.connection, &how).await
     }
 
@@ -80,6 +82,7 @@ impl Stage {
             options: Vec::new(),
             read_only: false,
             root: DataRoot::default(),
+            size: Bytes(0),
         }
     }
 
@@ -150,6 +153,19 @@ async fn a_thaw_says_whether_it_was_frozen_until_now(stage: Stage) {
     assert!(!stage.host.thaw(stage.volume, &path).await.unwrap());
 }
 
+async fn a_device_that_is_smaller_than_its_volume_is_not_touched(stage: Stage) {
+    let larger = Bytes(2 * SMALL);
+    let how = Prepare { fs: FsType::Ext4, blank: Blankness::Zeroes, resumed: false, size: larger };
+    let error = stage.host.format(stage.volume, &stage.connection, &how).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable, "{error}");
+    // It is as blank as before.
+    stage.format(false).await.unwrap();
+    let error = stage.host.mount(&MountWish { size: larger, ..stage.wish() }).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable, "{error}");
+    assert_eq!(stage.host.survey().await.unwrap().mounts, []);
+    stage.host.mount(&MountWish { size: Bytes(SMALL), ..stage.wish() }).await.unwrap();
+}
+
 async fn a_connection_of_an_unknown_kind_is_unsupported(stage: Stage) {
     let mut wish = stage.wish();
     wish.connection = Connection::Nbd { server: "host:10809".into(), export: "x".into() };
@@ -183,5 +199,6 @@ promises! {
     a_repeated_connect_is_one_device,
     a_bound_volume_is_in_use_until_it_is_unbound,
     a_thaw_says_whether_it_was_frozen_until_now,
+    a_device_that_is_smaller_than_its_volume_is_not_touched,
     a_connection_of_an_unknown_kind_is_unsupported,
 }

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use kato_node::LinuxHost;
 use kato_orchestrator::{
     Kind,
-    model::FsType,
+    model::{Bytes, FsType},
     ports::host::{Condition, Filesystems as _},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -49,7 +49,7 @@ async fn a_device_that_does_not_answer_stalls_only_its_own_volume() {
     // The abandoned make is gone now, whatever it had written.
     until("the stalled volume to answer again", async || {
         use kato_orchestrator::ports::{backend::Blankness, host::Prepare};
-        let how = Prepare { fs: FsType::Ext4, blank: Blankness::Zeroes, resumed: true };
+        let how = Prepare { fs: FsType::Ext4, blank: Blankness::Zeroes, resumed: true, size: Bytes(0) };
         node.format(stalled.id, &stalled.connection, &how).await.is_ok()
     })
     .await;

@@ -13,6 +13,7 @@ pub(crate) mod rbd;
 use std::{
     collections::BTreeMap,
     fs::File,
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
 
@@ -31,7 +32,7 @@ pub(crate) enum Way {
     /// A file beneath a granted directory, through a loop device.
     File { root: PathBuf, path: PathBuf },
     /// A block device by an identity.
-    Device { identity: String, value: String },
+    Device(device::Device),
     /// An image in a Ceph pool.
     Rbd(Box<rbd::Image>),
 }
@@ -73,7 +74,7 @@ impl Way {
             }
             Connection::File { root, path } => Ok(Self::File { root: root.into(), path: path.into() }),
             Connection::Device { identity, value } => {
-                Ok(Self::Device { identity: identity.clone(), value: value.clone() })
+                Ok(Self::Device(device::Device::new(identity, value, config)))
             }
             Connection::Directory { .. } => {
                 Err(Error::precondition("a directory has no device: it can only be mounted"))
@@ -95,21 +96,44 @@ impl Way {
         read_only: bool,
         programs: &Programs,
     ) -> Result<Connected, Error> {
-        let path = self.bring(volume, read_only, programs)?;
-        let size = size_of_device(&open_device(&path)?)?;
-        Ok(Connected { path, size, client: self.client(volume, read_only, programs)? })
+        self.connect_whole(volume, read_only, Bytes(0), programs)
     }
 
-    /// The same, for whoever only wants the device.
-    pub(crate) fn bring(
+    /// The same for whoever is about to write to it or to mount it: it is refused while it is smaller than it has to be.
+    pub(crate) fn connect_whole(
         &self,
         volume: VolumeId,
         read_only: bool,
+        wanted: Bytes,
         programs: &Programs,
-    ) -> Result<PathBuf, Error> {
+    ) -> Result<Connected, Error> {
+        let (path, size) = self.bring_whole(volume, read_only, wanted, programs)?;
+        Ok(Connected { path, size, client: self.client(volume, read_only, programs)? })
+    }
+
+    /// The same, for whoever only wants the device and its size.
+    pub(crate) fn bring_whole(
+        &self,
+        volume: VolumeId,
+        read_only: bool,
+        wanted: Bytes,
+        programs: &Programs,
+    ) -> Result<(PathBuf, u64), Error> {
+        let path = self.bring(volume, read_only, programs)?;
+        let mut size = size_of_device(&open_device(&path)?)?;
+        if size < wanted.0 {
+            // It may have been connected since before it grew.
+            self.refresh(volume, &path, programs)?;
+            size = size_of_device(&open_device(&path)?)?;
+            require_size(&path, Bytes(size), wanted)?;
+        }
+        Ok((path, size))
+    }
+
+    fn bring(&self, volume: VolumeId, read_only: bool, programs: &Programs) -> Result<PathBuf, Error> {
         match self {
             Self::File { root, path } => file::connect(volume, root, path, read_only),
-            Self::Device { identity, value } => device::find(identity, value),
+            Self::Device(device) => device.wait(),
             Self::Rbd(image) => image.connect(volume, read_only, programs),
         }
     }
@@ -122,7 +146,7 @@ impl Way {
         programs: &Programs,
     ) -> Result<Option<String>, Error> {
         match self {
-            Self::File { .. } | Self::Device { .. } => Ok(None),
+            Self::File { .. } | Self::Device(_) => Ok(None),
             Self::Rbd(image) => image.client(volume, read_only, programs),
         }
     }
@@ -131,25 +155,42 @@ impl Way {
     pub(crate) fn find(&self, volume: VolumeId) -> Result<Option<PathBuf>, Error> {
         match self {
             Self::File { path, .. } => file::find(volume, path),
-            Self::Device { identity, value } => device::find(identity, value).map(Some),
+            Self::Device(device) => device.find().map(Some),
             Self::Rbd(image) => image.find(volume),
         }
     }
 
-    /// An error says why the device that is mounted is not what this way leads to any more.
-    pub(crate) fn still_leads_to(&self, volume: VolumeId, device: &Path) -> Result<(), Error> {
+    /// Where the device that is mounted can be read. An error says why it is not what this way leads to any more.
+    pub(crate) fn still_leads_to(
+        &self,
+        volume: VolumeId,
+        called: &Path,
+        numbers: (u32, u32),
+    ) -> Result<PathBuf, Error> {
         match self {
-            Self::File { root, path } => file::require_same(volume, root, path, device),
-            Self::Device { identity, value } => device::require_same(identity, value, device),
-            Self::Rbd(image) => image.still_leads_to(volume, device),
+            Self::File { root, path } => file::require_same(volume, root, path, called)?,
+            Self::Device(device) => return device.require_same(numbers),
+            Self::Rbd(image) => image.still_leads_to(volume, called)?,
         }
+        Ok(called.to_owned())
+    }
+
+    /// An error says that something else was mounted than what was connected: a device that is found rather than made
+    /// may have given its name to another one meanwhile.
+    pub(crate) fn require_mounted(&self, mount: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
+        let Self::Device(device) = self else { return Ok(()) };
+        let stat = crate::mount::look(mount)?;
+        device.require_same((stat.stx_dev_major, stat.stx_dev_minor)).map(drop).map_err(|mut error| {
+            error.message = format!("{} changed while it was mounted: {}", path.display(), error.message);
+            error
+        })
     }
 
     /// Takes the device away; `InUse` if somebody has it.
     pub(crate) fn disconnect(&self, volume: VolumeId, programs: &Programs) -> Result<(), Error> {
         match self {
             Self::File { root, path } => file::disconnect(volume, root, path),
-            Self::Device { identity, value } => device::release(identity, value),
+            Self::Device(device) => device.release(),
             Self::Rbd(image) => image.disconnect(volume, programs),
         }
     }
@@ -161,32 +202,20 @@ impl Way {
         wanted: Bytes,
         programs: &Programs,
     ) -> Result<Bytes, Error> {
-        let path = match self {
-            Self::File { root, path } => {
-                let path = file::connect(volume, root, path, false)?;
-                crate::loopdev::resize(&path)?;
-                path
-            }
-            Self::Device { identity, value } => {
-                let path = device::find(identity, value)?;
-                device::rescan(&path)?;
-                path
-            }
-            Self::Rbd(image) => {
-                let path = image.connect(volume, false, programs)?;
-                image.rescan(volume, &path, programs)?;
-                path
-            }
-        };
-        let size = size_of_device(&open_device(&path)?)?;
-        if size < wanted.0 {
-            return Err(Error::unavailable(format!(
-                "{} shows {} so far, and {wanted} is expected: the size has not arrived on this node yet",
-                path.display(),
-                Bytes(size)
-            )));
+        let path = self.bring(volume, false, programs)?;
+        self.refresh(volume, &path, programs)?;
+        let size = Bytes(size_of_device(&open_device(&path)?)?);
+        require_size(&path, size, wanted)?;
+        Ok(size)
+    }
+
+    /// Has a connected device take the size that its bytes have.
+    fn refresh(&self, volume: VolumeId, path: &Path, programs: &Programs) -> Result<(), Error> {
+        match self {
+            Self::File { .. } => crate::loopdev::resize(path),
+            Self::Device(device) => device.rescan(path),
+            Self::Rbd(image) => image.rescan(volume, path, programs),
         }
-        Ok(Bytes(size))
     }
 }
 
@@ -213,6 +242,18 @@ pub(crate) fn reasons(config: &Config) -> Vec<(String, Result<(), String>)> {
 
 fn absent(kind: &str) -> String {
     format!("this version cannot connect {kind}; use directory, file, device or rbd")
+}
+
+/// An error says that a device is smaller than its volume. A device has whole sectors.
+fn require_size(path: &Path, shown: Bytes, wanted: Bytes) -> Result<(), Error> {
+    if shown.0 >= wanted.0 - wanted.0 % 512 {
+        return Ok(());
+    }
+    Err(Error::unavailable(format!(
+        "{} shows {shown} so far, and {wanted} is expected: the size has not arrived on this node yet, or it is \
+         another disk",
+        path.display()
+    )))
 }
 
 /// Opens a block device for reading, and nothing but a block device.

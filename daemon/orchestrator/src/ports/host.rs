@@ -39,6 +39,8 @@ pub struct Prepare {
     pub blank: Blankness,
     /// Whether a make was begun before and may have been cut short: what is found then is not data.
     pub resumed: bool,
+    /// How large the volume is; zero where nobody knows.
+    pub size: Bytes,
 }
 
 /// How a volume is to be mounted.
@@ -56,6 +58,8 @@ pub struct MountWish {
     pub read_only: bool,
     /// What a container gets of it; made, owned and moded if it is not there and may be.
     pub root: DataRoot,
+    /// How large the volume is; zero where nobody knows.
+    pub size: Bytes,
 }
 
 /// A volume that is mounted.
@@ -135,11 +139,12 @@ pub trait Connections: Send + Sync {
 #[async_trait]
 pub trait Filesystems: Send + Sync {
     /// Makes a filesystem on a connected volume that is blank. What is not blank is refused as
-    /// `Precondition`; an IO error is not blank.
+    /// `Precondition`; an IO error is not blank. A device that is smaller than the volume is refused as `Unavailable`: it is
+    /// not here yet, or is another disk.
     async fn format(&self, volume: VolumeId, connection: &Connection, how: &Prepare) -> Result<(), Error>;
 
     /// Connects, checks and repairs, grows offline where the filesystem is behind, and mounts; or finds it
-    /// mounted.
+    /// mounted. A device that is smaller than the volume is refused as by [`Filesystems::format`].
     async fn mount(&self, wish: &MountWish) -> Result<MountedAt, Error>;
 
     /// Unmounts and disconnects. What is not mounted is unmounted. While somebody else has the filesystem

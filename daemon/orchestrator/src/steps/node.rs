@@ -15,7 +15,7 @@ use crate::{
     },
     ops::unmount::take_down,
     ports::{
-        host::{Bind, Grown, MountWish, Prepare},
+        host::{Bind, Device, Grown, MountWish, Prepare},
         store::Durability,
     },
     steps::backend::which,
@@ -47,17 +47,25 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
     }
     if !resumed {
         if backend.attachments().is_some() {
-            // What is far away takes as long to reach as to mark. Whether it was reached, the format tells.
+            // What is far away takes as long to reach as to mark.
             let host = &house.ports.host;
-            let (marked, _reached) =
+            let (marked, reached) =
                 futures_util::join!(mark_begun(house, volume), host.connect(volume.id, &connection, false));
             marked?;
+            // One that is not here, or not in its size, is not begun with: the record would let the next try take what
+            // it finds for its own half.
+            require_size(volume, &reached?)?;
         } else {
             mark_begun(house, volume).await?;
         }
         set_filesystem(house, volume, FsState::Formatting).await?;
     }
-    let how = Prepare { fs: volume.filesystem.fs, blank: backend.describe().blank, resumed };
+    let how = Prepare {
+        fs: volume.filesystem.fs,
+        blank: backend.describe().blank,
+        resumed,
+        size: volume.actual.unwrap_or_default(),
+    };
     if let Err(error) = house.ports.host.format(volume.id, &connection, &how).await {
         if !resumed && error.kind == Kind::Precondition {
             // It was refused before the first write, because it is not blank. The next try has to see that too: one
@@ -67,6 +75,21 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
         return Err(error);
     }
     set_filesystem(house, volume, FsState::Formatted).await
+}
+
+/// An error says that a device is smaller than its volume: it is not here yet, or it is another disk.
+fn require_size(volume: &Volume, device: &Device) -> Result<(), Error> {
+    match (device.size, volume.actual) {
+        // A device has whole sectors.
+        (Some(shown), Some(actual)) if shown.0 < actual.0 - actual.0 % 512 => {
+            Err(Error::unavailable(format!(
+                "{} shows {shown} so far, and the volume has {actual}: it has not arrived on this node yet, or it is another \
+             disk",
+                device.path
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the mark at the backend says that there is, or may be, something on a volume.
@@ -114,6 +137,7 @@ pub(super) async fn mount(house: &Arc<House>, family: &Family, volume: &Volume) 
         options,
         read_only: family.mounts.get(node).is_some_and(|mount| mount.read_only),
         root: volume.filesystem.root.clone(),
+        size: volume.actual.unwrap_or_default(),
     };
     let mounted = match house.ports.host.mount(&wish).await {
         Ok(mounted) => mounted,
@@ -162,6 +186,7 @@ async fn open_raw(house: &Arc<House>, family: &Family, volume: &Volume) -> Resul
         Err(error) if error.kind == Kind::NotFound => return Err(missing(house, volume, error).await),
         Err(error) => return Err(error),
     };
+    require_size(volume, &device)?;
     house
         .journal
         .edit_family(volume.id, Durability::Durable, |family, _| {

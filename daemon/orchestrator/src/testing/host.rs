@@ -33,6 +33,8 @@ pub struct HostWorld {
     elsewhere: BTreeMap<VolumeId, Vec<String>>,
     broken: BTreeMap<VolumeId, String>,
     stalled: BTreeSet<VolumeId>,
+    /// How large devices are, where they do not have their volume's size.
+    sizes: BTreeMap<VolumeId, Bytes>,
     /// How many clients it has been; nothing while it does not tell.
     clients: Option<u32>,
 }
@@ -49,6 +51,7 @@ impl Default for HostWorld {
             elsewhere: BTreeMap::new(),
             broken: BTreeMap::new(),
             stalled: BTreeSet::new(),
+            sizes: BTreeMap::new(),
             clients: None,
         }
     }
@@ -117,6 +120,14 @@ impl HostWorld {
         }
     }
 
+    /// Has a volume's device show another size than its own, or its own again.
+    pub fn show_size(&mut self, volume: VolumeId, size: Option<Bytes>) {
+        match size {
+            Some(size) => drop(self.sizes.insert(volume, size)),
+            None => drop(self.sizes.remove(&volume)),
+        }
+    }
+
     /// Puts the cable back.
     pub fn put_back(&mut self, volume: VolumeId) {
         self.broken.remove(&volume);
@@ -174,6 +185,15 @@ impl FakeHost {
         act(backend
             .bytes(handle)
             .ok_or_else(|| Error::not_found("there is nothing at the end of the connection"))?)
+    }
+
+    fn require_size(&self, volume: VolumeId, wanted: Bytes) -> Result<(), Error> {
+        match self.world().sizes.get(&volume) {
+            Some(shown) if *shown < wanted => {
+                Err(Error::unavailable(format!("the device shows {shown}, and {wanted} is expected")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Appends to the filesystem of a mounted volume, as a container would. A frozen one takes nothing.
@@ -236,7 +256,8 @@ impl Connections for FakeHost {
         }
         let client = self.world().clients.map(|client| format!("{}/{client}", self.node));
         self.fuse.pass().await;
-        Ok(Device { path: format!("/dev/fake-{volume}"), size: None, client })
+        let size = self.world().sizes.get(&volume).copied();
+        Ok(Device { path: format!("/dev/fake-{volume}"), size, client })
     }
 
     async fn disconnect(&self, volume: VolumeId, _: &Connection) -> Result<(), Error> {
@@ -259,6 +280,7 @@ impl Connections for FakeHost {
 impl Filesystems for FakeHost {
     async fn format(&self, volume: VolumeId, connection: &Connection, how: &Prepare) -> Result<(), Error> {
         self.connect(volume, connection, false).await?;
+        self.require_size(volume, how.size)?;
         self.bytes(&handle(connection)?, |bytes| {
             if !bytes.is_empty() && (bytes.starts_with(b"FS:") && bytes.len() > 3 || !how.resumed) {
                 return Err(Error::precondition("the volume is not blank"));
@@ -277,6 +299,7 @@ impl Filesystems for FakeHost {
 
     async fn mount(&self, wish: &MountWish) -> Result<MountedAt, Error> {
         let device = self.connect(wish.volume, &wish.connection, wish.read_only).await?;
+        self.require_size(wish.volume, wish.size)?;
         self.bytes(&handle(&wish.connection)?, |bytes| match bytes.starts_with(b"FS:") {
             true => Ok(()),
             false => Err(Error::precondition("there is no filesystem")),

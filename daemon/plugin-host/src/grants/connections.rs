@@ -19,7 +19,8 @@ pub struct ConnectionGrants {
     pub directory: bool,
     /// Files beneath granted directories.
     pub file: bool,
-    /// Block devices by these kinds of identity: `nvme-serial`, `wwid`, `virtio-serial`, `scsi-serial`, `by-id`.
+    /// Block devices by these kinds of identity: `nvme-serial`, `wwid`, `virtio-serial`, `scsi-serial`, `by-id`,
+    /// `ebs`.
     pub device: Vec<String>,
     /// Logical units behind iSCSI portals.
     pub iscsi: Option<IscsiGrant>,
@@ -58,7 +59,7 @@ impl ConnectionGrants {
 }
 
 /// The identities of devices that the node knows to look for.
-const IDENTITIES: [&str; 5] = ["nvme-serial", "wwid", "virtio-serial", "scsi-serial", "by-id"];
+const IDENTITIES: [&str; 6] = ["nvme-serial", "wwid", "virtio-serial", "scsi-serial", "by-id", "ebs"];
 
 /// The kinds that a plugin can answer.
 #[derive(Debug, Default)]
@@ -114,6 +115,12 @@ impl Kinds {
             Connection::Device { identity, value } => {
                 if !self.grants.device.contains(identity) {
                     return refuse(format!("a device by {}", identity.escape_debug()));
+                }
+                if identity == "ebs" {
+                    return match is_ebs(value) {
+                        true => Ok(()),
+                        false => refuse(format!("the EBS volume {value:?} (it is no id and device name)")),
+                    };
                 }
                 let safe = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b'\\') || b == b' ';
                 if value.is_empty() || value.len() > 256 || !value.bytes().all(safe) || value.starts_with('.')
@@ -174,6 +181,19 @@ impl Kinds {
             }
         }
     }
+}
+
+/// Whether this is a volume's id and a name that one is attached under, such as `vol-0123abcd:/dev/xvdba`. The name
+/// whose only letter is `a` is the root disk's.
+fn is_ebs(value: &str) -> bool {
+    let Some((id, name)) = value.split_once(':') else { return false };
+    let digits = id.strip_prefix("vol-").unwrap_or_default();
+    let letters = name.strip_prefix("/dev/xvd").or_else(|| name.strip_prefix("/dev/sd")).unwrap_or_default();
+    (8..=17).contains(&digits.len())
+        && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && (1..=2).contains(&letters.len())
+        && letters.bytes().all(|b| b.is_ascii_lowercase())
+        && letters != "a"
 }
 
 /// Whether this can be the name of a target or an initiator.
@@ -247,6 +267,8 @@ pub(crate) fn root_of(directories: &Directories, grant: &str) -> Result<String, 
 
 #[cfg(test)]
 mod tests {
+    use kato_orchestrator::Kind;
+
     use super::*;
 
     fn kinds(grants: &str) -> Kinds {
@@ -332,5 +354,36 @@ mod tests {
             device("by-id", "x").is_err() && device("wwid", "../sda").is_err() && device("wwid", "").is_err()
         );
         assert!(kinds.check(&Connection::Directory { root: "/srv".into(), path: "x".into() }).is_err());
+    }
+
+    #[test]
+    fn a_volume_of_ebs_is_an_id_and_a_device_name_and_never_the_root_disk() {
+        let ebs = |kinds: &Kinds, value: &str| {
+            kinds.check(&Connection::Device { identity: "ebs".into(), value: value.into() })
+        };
+        let granted = kinds("device = [\"ebs\"]");
+        for good in ["vol-0123abcd:/dev/xvdba", "vol-0123456789abcdef0:/dev/sdf", "vol-0123abcd:/dev/xvdaa"] {
+            ebs(&granted, good).unwrap();
+        }
+        for bad in [
+            "",
+            "vol-0123abcd",
+            "vol-0123abcd:",
+            "vol-0123abcd:xvdba",
+            "vol-0123abcd:/dev/xvda",
+            "vol-0123abcd:/dev/sda",
+            "vol-0123abcd:/dev/sda1",
+            "vol-0123abcd:/dev/xvdf1",
+            "vol-0123abcd:/dev/nvme0n1",
+            "vol-0123abcd:/dev/xvd../sda",
+            "vol-0123abcd:/dev/xvdabc",
+            "vol-0123ABCD:/dev/xvdf",
+            "vol-012:/dev/xvdf",
+            "vol-../../x:/dev/xvdf",
+            "snap-0123abcd:/dev/xvdf",
+        ] {
+            assert_eq!(ebs(&granted, bad).unwrap_err().kind, Kind::PermissionDenied, "{bad}");
+        }
+        assert!(ebs(&kinds("device = [\"nvme-serial\"]"), "vol-0123abcd:/dev/xvdba").is_err());
     }
 }

@@ -174,7 +174,7 @@ pub(super) const KEYS: &[Key] = &[
         "backend.*.grants.connections.device",
         Texts,
         "[]",
-        "Block devices by these kinds of identity: nvme-serial, wwid, virtio-serial, scsi-serial, by-id.",
+        "Block devices by these kinds of identity: nvme-serial, wwid, virtio-serial, scsi-serial, by-id, ebs.",
     ),
     key(
         "backend.*.grants.connections.nbd",
