@@ -1,7 +1,7 @@
 //! The node itself: which of its rooms does what, where, and with how much patience. Directories are handled
 //! on threads of this process (`local.rs`), everything that has a device by workers (`worker.rs`). Nothing is
-//! remembered that the kernel cannot be asked for, except who is frozen and which volumes are directories,
-//! and both are found out anew when they are not known.
+//! remembered that the kernel cannot be asked for, except who is frozen, which volumes are directories, and
+//! whose a disk was that has only a name (`connect/device/notes.rs`); each is found out anew when it is not known.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

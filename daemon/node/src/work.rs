@@ -58,7 +58,7 @@ pub(crate) fn perform(mut job: Job, daemon: &mut UnixStream) -> Result<Answer, E
             way.rescan(volume?, Bytes(size), desk.programs).map(|size| Answer::Size(size.0))
         }
         Task::Format { way, fs, zeroes, resumed, size } => {
-            let (device, _) = way.bring_whole(volume?, false, Bytes(size), desk.programs)?;
+            let (device, _held) = way.bring_whole(volume?, false, Bytes(size), desk.programs)?;
             let wish = format::Wish { fs: FsType::parse(&fs)?, zeroes, resumed };
             desk.ask_patience()?;
             format::make(&device, wish, desk.programs).map(|()| Answer::Done)
@@ -127,7 +127,7 @@ fn mount_volume(
         }
         return found_mounted(connected, &point, &options, root, place);
     }
-    let connected = way.connect_whole(volume, options.read_only, size_at_least, desk.programs)?;
+    let (connected, _held) = way.connect_whole(volume, options.read_only, size_at_least, desk.programs)?;
     let mounted = mount_nowhere(&connected.path, options.clone(), desk)?;
     way.require_mounted(mounted.as_fd(), &connected.path)?;
     let top = grow::open_root(&mounted)?;

@@ -96,7 +96,7 @@ impl Way {
         read_only: bool,
         programs: &Programs,
     ) -> Result<Connected, Error> {
-        self.connect_whole(volume, read_only, Bytes(0), programs)
+        self.connect_whole(volume, read_only, Bytes(0), programs).map(|(connected, _)| connected)
     }
 
     /// The same for whoever is about to write to it or to mount it: it is refused while it is smaller than it has to be.
@@ -106,28 +106,31 @@ impl Way {
         read_only: bool,
         wanted: Bytes,
         programs: &Programs,
-    ) -> Result<Connected, Error> {
-        let (path, size) = self.bring_whole(volume, read_only, wanted, programs)?;
-        Ok(Connected { path, size, client: self.client(volume, read_only, programs)? })
+    ) -> Result<(Connected, File), Error> {
+        let (path, held) = self.bring_whole(volume, read_only, wanted, programs)?;
+        let (size, client) = (size_of_device(&held)?, self.client(volume, read_only, programs)?);
+        Ok((Connected { path, size, client }, held))
     }
 
-    /// The same, for whoever only wants the device and its size.
+    /// The same, for whoever only wants the device. As long as it is held open, its name is no other disk's.
     pub(crate) fn bring_whole(
         &self,
         volume: VolumeId,
         read_only: bool,
         wanted: Bytes,
         programs: &Programs,
-    ) -> Result<(PathBuf, u64), Error> {
+    ) -> Result<(PathBuf, File), Error> {
         let path = self.bring(volume, read_only, programs)?;
-        let mut size = size_of_device(&open_device(&path)?)?;
-        if size < wanted.0 {
+        let held = open_device(&path)?;
+        if let Self::Device(device) = self {
+            device.require_open(&held)?;
+        }
+        if size_of_device(&held)? < wanted.0 {
             // It may have been connected since before it grew.
             self.refresh(volume, &path, programs)?;
-            size = size_of_device(&open_device(&path)?)?;
-            require_size(&path, Bytes(size), wanted)?;
+            require_size(&path, Bytes(size_of_device(&held)?), wanted)?;
         }
-        Ok((path, size))
+        Ok((path, held))
     }
 
     fn bring(&self, volume: VolumeId, read_only: bool, programs: &Programs) -> Result<PathBuf, Error> {

@@ -18,6 +18,7 @@ mod wait;
 
 use std::{
     ffi::OsStr,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -114,8 +115,9 @@ impl Device {
         Ok(path)
     }
 
-    /// The mounted device as this node has it. An error says that it is not the one of this identity any more.
-    pub(crate) fn require_same(&self, mounted: (u32, u32)) -> Result<PathBuf, Error> {
+    /// The device that was found before, as this node has it. An error says that it is not the one of this identity any
+    /// more.
+    pub(crate) fn require_same(&self, before: (u32, u32)) -> Result<PathBuf, Error> {
         let wanted = self.wanted()?;
         let disk = self.search(&wanted)?;
         let path = self.site.dev.join(&disk.name);
@@ -123,16 +125,22 @@ impl Device {
             Wanted::Ebs(volume) => volume.is_another(&disk, &self.notes())?,
             Wanted::Attribute { .. } | Wanted::Link(_) => false,
         };
-        if disk.numbers() == Some(mounted) && !is_another {
+        if disk.numbers() == Some(before) && !is_another {
             return Ok(path);
         }
         Err(Error::unavailable(format!(
-            "the block device {}:{} is mounted, and the device {} is {} now: it went away and came back",
-            mounted.0,
-            mounted.1,
+            "the block device {}:{} was found before, and the device {} is {} now: it went away and came back",
+            before.0,
+            before.1,
             self.called(),
             path.display()
         )))
+    }
+
+    /// An error says that what is open is not the device of this identity.
+    pub(crate) fn require_open(&self, device: impl AsFd) -> Result<(), Error> {
+        let stat = fstat(device).map_err(|error| failed("look at a device", error))?;
+        self.require_same((major(stat.st_rdev), minor(stat.st_rdev))).map(drop)
     }
 
     /// Says who still has the device; there is nothing to take away on our side.
