@@ -112,6 +112,7 @@ async fn an_attached_disk_is_found_mounted_grown_and_let_go() {
     cloud.attach(&other, "nvme0n1", "vol0bbbbbbbb");
     cloud.attach(&disk, "nvme1n1", "vol0aaaaaaaa");
     let a = volume("0aaaaaaaa");
+    let nothing_mounted = ground.mounts();
     a.format(&node, FsType::Ext4).await.unwrap();
     let mounted = node.mount(&wish(&a, SMALL)).await.unwrap();
     assert_eq!(mounted.device.path, cloud.tree.join("dev/nvme1n1").display().to_string());
@@ -137,7 +138,7 @@ async fn an_attached_disk_is_found_mounted_grown_and_let_go() {
     assert!(node.usage(&mounted.path).await.unwrap().total.0 > before + 2 * SMALL);
     a.unmount(&node).await.unwrap();
     a.unmount(&node).await.unwrap();
-    assert_eq!(ground.mounts(), Vec::<String>::new());
+    assert_eq!(ground.mounts(), nothing_mounted);
 
     // Counted anew, the names are the other way round.
     cloud.detach("nvme0n1");
