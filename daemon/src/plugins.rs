@@ -259,6 +259,7 @@ fn wire(found: &Inspection, length: usize, origin: &str) -> Json {
                 "commands": manifest.asks.commands,
                 "connections": manifest.asks.connections,
                 "http": manifest.asks.http,
+                "aws": manifest.asks.aws,
             }),
         );
     }

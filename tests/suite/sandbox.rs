@@ -4,10 +4,11 @@
 //! `raw.rs` about attacks below the language, `pace.rs` about how fast and how many at once, `lies.rs` about what
 //! it answers, `attaching.rs` about the devices that it names, `polling.rs` about asking it about much at once, `grants.rs` about what it reaches for,
 //! `requests.rs` and `rebinding.rs` about the network, `answers.rs` about what comes from there, `leaks.rs` about
-//! credentials, `ways.rs` about what the operator gives to both.
+//! credentials, `aws.rs` about signatures, `ways.rs` about what the operator gives to both.
 
 mod answers;
 mod attaching;
+mod aws;
 mod bombs;
 mod grants;
 mod leaks;

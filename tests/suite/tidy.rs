@@ -56,6 +56,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Technologies, and the only rooms that may name them.
 const TECHNOLOGIES: &[(&str, &[&str])] = &[
+    ("aws-config", &["kato-plugin-host"]),
+    ("aws-sigv4", &["kato-plugin-host"]),
     ("axum", &["kato", "kato-docker-plugin"]),
     ("etcd-client", &["kato-store"]),
     ("hyper", &["kato", "kato-docker-plugin", "kato-plugin-host", "kato-tests"]),

@@ -23,6 +23,9 @@
 //! - *commands* (`grants/commands.rs`): whole command lines with typed holes. No hole is a path or begins
 //!   with a dash, because options such as `--log-file` make "a program and its first arguments" no grant. What
 //!   runs sees a read-only file system without volumes (`confine.rs`).
+//! - *a region of AWS* (`grants/aws.rs`): requests to two services, with the actions and paths that look after volumes.
+//!   What makes them the operator's is a signature (`aws/`), so what of a request is signed is read as its server
+//!   reads it, and is refused where that is in doubt.
 //! - *a Ceph pool* (`grants/ceph.rs`): command lines that this project answers for, with the pool and the identity fixed
 //!   by the operator, and connections to images in that pool.
 //! - *connections* (`grants/connections.rs`): what a plugin answers is checked before the node sees it.
@@ -31,6 +34,7 @@
 //! effective power is what both name. So a plugin that is replaced by one that wants more gets no more, and
 //! a grant that is too wide is narrowed to what the plugin was written for.
 
+pub(crate) mod aws;
 pub(crate) mod ceph;
 pub(crate) mod commands;
 pub(crate) mod connections;
@@ -46,6 +50,7 @@ use kato_orchestrator::Error;
 use serde::Deserialize;
 
 pub use self::{
+    aws::{AwsEndpoints, AwsGrant},
     ceph::CephGrant,
     commands::CommandGrant,
     connections::{ConnectionGrants, IscsiGrant},
@@ -65,6 +70,8 @@ pub struct Grants {
     pub http: Vec<HttpGrant>,
     /// Command lines by the names that the plugin uses for them.
     pub commands: BTreeMap<String, CommandGrant>,
+    /// A region of AWS.
+    pub aws: Option<AwsGrant>,
     /// A pool of a Ceph cluster.
     pub ceph: Option<CephGrant>,
     /// What the plugin may tell the node to connect to.
@@ -74,7 +81,7 @@ pub struct Grants {
 /// One power, as a person compares what is asked with what is granted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Power {
-    /// `directory`, `command`, `connection` or `http`.
+    /// `directory`, `command`, `connection`, `http` or `aws`.
     pub kind: &'static str,
     /// What it is about.
     pub name: String,
@@ -116,10 +123,23 @@ impl Grants {
         both("command", &asks.commands, commands);
         let rbd = self.ceph.as_ref().map(|_| "rbd");
         both("connection", &asks.connections, self.connections.kinds().into_iter().chain(rbd).collect());
+        let services: Vec<_> = self.aws.iter().flat_map(AwsGrant::origins).collect();
+        for ask in asks.aws.iter().filter(|ask| !services.iter().any(|(service, _)| service == ask)) {
+            powers.push(Power { kind: "aws", name: ask.clone(), asked: true, granted: false });
+        }
+        for (service, origin) in &services {
+            let by_origin = asks.http.iter().any(|ask| http::covers(ask, origin));
+            let asked = by_origin || asks.aws.iter().any(|ask| ask == service);
+            powers.push(Power { kind: "aws", name: (*service).to_owned(), asked, granted: true });
+        }
         let origins: Vec<&str> = self.http.iter().map(|grant| grant.url.as_str()).collect();
         for url in &asks.http {
-            let granted =
-                origins.iter().any(|granted| http::covers(url, granted) || http::covers(granted, url));
+            let of_services = services.iter().map(|(_, origin)| origin.as_str());
+            let granted = origins
+                .iter()
+                .copied()
+                .chain(of_services)
+                .any(|granted| http::covers(url, granted) || http::covers(granted, url));
             powers.push(Power { kind: "http", name: url.clone(), asked: true, granted });
         }
         for url in origins {
@@ -161,7 +181,17 @@ impl Powers {
         let mut keep = |mistake: Error| mistakes.push(mistake.message);
         let directories = directories::Directories::new(&asks.directories, &grants.directories, &mut keep);
         let secrets = credentials::Secrets::new(environment);
-        let http = http::Rules::new(&asks.http, &grants.http, &secrets, &mut keep);
+        let mut origins = asks.http.clone();
+        let mut requests = grants.http.clone();
+        if let Some(aws) = &grants.aws {
+            let asked = aws.origins().filter(|(service, _)| asks.aws.iter().any(|ask| ask == service));
+            origins.extend(asked.map(|(_, origin)| origin));
+            match aws.http() {
+                Ok(grants) => requests.splice(0..0, grants).for_each(drop),
+                Err(mistake) => keep(mistake),
+            }
+        }
+        let http = http::Rules::new(&origins, &requests, &secrets, &mut keep);
         let mut lines = grants.commands.clone();
         match grants.ceph.as_ref().map(CephGrant::lines) {
             Some(Ok(ceph)) => {

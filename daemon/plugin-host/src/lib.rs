@@ -11,6 +11,7 @@
 
 pub mod embedded;
 
+mod aws;
 mod breaker;
 mod bucket;
 mod cache;
@@ -33,9 +34,10 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 use kato_orchestrator::{Error, model::BackendName, ports::Backend};
 
 pub use self::{
+    aws::AwsSigv4,
     grants::{
-        Addresses, Authoriser, CephGrant, CommandGrant, ConnectionGrants, Environment, Grants, HttpGrant,
-        IscsiGrant, Power, ProxyGrant, Secret, SecretSource,
+        Addresses, Authoriser, AwsEndpoints, AwsGrant, CephGrant, CommandGrant, ConnectionGrants,
+        Environment, Grants, HttpGrant, IscsiGrant, Power, ProxyGrant, Secret, SecretSource,
     },
     limits::Limits,
     manifest::{Asks, Inspection, Manifest, SECTION, inspect},

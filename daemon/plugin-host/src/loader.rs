@@ -26,7 +26,7 @@ use crate::{
     BackendSpec, Config,
     engine::{Engine, Fault},
     files::turns::Turns,
-    grants::{CephGrant, Environment, Powers},
+    grants::{AwsGrant, CephGrant, Environment, Powers},
     guest::{Ground, Guest, Notes},
     imports::{files::Copies, http::Client},
     manifest::{self, Inspection},
@@ -277,10 +277,12 @@ impl HasData for Table {
 /// truths.
 fn configuration(spec: &BackendSpec) -> Result<Vec<(String, String)>, Error> {
     let mut words = spec.configuration.clone();
-    for (word, value) in spec.grants.ceph.iter().flat_map(CephGrant::told) {
+    let ceph = spec.grants.ceph.iter().flat_map(CephGrant::told).map(|told| ("Ceph pool", told));
+    let aws = spec.grants.aws.iter().flat_map(AwsGrant::told).map(|told| ("region of AWS", told));
+    for (what, (word, value)) in ceph.chain(aws) {
         if words.insert(word.clone(), value).is_some() {
             return Err(Error::invalid(format!(
-                "its configuration has `{word}`, which the grant of its Ceph pool says: leave it out"
+                "its configuration has `{word}`, which the grant of its {what} says: leave it out"
             )));
         }
     }

@@ -15,6 +15,7 @@
 //! commands = ["image-create"]                 # names of granted command lines
 //! connections = ["file", "directory"]         # kinds of connection
 //! http = ["https://api.example.com", "https://*.example.com:8443", "https://*"]
+//! aws = ["ec2", "ebs"]                        # services of a granted region, wherever the operator says they are
 //! ```
 
 use std::fmt::Write as _;
@@ -60,6 +61,8 @@ pub struct Asks {
     /// Where it wants to send requests: scheme, host and port; `*` stands for any host, `*.name` for any
     /// beneath a name.
     pub http: Vec<String>,
+    /// Services of a granted region of AWS: `ec2`, `ebs`. Where they are is the grant's to say.
+    pub aws: Vec<String>,
 }
 
 /// What can be told of a component without running it.
@@ -187,6 +190,7 @@ impl Inspection {
             ("directories", asks.directories.is_empty() || connects || imports("kato:storage/files")),
             ("commands", asks.commands.is_empty() || imports("kato:storage/commands")),
             ("http", asks.http.is_empty() || imports("wasi:http/outgoing-handler")),
+            ("aws", asks.aws.is_empty() || imports("wasi:http/outgoing-handler")),
         ]
         .into_iter()
         .filter_map(|(power, usable)| (!usable).then_some(power))

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use kato_plugin_host::{
-    Addresses, Authoriser, CephGrant, CommandGrant, ConnectionGrants, Grants, HttpGrant, IscsiGrant, Limits,
-    ProxyGrant, SecretSource, embedded,
+    Addresses, Authoriser, AwsEndpoints, AwsGrant, AwsSigv4, CephGrant, CommandGrant, ConnectionGrants,
+    Grants, HttpGrant, IscsiGrant, Limits, ProxyGrant, SecretSource, embedded,
 };
 
 use super::{
@@ -33,6 +33,10 @@ pub(super) fn backend(_: &str, scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -
         directories: directories.into_iter().map(|(name, path)| (name, PathBuf::from(path))).collect(),
         http: grants.entries("http").iter().filter_map(|entry| http(entry, mistakes)).collect(),
         commands: commands(&grants.section("commands"), mistakes),
+        aws: match is_aws(&grants.section("aws")) {
+            true => Some(aws(&grants.section("aws"), mistakes)?),
+            false => None,
+        },
         ceph: match is_ceph(&grants.section("ceph")) {
             true => Some(ceph(&grants.section("ceph"), mistakes)?),
             false => None,
@@ -71,12 +75,17 @@ fn http(entry: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<HttpGrant> {
         paths: entry.texts("paths"),
         addresses: Addresses::Many(entry.texts("addresses")),
         authoriser,
-        proxy: match entry.node("proxy") {
-            Some(_) => Some(proxy(&entry.section("proxy"), mistakes)?),
-            None => None,
-        },
+        proxy: proxied(entry, mistakes)?,
         ca: entry.path("ca"),
     })
+}
+
+/// The proxy of a grant, if it has one; nothing at all if that is mistaken.
+fn proxied(grant: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Option<ProxyGrant>> {
+    match grant.node("proxy") {
+        Some(_) => proxy(&grant.section("proxy"), mistakes).map(Some),
+        None => Some(None),
+    }
 }
 
 fn proxy(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<ProxyGrant> {
@@ -88,13 +97,20 @@ fn proxy(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<ProxyGrant> {
 }
 
 fn authoriser(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Authoriser> {
-    let mut written = ["bearer", "header", "basic"].into_iter().filter(|way| scope.node(way).is_some());
+    let ways = ["bearer", "header", "basic", "aws-sigv4"];
+    let mut written = ways.into_iter().filter(|way| scope.node(way).is_some());
     let (first, second) = (written.next(), written.next());
     let (Some(way), None) = (first, second) else {
-        mistakes.push(scope.mistake(first.unwrap_or("bearer"), "write one of bearer, header and basic"));
+        let reason = "write one of bearer, header, basic and aws-sigv4";
+        mistakes.push(scope.mistake(first.unwrap_or("bearer"), reason));
         return None;
     };
     let place = scope.section(way);
+    if way == "aws-sigv4" {
+        let (service, region) = (place.required("service", mistakes), place.required("region", mistakes));
+        let (profile, actions) = (place.text("profile"), place.texts("actions"));
+        return Some(Authoriser::AwsSigv4(AwsSigv4 { service: service?, region: region?, profile, actions }));
+    }
     let secret = secret(&place.section("secret"), mistakes);
     match way {
         "bearer" => Some(Authoriser::Bearer { secret: secret? }),
@@ -139,6 +155,25 @@ fn commands(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, 
         })
     };
     names.filter_map(|name| Some((name.clone(), command(name, mistakes)?))).collect()
+}
+
+/// Whether a region is granted. What `kato config show` prints has the defaults of one that is not, too.
+fn is_aws(scope: &Scope<'_>) -> bool {
+    ["region", "profile", "endpoints", "proxy", "ca"].into_iter().any(|word| scope.node(word).is_some())
+}
+
+fn aws(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<AwsGrant> {
+    let region = scope.required("region", mistakes);
+    let endpoints = scope.section("endpoints");
+    Some(AwsGrant {
+        region: region?,
+        profile: scope.text("profile"),
+        endpoints: AwsEndpoints { ec2: endpoints.text("ec2"), ebs: endpoints.text("ebs") },
+        actions: scope.texts("actions"),
+        addresses: Addresses::Many(scope.texts("addresses")),
+        proxy: proxied(scope, mistakes)?,
+        ca: scope.path("ca"),
+    })
 }
 
 /// Whether a pool is granted. What `kato config show` prints has the defaults of one that is not, too.
@@ -223,4 +258,56 @@ fn digest(scope: &Scope<'_>, word: &str, text: &str, mistakes: &mut Vec<Mistake>
         mistakes.push(scope.mistake(word, "a digest is sha256: and 64 lower-case hex digits"));
     }
     digits.map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use kato_plugin_host::{Addresses, Authoriser, Grants};
+
+    use crate::config::{Sources, load};
+
+    /// The grants of a backend that is written like this.
+    fn grants(text: &str) -> Result<Grants, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, format!("[backend.x]\nplugin = \"/x.wasm\"\n{text}")).unwrap();
+        let sources = Sources { file: Some(file), set: Vec::new(), environment: BTreeMap::new() };
+        let config = load(&sources).map_err(|mistakes| mistakes.to_string())?;
+        let backend = config.backends.into_iter().find(|(name, _)| name.as_str() == "x").unwrap().1;
+        Ok(backend.grants)
+    }
+
+    #[test]
+    fn a_region_of_aws_is_granted_by_its_name() {
+        let aws = grants("[backend.x.grants.aws]\nregion = \"eu-central-1\"\n").unwrap().aws.unwrap();
+        assert_eq!((aws.region.as_str(), aws.profile, aws.actions.len()), ("eu-central-1", None, 0));
+        let Addresses::Many(addresses) = aws.addresses else { panic!("{:?}", aws.addresses) };
+        assert_eq!(addresses, ["public", "private"]);
+        let text = "[backend.x.grants.aws]\nregion = \"eu-central-1\"\nprofile = \"kato\"\naddresses = [\"loopback\"]\n\
+                    actions = [\"DescribeVolumes\"]\nca = \"/ca.pem\"\nproxy = { url = \"http://p:1\" }\n\
+                    endpoints = { ec2 = \"http://127.0.0.1:1\" }\n";
+        let aws = grants(text).unwrap().aws.unwrap();
+        assert_eq!(aws.profile.as_deref(), Some("kato"));
+        assert_eq!((aws.endpoints.ec2.as_deref(), aws.endpoints.ebs), (Some("http://127.0.0.1:1"), None));
+        assert_eq!((aws.actions.len(), aws.proxy.unwrap().url.as_str()), (1, "http://p:1"));
+        assert!(aws.ca.is_some());
+        assert!(grants("").unwrap().aws.is_none());
+        let told = grants("[backend.x.grants.aws]\nprofile = \"kato\"\n").unwrap_err();
+        assert!(told.contains("grants.aws.region: this has to be written"), "{told}");
+    }
+
+    #[test]
+    fn a_signature_is_an_authoriser_like_others() {
+        let grant = "[[backend.x.grants.http]]\nurl = \"https://x\"\n";
+        let signed =
+            format!("{grant}authoriser = {{ aws-sigv4 = {{ service = \"s3\", region = \"eu-west-1\" }} }}\n");
+        let Some(Authoriser::AwsSigv4(signer)) = &grants(&signed).unwrap().http[0].authoriser else {
+            panic!()
+        };
+        assert_eq!((signer.service.as_str(), signer.region.as_str()), ("s3", "eu-west-1"));
+        let half = format!("{grant}authoriser = {{ aws-sigv4 = {{ service = \"s3\" }} }}\n");
+        assert!(grants(&half).unwrap_err().contains("aws-sigv4.region: this has to be written"));
+    }
 }

@@ -27,10 +27,10 @@ fn bearer(server: &Server) -> String {
 /// What was logged by this process: by the house at every level, by what it is made of as far as a person would
 /// look for a mistake. (At `trace` wasmtime writes down what every guest says to its host, before it is looked at.)
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    fn kept() -> Self {
+    pub(super) fn kept() -> Self {
         static KEPT: OnceLock<Log> = OnceLock::new();
         let begin = || {
             let log = Self::default();
@@ -42,7 +42,7 @@ impl Log {
         KEPT.get_or_init(begin).clone()
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
 }
@@ -73,7 +73,7 @@ fn assert_clean(what: &str, text: &str) {
 }
 
 /// An error with all that is logged of it.
-fn whole(error: &Error) -> String {
+pub(super) fn whole(error: &Error) -> String {
     let mut text = format!("{error} {error:?}");
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {

@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use aws_types::sdk_config::SharedTimeSource;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, header, request::Parts};
 use kato_orchestrator::Error;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -19,7 +21,9 @@ use tokio::time::Instant;
 use super::{
     Environment,
     leaks::{Evident, Known},
+    way::Way,
 };
+use crate::aws::{self, AwsSigv4};
 
 /// How long a secret that was read from a file is used before it is read again.
 const FRESH: Duration = Duration::from_secs(30);
@@ -84,49 +88,82 @@ pub enum Authoriser {
         /// The password.
         secret: SecretSource,
     },
+    /// A signature of the whole request, as AWS asks for.
+    #[serde(rename = "aws-sigv4")]
+    AwsSigv4(AwsSigv4),
 }
 
 impl Authoriser {
-    /// The header that it sets, which no guest may set.
-    pub(crate) fn header(&self) -> Result<HeaderName, Error> {
+    /// The headers that it sets, which no guest may set.
+    pub(crate) fn headers(&self) -> Result<Vec<HeaderName>, Error> {
         match self {
-            Self::Bearer { .. } | Self::Basic { .. } => Ok(header::AUTHORIZATION),
-            Self::Header { name, .. } => HeaderName::try_from(name.as_str()).map_err(|error| {
-                Error::invalid(format!("the authoriser's header {name:?} is no header name")).caused_by(error)
-            }),
+            Self::Bearer { .. } | Self::Basic { .. } => Ok(vec![header::AUTHORIZATION]),
+            Self::Header { name, .. } => Ok(vec![header_name(name)?]),
+            Self::AwsSigv4(signer) => signer.headers(),
         }
     }
 
-    fn secret(&self) -> &SecretSource {
+    /// Whether it vouches for this request, which the grant allows as far as method and path go.
+    pub(crate) fn allow(&self, request: &Parts, body: &Bytes) -> Result<(), Error> {
         match self {
-            Self::Bearer { secret } | Self::Header { secret, .. } | Self::Basic { secret, .. } => secret,
+            Self::Bearer { .. } | Self::Header { .. } | Self::Basic { .. } => Ok(()),
+            Self::AwsSigv4(signer) => signer.allow(request, body),
         }
     }
 
-    /// Puts the credential on.
-    pub(crate) async fn sign(&self, headers: &mut HeaderMap, secrets: &Secrets) -> Result<(), Error> {
-        headers.insert(self.header()?, self.value(secrets).await?);
-        Ok(())
-    }
-
-    /// The credential as a header carries it.
-    pub(crate) async fn value(&self, secrets: &Secrets) -> Result<HeaderValue, Error> {
-        let secret = secrets.get(self.secret()).await?;
-        let text = match self {
-            Self::Bearer { .. } => format!("Bearer {}", secret.expose()),
-            Self::Header { .. } => secret.expose().to_owned(),
-            Self::Basic { user, .. } => {
-                let encoded = base64(format!("{user}:{}", secret.expose()).as_bytes());
-                secrets.known.remember(&encoded);
-                format!("Basic {encoded}")
+    /// Puts the credential on. What is answered is a secret of this request alone.
+    pub(crate) async fn sign(
+        &self,
+        request: &mut Parts,
+        body: &Bytes,
+        secrets: &Secrets,
+        way: &Way,
+    ) -> Result<Option<Secret>, Error> {
+        let (name, value) = match self {
+            Self::Bearer { secret } => {
+                let text = format!("Bearer {}", secrets.get(secret).await?.expose());
+                (header::AUTHORIZATION, sensitive(text)?)
+            }
+            Self::Header { name, secret } => {
+                (header_name(name)?, sensitive(secrets.get(secret).await?.expose().to_owned())?)
+            }
+            Self::Basic { user, secret } => (header::AUTHORIZATION, basic(user, secret, secrets).await?),
+            Self::AwsSigv4(signer) => {
+                let signature = signer.sign(request, body, secrets, way).await?;
+                secrets.known.remember_for_now(&signature);
+                return Ok(Some(signature));
             }
         };
-        let mut value = HeaderValue::try_from(text).map_err(|_secret| {
-            Error::invalid("the credential holds characters that no header can carry: check its source")
-        })?;
-        value.set_sensitive(true);
-        Ok(value)
+        request.headers.insert(name, value);
+        Ok(None)
     }
+}
+
+fn header_name(name: &str) -> Result<HeaderName, Error> {
+    HeaderName::try_from(name).map_err(|error| {
+        Error::invalid(format!("the authoriser's header {name:?} is no header name")).caused_by(error)
+    })
+}
+
+/// A user and a password as a header carries them.
+pub(super) async fn basic(
+    user: &str,
+    secret: &SecretSource,
+    secrets: &Secrets,
+) -> Result<HeaderValue, Error> {
+    let secret = secrets.get(secret).await?;
+    let encoded = base64(format!("{user}:{}", secret.expose()).as_bytes());
+    secrets.known.remember(&encoded);
+    sensitive(format!("Basic {encoded}"))
+}
+
+/// A credential as the value of a header.
+fn sensitive(text: String) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::try_from(text).map_err(|_secret| {
+        Error::invalid("the credential holds characters that no header can carry: check its source")
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// The secrets of one backend: looked up late, remembered for redacting.
@@ -135,6 +172,16 @@ pub(crate) struct Secrets {
     environment: Environment,
     read: Arc<Mutex<BTreeMap<PathBuf, (Instant, Secret)>>>,
     known: Known,
+    /// Credentials for AWS, each by what they are of.
+    aws: Arc<Mutex<Vec<(AwsIdentity, Arc<aws::Keys>)>>>,
+}
+
+/// Whose credentials for AWS, and how they are fetched.
+#[derive(Clone, PartialEq, Eq)]
+struct AwsIdentity {
+    region: String,
+    profile: Option<String>,
+    way: Way,
 }
 
 impl Default for Secrets {
@@ -152,7 +199,24 @@ impl fmt::Debug for Secrets {
 
 impl Secrets {
     pub(crate) fn new(environment: &Environment) -> Self {
-        Self { environment: Arc::clone(environment), read: Arc::default(), known: Known::default() }
+        let environment = Arc::clone(environment);
+        Self { environment, read: Arc::default(), known: Known::default(), aws: Arc::default() }
+    }
+
+    /// The credentials that a request to AWS is signed with. The services of one region share them.
+    pub(crate) fn aws_keys(&self, signer: &AwsSigv4, way: &Way) -> Result<Arc<aws::Keys>, Error> {
+        let (region, profile) = (signer.region.clone(), signer.profile.clone());
+        let wanted = AwsIdentity { region, profile, way: way.clone() };
+        let mut all = self.aws.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, keys)) = all.iter().find(|(identity, _)| *identity == wanted) {
+            return Ok(Arc::clone(keys));
+        }
+        let clock = SharedTimeSource::default();
+        let profile = signer.profile.as_deref();
+        let chain = aws::Chain::new(&signer.region, profile, &self.environment, self, way, clock.clone())?;
+        let keys = Arc::new(aws::Keys::new(chain, clock, &self.known));
+        all.push((wanted, Arc::clone(&keys)));
+        Ok(keys)
     }
 
     async fn get(&self, source: &SecretSource) -> Result<Secret, Error> {
@@ -263,9 +327,10 @@ mod tests {
     async fn credentials_are_put_on_and_struck_out() {
         let environment: Environment = Arc::new(|name| (name == "TOKEN").then(|| "hush-hush".to_owned()));
         let secrets = Secrets::new(&environment);
-        let mut headers = HeaderMap::new();
+        let mut request = http::Request::new(()).into_parts().0;
         let authoriser: Authoriser = toml::from_str("bearer = { secret = { env = \"TOKEN\" } }").unwrap();
-        authoriser.sign(&mut headers, &secrets).await.unwrap();
+        authoriser.sign(&mut request, &Bytes::new(), &secrets, &Way::default()).await.unwrap();
+        let headers = request.headers;
         assert_eq!(headers.get(header::AUTHORIZATION).unwrap(), "Bearer hush-hush");
         assert_eq!(secrets.redact("got hush-hush".into()), "got [redacted]");
         assert!(secrets.are_in(b"a-hush-hush-b") && !secrets.are_in(b"hush"));

@@ -46,6 +46,15 @@ pub struct HttpGrant {
     pub ca: Option<PathBuf>,
 }
 
+impl HttpGrant {
+    /// A grant of an origin with these addresses and nothing else to it.
+    fn plain(url: &str, addresses: &[String]) -> Self {
+        let (methods, paths) = (Vec::new(), Vec::new());
+        let addresses = Addresses::Many(addresses.to_vec());
+        Self { url: url.to_owned(), methods, paths, addresses, authoriser: None, proxy: None, ca: None }
+    }
+}
+
 /// Which addresses a host may resolve to.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
@@ -162,6 +171,24 @@ impl Rules {
         rules
     }
 
+    /// Rules for requests of the house's own: to these origins with these addresses, what is encrypted by this way
+    /// and the rest straight.
+    pub(crate) fn own(
+        origins: &[(String, Vec<String>)],
+        way: &Way,
+        secrets: &Secrets,
+    ) -> Result<Self, Error> {
+        let asks = ["https://*:*", "http://*:*"].map(Origin::parse).into_iter().collect::<Result<_, _>>()?;
+        let mut ways = vec![Way::default(), way.clone()];
+        let mut rules = Vec::new();
+        for (url, addresses) in origins {
+            let mut rule = Rule::new(&HttpGrant::plain(url, addresses), &mut ways)?;
+            rule.way = usize::from(rule.origin.tls);
+            rules.push(rule);
+        }
+        Ok(Self { rules, asks, ways, secrets: secrets.clone() })
+    }
+
     /// Whether nothing can be requested.
     pub(crate) fn is_empty(&self) -> bool {
         self.rules.is_empty() || self.asks.is_empty()
@@ -170,7 +197,7 @@ impl Rules {
     /// Headers that authorisers set and no guest may.
     pub(crate) fn own_headers(&self) -> Vec<HeaderName> {
         let authorisers = self.rules.iter().filter_map(|rule| rule.authoriser.as_ref());
-        authorisers.filter_map(|authoriser| authoriser.header().ok()).collect()
+        authorisers.filter_map(|authoriser| authoriser.headers().ok()).flatten().collect()
     }
 
     /// The grant that allows this request, or why none does.
@@ -274,7 +301,7 @@ impl Rule {
             })
             .collect::<Result<_, _>>()?;
         if let Some(authoriser) = &grant.authoriser {
-            authoriser.header()?;
+            authoriser.headers()?;
         }
         let way = Way::new(grant.proxy.as_ref(), grant.ca.as_ref())?;
         let way = ways.iter().position(|known| *known == way).unwrap_or_else(|| {

@@ -13,8 +13,9 @@
 //! is struck out of texts and looked for nowhere else.
 
 use std::{
+    collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::credentials::{Secret, base64};
@@ -27,9 +28,27 @@ const SHORTEST: usize = 4;
 /// How many forms are remembered: of some dozens of credentials, while they are replaced one by one.
 const KEPT: usize = 256;
 
+/// How many of what is secret of one request alone, its signature for one, are remembered. They are worth something
+/// for some minutes, for the very same request.
+const PASSING: usize = 16;
+
 /// The credentials that were used.
 #[derive(Clone, Default)]
-pub(crate) struct Known(Arc<Mutex<Arc<Vec<Secret>>>>);
+pub(crate) struct Known(Arc<Mutex<Remembered>>);
+
+#[derive(Default)]
+struct Remembered {
+    lasting: Arc<Vec<Secret>>,
+    passing: VecDeque<Secret>,
+    /// Both, because they are looked for far more often than they change.
+    all: Arc<Vec<Secret>>,
+}
+
+impl Remembered {
+    fn changed(&mut self) {
+        self.all = Arc::new(self.lasting.iter().chain(&self.passing).cloned().collect());
+    }
+}
 
 impl fmt::Debug for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,15 +59,15 @@ impl fmt::Debug for Known {
 impl Known {
     /// Remembers a credential in all its forms.
     pub(crate) fn remember(&self, text: &str) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         let is_new = |form: &String| {
-            form.len() >= SHORTEST && !known.iter().any(|secret| secret.expose() == form.as_str())
+            form.len() >= SHORTEST && !known.lasting.iter().any(|secret| secret.expose() == form.as_str())
         };
         let new: Vec<_> = forms(text).into_iter().filter(is_new).map(|form| Secret::new(&form)).collect();
         if new.is_empty() {
             return;
         }
-        let all = Arc::make_mut(&mut known);
+        let all = Arc::make_mut(&mut known.lasting);
         for form in new {
             // A form may be the same as another one of this credential.
             if !all.contains(&form) {
@@ -56,20 +75,36 @@ impl Known {
             }
         }
         all.drain(..all.len().saturating_sub(KEPT));
+        known.changed();
+    }
+
+    /// Remembers what is secret of one request, as it is: in words that guests and servers say later it is looked for,
+    /// and in the answer to that request ([`Evident::and`]).
+    pub(crate) fn remember_for_now(&self, secret: &Secret) {
+        let mut known = self.known();
+        known.passing.push_back(secret.clone());
+        while known.passing.len() > PASSING {
+            known.passing.pop_front();
+        }
+        known.changed();
+    }
+
+    fn known(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn all(&self) -> Arc<Vec<Secret>> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.known().all)
     }
 
     /// Whether a credential is in these bytes.
     pub(crate) fn is_in(&self, bytes: &[u8]) -> bool {
-        self.evident().any_in(bytes)
+        Evident(self.all()).any_in(bytes)
     }
 
     /// The forms that are long enough to be looked for everywhere.
     pub(crate) fn evident(&self) -> Evident {
-        Evident(self.all())
+        Evident(Arc::clone(&self.known().lasting))
     }
 
     /// The text without any credential.
@@ -96,6 +131,14 @@ impl Known {
 pub(crate) struct Evident(Arc<Vec<Secret>>);
 
 impl Evident {
+    /// These, and what is secret of one request.
+    pub(crate) fn and(self, secret: Option<Secret>) -> Self {
+        match secret {
+            Some(secret) => Self(Arc::new(self.0.iter().cloned().chain([secret]).collect())),
+            None => self,
+        }
+    }
+
     fn forms(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().map(|secret| secret.expose().as_bytes()).filter(|form| form.len() >= EVIDENT)
     }
@@ -133,6 +176,9 @@ impl Evident {
 
 /// Where one thing begins in another.
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    if bytes.len() < wanted.len() {
+        return None;
+    }
     let first = wanted.first()?;
     let mut from = 0;
     loop {
@@ -233,5 +279,19 @@ mod tests {
         }
         assert!(known.all().len() <= KEPT);
         assert!(known.is_in(b"credential-999") && !known.is_in(b"credential-1,"));
+    }
+
+    #[test]
+    fn signatures_are_known_for_a_while_and_push_no_credential_out() {
+        let known = known(&["hush-hush-hush"]);
+        for number in 0..1000 {
+            known.remember_for_now(&Secret::new(&format!("signature-{number}")));
+        }
+        assert!(known.is_in(b"hush-hush-hush") && known.is_in(b"signature-999"));
+        assert!(!known.is_in(b"signature-1,"));
+        assert_eq!(known.line("by signature-998", 100), "by [redacted]");
+        let mut answer = b"hush-hush-hush signature-999".to_vec();
+        known.evident().and(Some(Secret::new("signature-999"))).strike(&mut answer);
+        assert_eq!(answer, b"************** *************");
     }
 }

@@ -24,7 +24,7 @@ use rustls::{
 };
 use serde::Deserialize;
 
-use super::credentials::{Authoriser, SecretSource, Secrets};
+use super::credentials::{SecretSource, Secrets, basic};
 
 /// A proxy that requests go through.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -45,7 +45,7 @@ pub struct ProxyGrant {
 pub(crate) struct Proxy {
     pub(crate) host: String,
     pub(crate) port: u16,
-    credential: Option<Authoriser>,
+    credential: Option<(String, SecretSource)>,
 }
 
 /// How requests of a grant travel.
@@ -96,9 +96,7 @@ impl Proxy {
             return Err(plain());
         }
         let credential = match (&grant.user, &grant.secret) {
-            (Some(user), Some(secret)) => {
-                Some(Authoriser::Basic { user: user.clone(), secret: secret.clone() })
-            }
+            (Some(user), Some(secret)) => Some((user.clone(), secret.clone())),
             (None, None) => None,
             _ => return Err(wrong("has a user without a secret, or a secret without a user")),
         };
@@ -108,7 +106,7 @@ impl Proxy {
     /// What the proxy is shown of us.
     pub(crate) async fn credential(&self, secrets: &Secrets) -> Result<Option<HeaderValue>, Error> {
         match &self.credential {
-            Some(credential) => credential.value(secrets).await.map(Some),
+            Some((user, secret)) => basic(user, secret, secrets).await.map(Some),
             None => Ok(None),
         }
     }

@@ -25,11 +25,14 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header, request::Parts, uri::Scheme};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::{
+    body::Incoming,
+    rt::{Read, ReadBufCursor, Write},
+};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{
-        self,
+        self, ResponseFuture,
         connect::{Connected, Connection},
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -49,7 +52,8 @@ use crate::{
     grants::{
         credentials::Secrets,
         denied,
-        http::{Rules, target},
+        http::{Rule, Rules, target},
+        leaks::Evident,
         way::{Proxy, Way},
     },
     guest::{Ground, Notes},
@@ -68,7 +72,7 @@ const BODY: usize = 32 << 20;
 type Pool = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
 
 /// The pooled connections of one backend, one pool for each way that its requests take.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Client(Vec<Pool>);
 
 impl Client {
@@ -78,6 +82,11 @@ impl Client {
             return Ok(Self(Vec::new()));
         }
         rules.ways.iter().map(|way| Self::pool(rules, way)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Sends a request by one of the ways; nothing if there is no such way.
+    pub(crate) fn request(&self, way: usize, request: Request<Full<Bytes>>) -> Option<ResponseFuture> {
+        Some(self.0.get(way)?.request(request))
     }
 
     fn pool(rules: &Arc<Rules>, way: &Way) -> Result<Pool, Error> {
@@ -158,28 +167,50 @@ async fn send(
     request: Request<WasiBody>,
     first_byte: Duration,
 ) -> Result<Response<WasiBody>, WasiError> {
-    let (mut parts, body) = request.into_parts();
-    let rules = &ground.powers.http;
+    let (parts, body) = request.into_parts();
     // The body is drained even if the request is refused: the guest is still writing it.
     let body = Limited::new(body, BODY).collect().await;
-    let refuse = |mut error: Error| {
-        error.message = rules.secrets.redact(error.message);
-        notes.denied(&error);
-        tracing::warn!(backend = %ground.backend, error = %error, "a plugin's request was denied");
-        WasiError::HttpRequestDenied
+    let body = match body {
+        Ok(body) => body.to_bytes(),
+        Err(_too_large) => {
+            allowed(ground, &parts).map_err(|error| refused(ground, notes, error))?;
+            return Err(WasiError::HttpRequestBodySize(None));
+        }
     };
-    carries_none(&parts, &rules.secrets).map_err(refuse)?;
-    let rule = rules.check(&parts.method, &parts.uri).map_err(refuse)?;
-    let body = body.map_err(|_too_large| WasiError::HttpRequestBodySize(None))?.to_bytes();
-    let Some(pool) = ground.client.0.get(rule.way) else { return Err(WasiError::HttpRequestDenied) };
+    let answer = exchange(ground, notes, parts, body, first_byte).await?;
+    Ok(answer::readable(answer.response, ground.limits.response(), answer.secrets))
+}
+
+/// What a server answered, as it answered it.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    /// What is struck out of it before a guest reads it.
+    pub(crate) secrets: Evident,
+}
+
+/// Sends a request for a guest: checked against its grants, vouched for, by the grant's way. What went wrong is noted
+/// for the call's finality. The answer is the server's own; a guest may read it without `secrets` only.
+pub(crate) async fn exchange(
+    ground: &Ground,
+    notes: &Notes,
+    mut parts: Parts,
+    body: Bytes,
+    first_byte: Duration,
+) -> Result<Answer, WasiError> {
+    let rules = &ground.powers.http;
+    let rule = allowed(ground, &parts).map_err(|error| refused(ground, notes, error))?;
+    let Some(way) = rules.ways.get(rule.way) else { return Err(WasiError::HttpRequestDenied) };
+    let mut secrets = None;
     if let Some(authoriser) = &rule.authoriser {
-        authoriser.sign(&mut parts.headers, &rules.secrets).await.map_err(|error| {
+        authoriser.allow(&parts, &body).map_err(|error| refused(ground, notes, error))?;
+        secrets = authoriser.sign(&mut parts, &body, &rules.secrets, way).await.map_err(|mut error| {
+            error.message = rules.secrets.redact(error.message);
             tracing::error!(backend = %ground.backend, error = %error, "a credential could not be used");
             notes.denied(&error);
             WasiError::InternalError(Some(error.message))
         })?;
     }
-    let proxy = rules.ways.get(rule.way).and_then(|way| way.proxy.as_ref());
+    let proxy = way.proxy.as_ref();
     if let Some(proxy) = proxy.filter(|_| parts.uri.scheme() == Some(&Scheme::HTTP)) {
         // A tunnel is asked for with the credential; a request that the proxy reads carries it itself.
         match proxy.credential(&rules.secrets).await {
@@ -198,12 +229,15 @@ async fn send(
     }
     let reads = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     parts.headers.remove(header::CONTENT_LENGTH);
-    let answer = timeout(first_byte, pool.request(Request::from_parts(parts, Full::new(body)))).await;
-    let response = match answer {
+    let request = Request::from_parts(parts, Full::new(body));
+    let Some(sent) = ground.client.request(rule.way, request) else {
+        return Err(WasiError::HttpRequestDenied);
+    };
+    let response = match timeout(first_byte, sent).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             if let Some(denial) = denial(&error) {
-                return Err(refuse(denial));
+                return Err(refused(ground, notes, denial));
             }
             // A connection that was never made carried nothing.
             if !reads && !error.is_connect() {
@@ -226,7 +260,22 @@ async fn send(
     if response.status().is_server_error() && !reads {
         notes.uncertain();
     }
-    Ok(answer::readable(response, ground.limits.response(), rules.secrets.evident()))
+    Ok(Answer { response, secrets: rules.secrets.evident().and(secrets) })
+}
+
+/// The grant that allows a request, or why none does.
+fn allowed<'a>(ground: &'a Ground, parts: &Parts) -> Result<&'a Rule, Error> {
+    let rules = &ground.powers.http;
+    carries_none(parts, &rules.secrets)?;
+    rules.check(&parts.method, &parts.uri)
+}
+
+/// Notes that a request was refused.
+fn refused(ground: &Ground, notes: &Notes, mut error: Error) -> WasiError {
+    error.message = ground.powers.http.secrets.redact(error.message);
+    notes.denied(&error);
+    tracing::warn!(backend = %ground.backend, error = %error, "a plugin's request was denied");
+    WasiError::HttpRequestDenied
 }
 
 /// Whether a guest's request is free of credentials: it would carry them to another server, and into logs.
