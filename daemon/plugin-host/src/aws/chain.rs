@@ -117,25 +117,23 @@ impl Chain {
     async fn profile(&self, how: &ProviderConfig) -> Found {
         let home = self.said("HOME").map(PathBuf::from);
         let mut files = EnvConfigFiles::builder();
-        let mut missing = Vec::new();
+        let (mut there, mut missing) = (false, Vec::new());
         for (kind, variable, usual) in [
             (EnvConfigFileKind::Config, "AWS_CONFIG_FILE", ".aws/config"),
             (EnvConfigFileKind::Credentials, "AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
         ] {
             let said = self.said(variable).map(PathBuf::from);
-            let Some(path) = said.or_else(|| home.as_ref().map(|home| home.join(usual))) else { continue };
-            match tokio::fs::try_exists(&path).await {
-                Ok(true) => files = files.with_file(kind, path),
-                _ => missing.push(path.display().to_string()),
+            match said.or_else(|| Some(home.as_ref()?.join(usual))) {
+                Some(path) if tokio::fs::try_exists(&path).await.unwrap_or(false) => {
+                    there = true;
+                    files = files.with_file(kind, path);
+                }
+                Some(path) => missing.push(format!("{} is not there", path.display())),
+                None => missing.push(format!("neither HOME nor {variable} is set")),
             }
         }
-        if missing.len() == 2 {
-            return Err(format!("neither {} is there", missing.join(" nor ")));
-        }
-        if home.is_none()
-            && self.said("AWS_CONFIG_FILE").or(self.said("AWS_SHARED_CREDENTIALS_FILE")).is_none()
-        {
-            return Err("the daemon has no HOME to look for .aws/config and .aws/credentials in".into());
+        if !there {
+            return Err(missing.join(", "));
         }
         let name = self.profile.clone().or_else(|| self.said("AWS_PROFILE"));
         let named = ProfileFileCredentialsProvider::builder().configure(how).profile_files(files.build());
@@ -337,7 +335,10 @@ mod tests {
         // A profile that the grant names goes before everything, and is not replaced by anything.
         assert_eq!(found(Some("other"), &all).await.unwrap(), "ID-OTHER");
         let told = found(Some("third"), &all).await.unwrap_err();
-        assert!(told.contains("profile (") && told.contains("third") && !told.contains("instance metadata"), "{told}");
+        assert!(
+            told.contains("profile (") && told.contains("third") && !told.contains("instance metadata"),
+            "{told}"
+        );
     }
 
     #[tokio::test]
@@ -421,7 +422,7 @@ mod tests {
     async fn a_container_is_asked_where_its_environment_says() {
         const PLACE: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
         const NAME: &str = "aws::chain::tests::a_container_is_asked_where_its_environment_says";
-        if let Some(place) = std::env::var_os("KATO_SECOND_RUN").and(std::env::var_os(PLACE)) {
+        if let Some(place) = std::env::var_os("KATO_SECOND_RUN").and_then(|_yes| std::env::var_os(PLACE)) {
             let id = found(None, &[OFF, (PLACE, place.to_str().unwrap())]).await.unwrap();
             assert_eq!(id, "ID-POD");
             return;

@@ -173,15 +173,15 @@ pub(crate) struct Secrets {
     read: Arc<Mutex<BTreeMap<PathBuf, (Instant, Secret)>>>,
     known: Known,
     /// Credentials for AWS, each by what they are of.
-    aws: Arc<Mutex<Vec<(AwsIdentity, Arc<aws::Keys>)>>>,
+    aws: Arc<Mutex<Vec<AwsIdentity>>>,
 }
 
 /// Whose credentials for AWS, and how they are fetched.
-#[derive(Clone, PartialEq, Eq)]
 struct AwsIdentity {
     region: String,
     profile: Option<String>,
     way: Way,
+    keys: Arc<aws::Keys>,
 }
 
 impl Default for Secrets {
@@ -205,17 +205,20 @@ impl Secrets {
 
     /// The credentials that a request to AWS is signed with. The services of one region share them.
     pub(crate) fn aws_keys(&self, signer: &AwsSigv4, way: &Way) -> Result<Arc<aws::Keys>, Error> {
-        let (region, profile) = (signer.region.clone(), signer.profile.clone());
-        let wanted = AwsIdentity { region, profile, way: way.clone() };
+        let (region, profile) = (&signer.region, &signer.profile);
         let mut all = self.aws.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, keys)) = all.iter().find(|(identity, _)| *identity == wanted) {
-            return Ok(Arc::clone(keys));
+        let same = |own: &&AwsIdentity| (&own.region, &own.profile, &own.way) == (region, profile, way);
+        if let Some(own) = all.iter().find(same) {
+            return Ok(Arc::clone(&own.keys));
         }
         let clock = SharedTimeSource::default();
-        let profile = signer.profile.as_deref();
-        let chain = aws::Chain::new(&signer.region, profile, &self.environment, self, way, clock.clone())?;
+        // What the chain redacts by must not hold the chain, or neither would ever be let go.
+        let redacting = Self { aws: Arc::default(), ..self.clone() };
+        let chain =
+            aws::Chain::new(region, profile.as_deref(), &self.environment, &redacting, way, clock.clone())?;
         let keys = Arc::new(aws::Keys::new(chain, clock, &self.known));
-        all.push((wanted, Arc::clone(&keys)));
+        let (region, profile, way) = (region.clone(), profile.clone(), way.clone());
+        all.push(AwsIdentity { region, profile, way, keys: Arc::clone(&keys) });
         Ok(keys)
     }
 

@@ -35,7 +35,7 @@ fn once(method: &str, url: &str, headers: &str, content: &str) -> Result<Incomin
     let (authority, path) = rest.split_at(split);
     let fields = Fields::new();
     for (name, text) in headers.split('|').filter_map(|header| header.split_once(':')) {
-        fields.append(name, text.as_bytes()).map_err(|error| format!("header {name} refused: {error:?}"))?;
+        fields.append(name, text.as_bytes()).map_err(|error| format!("header refused: {name}: {error:?}"))?;
     }
     let request = OutgoingRequest::new(fields);
     let method = match method {
