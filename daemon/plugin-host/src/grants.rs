@@ -252,6 +252,35 @@ mod tests {
     }
 
     #[test]
+    fn a_service_is_asked_for_by_its_name_or_by_where_it_is() {
+        let grants: Grants = toml::from_str(
+            "[aws]\nregion = \"eu-central-1\"\naddresses = [\"loopback\"]\n\
+             endpoints = { ebs = \"http://127.0.0.1:1\" }",
+        )
+        .unwrap();
+        let environment: Environment = Arc::new(|_| None);
+        let reaches = |asks: &Asks, method: ::http::Method, uri: &str| {
+            let powers = Powers::new("x", asks, &grants, &environment).unwrap();
+            powers.http.check(&method, &uri.parse().unwrap()).is_ok()
+        };
+        let shown = |asks: &Asks, name: &str| {
+            let powers = grants.compare(asks);
+            powers.iter().find(|power| power.kind == "aws" && power.name == name).map(Power::effective)
+        };
+        let (post, get) = (::http::Method::POST, ::http::Method::GET);
+        let (ec2, ebs) = ("https://ec2.eu-central-1.amazonaws.com/", "http://127.0.0.1:1/snapshots/s/blocks");
+        // By name, wherever the operator says that it is.
+        let one = Asks { aws: vec!["ebs".into()], ..Asks::default() };
+        assert!(reaches(&one, get.clone(), ebs) && !reaches(&one, post.clone(), ec2));
+        assert_eq!((shown(&one, "ebs"), shown(&one, "ec2")), (Some(true), Some(false)));
+        let other = Asks { http: vec!["https://*.amazonaws.com".into()], ..Asks::default() };
+        assert!(reaches(&other, post, ec2) && !reaches(&other, get, ebs));
+        assert_eq!((shown(&other, "ebs"), shown(&other, "ec2")), (Some(false), Some(true)));
+        let unknown = Asks { aws: vec!["s3".into()], ..Asks::default() };
+        assert_eq!(shown(&unknown, "s3"), Some(false));
+    }
+
+    #[test]
     fn every_mistake_is_told_at_once() {
         let grants: Grants = toml::from_str(
             "directories = { data = \"/\" }\ncommands = { x = { line = \"{name} x\" } }\n[[http]]\nurl = \"ftp://x\"",

@@ -171,18 +171,6 @@ pub(super) const KEYS: &[Key] = &[
         "Whose credentials of the shared files (~/.aws/config). Without one the first that is there: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, a web identity (AWS_WEB_IDENTITY_TOKEN_FILE), the container's, the instance's role.",
     ),
     key(
-        "backend.*.grants.aws.endpoints.ec2",
-        Text,
-        "",
-        "Where EC2 is, if not at https://ec2.REGION.amazonaws.com: an endpoint of a VPC, a FIPS one, or with `addresses = [\"loopback\"]` one for tests.",
-    ),
-    key(
-        "backend.*.grants.aws.endpoints.ebs",
-        Text,
-        "",
-        "The same for the EBS direct APIs, usually at https://ebs.REGION.amazonaws.com.",
-    ),
-    key(
         "backend.*.grants.aws.actions",
         Texts,
         "[]",
@@ -193,6 +181,24 @@ pub(super) const KEYS: &[Key] = &[
         Texts,
         "[\"public\", \"private\"]",
         "Which addresses the services may have, as in `grants.http`.",
+    ),
+    key(
+        "backend.*.grants.aws.ca",
+        Path,
+        "",
+        "A PEM file with the authorities whose certificates are believed, instead of the public ones.",
+    ),
+    key(
+        "backend.*.grants.aws.endpoints.ec2",
+        Text,
+        "",
+        "Where EC2 is, if not at https://ec2.REGION.amazonaws.com: an endpoint of a VPC, a FIPS one, or with `addresses = [\"loopback\"]` one for tests.",
+    ),
+    key(
+        "backend.*.grants.aws.endpoints.ebs",
+        Text,
+        "",
+        "The same for the EBS direct APIs, usually at https://ebs.REGION.amazonaws.com.",
     ),
     key(
         "backend.*.grants.aws.proxy.url",
@@ -213,12 +219,6 @@ pub(super) const KEYS: &[Key] = &[
         Text,
         "",
         "The same, from a credential that systemd gives to the daemon (`LoadCredential=`), by its name.",
-    ),
-    key(
-        "backend.*.grants.aws.ca",
-        Path,
-        "",
-        "A PEM file with the authorities whose certificates are believed, instead of the public ones.",
     ),
     key(
         "backend.*.grants.ceph.user",
