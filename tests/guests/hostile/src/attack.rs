@@ -111,7 +111,10 @@ pub fn create(configuration: &[Pair], wish: Wish) -> Result<Created, Error> {
             let answer = request::send(configuration, argument);
             if let Some((_, backwards)) = configuration.iter().find(|(key, _)| key == "dump") {
                 drop(answer);
-                return Err(Error::internal(format!("it is in memory {} times", raw::occurrences(backwards))));
+                return Err(Error::internal(format!(
+                    "it is in memory {} times",
+                    raw::occurrences(backwards)
+                )));
             }
             if value(configuration, "refuse") == "yes" {
                 return Err(Error::invalid("the cloud did not like it"));

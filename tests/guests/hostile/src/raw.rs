@@ -53,5 +53,8 @@ pub fn occurrences(backwards: &str) -> usize {
     let length = core::arch::wasm32::memory_size(0) << 16;
     // Nothing is at the address zero, by everybody's agreement.
     let memory = unsafe { std::slice::from_raw_parts(std::hint::black_box(1) as *const u8, length - 1) };
-    memory.windows(wanted.len()).filter(|window| window.iter().zip(&wanted).all(|(is, not)| is ^ 0xff == *not)).count()
+    memory
+        .windows(wanted.len())
+        .filter(|window| window.iter().zip(&wanted).all(|(is, not)| is ^ 0xff == *not))
+        .count()
 }
