@@ -1,0 +1,101 @@
+//! Snapshots, and volumes from them.
+
+use super::*;
+
+#[test]
+fn a_moment_is_fixed_at_once_and_ready_later() {
+    let backend = Backend::new();
+    let volume = backend.create(&wish("kato-v")).unwrap();
+    let now = backend.ec2.borrow().now;
+    let snapshot = backend.cut(&cut_of("kato-s", "kato-v")).unwrap();
+    assert_eq!((snapshot.ready, snapshot.cut_ms), (false, Some(now)));
+    assert_eq!((snapshot.volume.as_deref(), snapshot.size_bytes), (Some(volume.handle.as_str()), 5 * GIB));
+    assert_eq!((snapshot.mark.as_str(), snapshot.token.as_deref()), ("mark of kato-s", Some("kato-s")));
+    backend.pass(5_000);
+    assert_eq!(backend.snapshot(which("kato-s")), Some(Snapshot { ready: true, ..snapshot.clone() }));
+    assert_eq!(backend.cut(&cut_of("kato-s", "kato-v")).unwrap().handle, snapshot.handle);
+    assert_eq!(kind(backend.cut(&cut_of("kato-t", "kato-x"))), ErrorKind::NotFound);
+    backend.create(&wish("kato-w")).unwrap();
+    let other = Cut { volume: named("kato-w", &backend.id("kato-w")), ..cut_of("kato-s", "kato-w") };
+    assert_eq!(kind(backend.cut(&other)), ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn a_volume_from_a_snapshot_is_at_least_as_large() {
+    let backend = Backend::new();
+    backend.create(&wish("kato-v")).unwrap();
+    backend.cut(&cut_of("kato-s", "kato-v")).unwrap();
+    backend.pass(3_500);
+    assert_eq!(kind(backend.create(&from_snapshot("kato-a", "kato-s"))), ErrorKind::Busy);
+    backend.pass(5_000);
+    let small = Wish { size: at_least(GIB), ..from_snapshot("kato-a", "kato-s") };
+    assert_eq!(backend.create(&small).unwrap().size_bytes, 5 * GIB);
+    let large = Wish { size: at_least(9 * GIB), ..from_snapshot("kato-b", "kato-s") };
+    assert_eq!(backend.create(&large).unwrap().size_bytes, 9 * GIB);
+    assert_eq!(kind(backend.create(&wish("kato-a"))), ErrorKind::AlreadyExists);
+    assert_eq!(kind(backend.create(&from_snapshot("kato-c", "kato-x"))), ErrorKind::NotFound);
+    let copy = Wish { source: Some(Origin::Volume(which("kato-v"))), ..wish("kato-d") };
+    assert_eq!(kind(backend.create(&copy)), ErrorKind::Unsupported);
+}
+
+#[test]
+fn fast_restore_is_for_who_asks() {
+    let backend = Backend::new();
+    backend.create(&wish("kato-v")).unwrap();
+    let fast = pairs(&[("fast-restore", "true")]);
+    let snapshot = backend.cut(&Cut { parameters: fast.clone(), ..cut_of("kato-s", "kato-v") }).unwrap();
+    assert_eq!(backend.ec2.borrow().fast, [(snapshot.handle.clone(), "eu-test-1a".into())]);
+    backend.cut(&cut_of("kato-t", "kato-v")).unwrap();
+    backend.pass(10_000);
+    backend.create(&Wish { parameters: fast, ..from_snapshot("kato-a", "kato-t") }).unwrap();
+    backend.create(&from_snapshot("kato-b", "kato-t")).unwrap();
+    assert_eq!(backend.ec2.borrow().fast.len(), 2);
+}
+
+#[test]
+fn a_snapshot_that_failed_is_cut_anew() {
+    let backend = Backend::new();
+    backend.create(&wish("kato-v")).unwrap();
+    let failed = backend.cut(&cut_of("kato-s", "kato-v")).unwrap();
+    backend.ec2.borrow_mut().snapshots.get_mut(&failed.handle).unwrap().state = "error";
+    backend.pass(10_000);
+    assert!(!backend.snapshot(named("kato-s", &failed.handle)).unwrap().ready);
+    assert_ne!(backend.cut(&cut_of("kato-s", "kato-v")).unwrap().handle, failed.handle);
+    assert_eq!(backend.ec2.borrow().snapshots.len(), 1);
+}
+
+#[test]
+fn a_delete_takes_all_of_its_token_and_no_copies_of_others() {
+    let backend = Backend::new();
+    backend.create(&wish("kato-v")).unwrap();
+    let first = backend.cut(&cut_of("kato-s", "kato-v")).unwrap();
+    // A daemon that died before it recorded that it had asked cuts another while the first is not to be seen.
+    let second = backend.cut(&cut_of("kato-s", "kato-v")).unwrap();
+    assert_ne!(first.handle, second.handle);
+    backend.pass(10_000);
+    assert_eq!(backend.snapshot(which("kato-s")).unwrap().handle, first.handle);
+    assert_eq!(kind(backend.delete_snapshot(&named("kato-t", &first.handle))), ErrorKind::Precondition);
+    // Somebody's backup copied the tags.
+    let ec2 = &backend.ec2;
+    let form = [("VolumeId", "vol-00ff"), ("Description", "a backup")];
+    ec2.borrow_mut().copy_snapshot(&first.handle, "snap-00ff", &form);
+    let listed = crate::snapshots::list(&backend.cloud(), None).unwrap().items;
+    assert_eq!(listed.len(), 2);
+    backend.delete_snapshot(&named("kato-s", &second.handle)).unwrap();
+    assert_eq!(ec2.borrow().snapshots.keys().collect::<Vec<_>>(), ["snap-00ff"]);
+    backend.delete_snapshot(&which("kato-s")).unwrap();
+    backend.delete_snapshot(&named("kato-s", &second.handle)).unwrap();
+}
+
+#[test]
+fn a_snapshot_that_an_image_needs_stays() {
+    let backend = Backend::new();
+    backend.create(&wish("kato-v")).unwrap();
+    let snapshot = backend.cut(&cut_of("kato-s", "kato-v")).unwrap();
+    backend.ec2.borrow_mut().refusals = vec![("DeleteSnapshot", 400, "InvalidSnapshot.InUse")];
+    assert_eq!(kind(backend.delete_snapshot(&named("kato-s", &snapshot.handle))), ErrorKind::InUse);
+    assert_eq!(
+        crate::snapshots::how(&backend.cloud(), &which("kato-v")).unwrap(),
+        kato_plugin_sdk::types::Cutting::Instant
+    );
+}
