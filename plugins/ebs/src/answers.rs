@@ -161,7 +161,6 @@ pub(crate) struct Shot {
     pub(crate) state: String,
     pub(crate) started: String,
     pub(crate) description: String,
-    pub(crate) owner: String,
     pub(crate) tags: BTreeMap<String, String>,
 }
 
@@ -174,7 +173,6 @@ impl Shot {
             state: element.text("status")?.to_owned(),
             started: element.word("startTime"),
             description: element.word("description"),
-            owner: element.word("ownerId"),
             tags: tags(element),
         })
     }
@@ -198,8 +196,6 @@ impl Shot {
 pub(crate) struct Machine {
     /// `pending`, `running`, `shutting-down`, `terminated`, `stopping` or `stopped`.
     pub(crate) state: String,
-    /// The account that it belongs to.
-    pub(crate) owner: String,
     /// Its device names, and the volumes behind them.
     pub(crate) devices: Vec<(String, String)>,
 }
@@ -209,7 +205,6 @@ impl Machine {
     pub(crate) fn read(reservation: &Element) -> impl Iterator<Item = Self> {
         reservation.items("instancesSet").map(|element| Self {
             state: element.child("instanceState").map(|state| state.word("name")).unwrap_or_default(),
-            owner: reservation.word("ownerId"),
             devices: element
                 .items("blockDeviceMapping")
                 .map(|device| {

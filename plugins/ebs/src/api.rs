@@ -306,26 +306,36 @@ impl<T: Transport> Cloud<T> {
 
     /// How these volumes feel. All of them have to be there.
     pub(crate) fn feelings(&self, ids: &[&str]) -> Result<Vec<Feeling>, Error> {
-        // The only look of these that has no filter for ids.
+        // The only look of these that has no filter for ids, so it fails as a whole where one went meanwhile.
+        let busy = |error: Error| match error.kind {
+            ErrorKind::NotFound => Error::busy(error.message).detail(error.detail),
+            _ => error,
+        };
         self.all(Call::look("DescribeVolumeStatus").list("VolumeId", ids), "volumeStatusSet", Feeling::read)
+            .map_err(busy)
     }
 
     /// The number of the account, read off something that belongs to it.
     pub(crate) fn account(&self) -> Result<Option<String>, Error> {
-        let call = Call::look("DescribeInstances").with("MaxResults", 5);
-        let answer = self.ask(&call)?;
-        let machine =
-            answer.items("reservationSet").map(|item| item.word("ownerId")).find(|owner| !owner.is_empty());
-        if machine.is_some() {
-            return Ok(machine);
+        match self.owner("DescribeInstances", "reservationSet")? {
+            None => self.owner("DescribeSnapshots", "snapshotSet"),
+            account => Ok(account),
         }
-        let call = owned(Call::look("DescribeSnapshots")).with("MaxResults", 5);
-        let answer = self.ask(&call)?;
-        Ok(answer
-            .items("snapshotSet")
-            .filter_map(Shot::read)
-            .map(|shot| shot.owner)
-            .find(|owner| !owner.is_empty()))
+    }
+
+    /// Whose the first thing is that a look finds. A page may be empty, and another follow.
+    fn owner(&self, action: &'static str, list: &str) -> Result<Option<String>, Error> {
+        let mut next: Option<String> = None;
+        for _ in 0..PAGES {
+            let call = owned(Call::look(action)).with("MaxResults", 5).with_some("NextToken", next);
+            let answer = self.ask(&call)?;
+            let owner = answer.items(list).map(|item| item.word("ownerId")).find(|owner| !owner.is_empty());
+            next = answer.text("nextToken").map(str::to_owned);
+            if owner.is_some() || next.is_none() {
+                return Ok(owner);
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -43,7 +43,7 @@ mod tests {
 
     fn machine(devices: &[&str]) -> Machine {
         let devices = devices.iter().map(|name| ((*name).to_owned(), String::new())).collect();
-        Machine { state: "running".into(), owner: String::new(), devices }
+        Machine { state: "running".into(), devices }
     }
 
     fn names(names: &[&str]) -> Vec<String> {

@@ -34,8 +34,8 @@ use crate::{
 
 /// How long something that was made may not be seen.
 pub(crate) const UNSEEN_MS: u64 = 20_000;
-/// How long a volume that EC2 told the id of may not be seen: to take it for gone is to make another.
-const GONE_MS: u64 = 60_000;
+/// How long something that EC2 told the id of may not be seen: to take it for gone is to make another.
+pub(crate) const GONE_MS: u64 = 60_000;
 
 /// A volume to be made.
 #[derive(Debug)]

@@ -4,11 +4,13 @@
 //! ```text
 //! look ── there ──► done
 //!   └── nothing ──► pending: the host records that we are about to cut
-//!                      ├─ asked again at once ──► CreateSnapshot ──► done
+//!                      ├─ asked again at once ──► CreateSnapshot ──► pending until it is seen ──► done
 //!                      └─ later, so it may have been cut before, and not be seen yet:
-//!                         look ── nothing ──► CreateSnapshot ──► pending ──► of all that are seen by then the oldest is
-//!                                                                            the snapshot, and the others go
+//!                         look ── nothing ──► CreateSnapshot ──► pending for longer: of all that are seen by then the
+//!                                                                oldest is the snapshot, and the others go
 //! ```
+//!
+//! Nobody hears of a snapshot before it is to be seen: to whoever looks for it then, it would be gone.
 
 use kato_plugin_sdk::{
     http::Transport,
@@ -22,7 +24,7 @@ use crate::{
     api::{Call, Cloud},
     config, convert,
     error::{self, NO_SNAPSHOT, NO_VOLUME},
-    make::UNSEEN_MS,
+    make::{GONE_MS, UNSEEN_MS},
     resume::{Doing, Work},
     tags,
 };
@@ -123,6 +125,9 @@ pub(crate) fn cut<T: Transport>(
     }
     match work {
         Some(work) if work.id.is_empty() => ask(cloud, wish, &work, false),
+        Some(work) if cloud.now.saturating_sub(work.last) < GONE_MS => {
+            Ok(CutAnswer::Pending(work.pending(cloud.now, format!("{} is not to be seen yet", work.id))))
+        }
         // Either the first call, or what was cut went again.
         _ => {
             let work = Work::new(Doing::Cutting, "", cloud.now);
@@ -144,15 +149,22 @@ fn ask<T: Transport>(cloud: &Cloud<T>, wish: &Wish, work: &Work, sure: bool) -> 
         .tagged("snapshot", &tags);
     match cloud.ask(&call) {
         Ok(element) => {
-            let mut shot = Shot::read(&element)
+            let shot = Shot::read(&element)
                 .ok_or_else(|| Error::internal("EC2's answer to CreateSnapshot cannot be read"))?;
+            let mut work = Work::new(Doing::Cutting, &shot.id, cloud.now);
             if !sure {
-                let work = Work::new(Doing::Cutting, &shot.id, cloud.now);
                 return Ok(CutAnswer::Pending(work.pending(cloud.now, format!("{}: {SURE}", shot.id))));
             }
-            // Those that were asked for are those that are on it, whether or not the answer repeats them.
-            shot.tags.extend(tags);
-            done(cloud, wish, &shot)
+            match cloud.shots(&[&shot.id]).unwrap_or_default().first() {
+                Some(seen) => done(cloud, wish, seen),
+                None => {
+                    // There are no others to wait for.
+                    work.since = cloud.now.saturating_sub(UNSEEN_MS);
+                    Ok(CutAnswer::Pending(
+                        work.pending(cloud.now, format!("{} is not to be seen yet", shot.id)),
+                    ))
+                }
+            }
         }
         Err(refusal) if refusal.is(&[NO_VOLUME]) => Err(error::no_volume(&wish.volume.token)),
         Err(refusal) if refusal.is_unclear() => {

@@ -146,6 +146,15 @@ impl Ec2 {
         self.snapshots.insert(copy.to_owned(), snapshot);
     }
 
+    /// The same snapshot, cut again a little later.
+    pub(super) fn twin(&mut self, id: &str) -> String {
+        let mut snapshot = self.snapshots[id].clone();
+        snapshot.made += 1;
+        let twin = self.id("snap");
+        self.snapshots.insert(twin.clone(), snapshot);
+        twin
+    }
+
     fn answer(&mut self, form: &Form) -> Answer {
         self.settle();
         let action = form["Action"].as_str();
