@@ -40,7 +40,7 @@ pub(crate) struct Cloud<T> {
 }
 
 /// A request that is put together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Call {
     action: &'static str,
     fields: Vec<(String, String)>,
@@ -151,8 +151,7 @@ impl<T: Transport> Cloud<T> {
         let mut found = Vec::new();
         let mut next: Option<String> = None;
         for _ in 0..PAGES {
-            let page = Call { action: call.action, fields: call.fields.clone(), ..call };
-            let answer = self.ask(&page.with_some("NextToken", next))?;
+            let answer = self.ask(&call.clone().with_some("NextToken", next))?;
             for item in answer.items(list) {
                 found.push(read(item).ok_or_else(|| unread(call.action, format!("{item:?}").as_bytes()))?);
             }
@@ -317,18 +316,18 @@ impl<T: Transport> Cloud<T> {
 
     /// The number of the account, read off something that belongs to it.
     pub(crate) fn account(&self) -> Result<Option<String>, Error> {
-        match self.owner("DescribeInstances", "reservationSet")? {
-            None => self.owner("DescribeSnapshots", "snapshotSet"),
+        let ours = owned(Call::look("DescribeSnapshots")).filter("tag-key", &[tags::TOKEN]);
+        match self.owner(Call::look("DescribeInstances"), "reservationSet")? {
+            None => self.owner(ours, "snapshotSet"),
             account => Ok(account),
         }
     }
 
     /// Whose the first thing is that a look finds. A page may be empty, and another follow.
-    fn owner(&self, action: &'static str, list: &str) -> Result<Option<String>, Error> {
+    fn owner(&self, call: Call, list: &str) -> Result<Option<String>, Error> {
         let mut next: Option<String> = None;
         for _ in 0..PAGES {
-            let call = owned(Call::look(action)).with("MaxResults", 5).with_some("NextToken", next);
-            let answer = self.ask(&call)?;
+            let answer = self.ask(&call.clone().with("MaxResults", 5).with_some("NextToken", next))?;
             let owner = answer.items(list).map(|item| item.word("ownerId")).find(|owner| !owner.is_empty());
             next = answer.text("nextToken").map(str::to_owned);
             if owner.is_some() || next.is_none() {

@@ -62,8 +62,9 @@ fn begin<T: Transport>(
 ) -> Result<Attaching, Error> {
     let who = name_of(node)?;
     let mut work = Work { doing: Doing::Attaching, since: cloud.now, last: cloud.now, ..work.clone() };
+    let mut machine = running(cloud, who)?;
+    let mut last = Error::busy("no name was tried");
     for _ in 0..TRIES {
-        let machine = running(cloud, who)?;
         if machine.has(&work.id) {
             return look(cloud, which, node, &work);
         }
@@ -90,11 +91,9 @@ fn begin<T: Transport>(
         match cloud.ask(&call) {
             Ok(element) => return going(cloud, &work, &Attachment::read(&element)),
             Err(refusal) if refusal.is(&[VALUE, DEVICE_IN_USE]) => {
-                // Either the name was taken a moment ago, or something else is wrong, which will be so the next time.
-                let taken = refusal.is(&[DEVICE_IN_USE]) || machine_has(cloud, who, &device)?;
-                if !taken {
-                    return Err(refusal.error);
-                }
+                // The name was taken a moment ago, as a rule. What else may be wrong is so for every name.
+                machine = running(cloud, who)?;
+                last = refusal.error;
             }
             Err(refusal) if refusal.is(&[VOLUME_IN_USE, STATE]) => {
                 return refused(cloud, which, node, &work, &refusal);
@@ -103,11 +102,7 @@ fn begin<T: Transport>(
             Err(refusal) => return Err(explained(refusal, who)),
         }
     }
-    Err(Error::busy(format!("other volumes are being attached to {who}, and took every name that was tried")))
-}
-
-fn machine_has<T: Transport>(cloud: &Cloud<T>, who: &str, device: &str) -> Result<bool, Error> {
-    Ok(running(cloud, who)?.devices.iter().any(|(name, _)| name == device))
+    Err(last.while_at(format!("attaching {} to {who} under {TRIES} names, one after the other", work.id)))
 }
 
 /// The machine, if volumes can be attached to it.
@@ -286,7 +281,7 @@ pub(crate) fn detach<T: Transport>(
 fn help<T: Transport>(cloud: &Cloud<T>, work: &mut Work, who: &str) -> Result<String, Error> {
     let waited = cloud.now.saturating_sub(work.since) / 1000;
     let stuck = format!("{} has been detaching from {who} for {waited} s", work.id);
-    let down = cloud.machine(who)?.is_none_or(|machine| is_down(&machine));
+    let down = cloud.machine(who)?.is_some_and(|machine| is_down(&machine));
     if !down {
         return Ok(format!("{stuck}: unmount what is mounted there by hand, or stop that machine"));
     }

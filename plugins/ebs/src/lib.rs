@@ -239,7 +239,7 @@ fn check<T: Transport>(cloud: &Cloud<T>) -> Result<Status, Error> {
             Ok(Status { fingerprint: format!("account {account}, region {region}"), note: String::new() })
         }
         None => Err(Error::unavailable(format!(
-            "the account has no machine and no snapshot in {region}, so nobody can tell which account it is: start the \
+            "the account has no machine and none of our snapshots in {region}, so nobody can tell which account it is: start the \
              first node, or correct the grant's region"
         ))),
     }

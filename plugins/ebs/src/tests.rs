@@ -51,8 +51,10 @@ struct Backend {
     wire: Wire,
     more: Vec<Pair>,
     /// What the host keeps of work whose end it has not recorded; nothing where it records every end.
-    kept: Option<Rc<RefCell<BTreeMap<String, Vec<u8>>>>>,
+    kept: Option<Rc<RefCell<Kept>>>,
 }
+
+type Kept = BTreeMap<String, Vec<u8>>;
 
 /// The answer of an effect.
 enum Step<A> {
@@ -376,6 +378,29 @@ fn a_token_with_a_live_volume_is_not_burnt() {
 }
 
 #[test]
+fn what_failed_under_a_token_does_not_hide_what_is_good() {
+    let backend = Backend::new();
+    let volume = backend.create(&wish("kato-a")).unwrap();
+    for (id, state) in [("vol-0000", "error"), ("vol-0001", "deleting")] {
+        let mut other = backend.ec2.borrow().volumes[&volume.handle].clone();
+        (other.state, other.made) = (state, 0);
+        backend.ec2.borrow_mut().volumes.insert(id.into(), other);
+    }
+    assert_eq!(backend.create(&wish("kato-a")).unwrap(), volume);
+    assert_eq!(backend.inspect(which("kato-a")).unwrap().handle, volume.handle);
+}
+
+#[test]
+fn a_volume_that_is_not_to_be_seen_for_long_is_waited_for() {
+    let backend = Backend::new();
+    backend.ec2.borrow_mut().unseen = 45_000;
+    backend.create(&wish("kato-a")).unwrap();
+    assert_eq!(backend.state().len(), 1);
+    backend.ec2.borrow_mut().unseen = 90_000;
+    assert_eq!(kind(backend.create(&wish("kato-b"))), ErrorKind::TokenBurnt);
+}
+
+#[test]
 fn a_volume_that_fails_as_it_is_made_leaves_nothing() {
     let backend = Backend::new();
     backend.ec2.borrow_mut().failing = true;
@@ -430,7 +455,10 @@ fn a_handle_of_another_token_is_refused() {
     let backend = Backend::new();
     let (a, b) = (backend.create(&wish("kato-a")).unwrap(), backend.create(&wish("kato-b")).unwrap());
     for wrong in [named("kato-a", &b.handle), named("kato-a", "../x")] {
-        assert_eq!(kind(volumes::inspect(&backend.cloud(), &[wrong.clone()])), ErrorKind::Precondition);
+        assert_eq!(
+            kind(volumes::inspect(&backend.cloud(), std::slice::from_ref(&wrong))),
+            ErrorKind::Precondition
+        );
         assert_eq!(kind(backend.delete(&wrong)), ErrorKind::Precondition);
         assert_eq!(kind(volumes::remark(&backend.cloud(), &wrong, "m")), ErrorKind::Precondition);
         assert_eq!(
@@ -538,6 +566,9 @@ fn a_backend_is_its_account_and_region() {
     assert_eq!(crate::check(&backend.cloud()).unwrap().fingerprint, "account 123456789012, region eu-test-1");
     backend.ec2.borrow_mut().machines.clear();
     assert_eq!(kind(crate::check(&backend.cloud())), ErrorKind::Unavailable);
+    backend.create(&wish("kato-v")).unwrap();
+    backend.cut(&cut_of("kato-s", "kato-v")).unwrap();
+    assert_eq!(crate::check(&backend.cloud()).unwrap().fingerprint, "account 123456789012, region eu-test-1");
     let told = crate::describe(&Vec::new()).unwrap();
     assert_eq!((told.name.as_str(), told.parameters.len(), told.clone), ("ebs", 8, false));
     assert_eq!(volumes::room(&pairs(&[("type", "gp2")])).unwrap().available_bytes, 16_384 * GIB);

@@ -52,9 +52,14 @@ fn a_name_that_is_in_use_or_failed_is_not_chosen() {
         backend.detach("kato-a", &avoiding).unwrap();
     }
     // Another volume's, which took it a moment before.
-    backend.ec2.borrow_mut().refusals = vec![("AttachVolume", 400, "InvalidDevice.InUse")];
-    backend.attach("kato-a", &node(MACHINE)).unwrap();
-    assert_ne!(device(&backend, "kato-a").0, first);
+    for code in ["InvalidDevice.InUse", "InvalidParameterValue"] {
+        backend.ec2.borrow_mut().refusals = vec![("AttachVolume", 400, code)];
+        backend.attach("kato-a", &node(MACHINE)).unwrap();
+        assert_ne!(device(&backend, "kato-a").0, first);
+        backend.detach("kato-a", &node(MACHINE)).unwrap();
+    }
+    backend.ec2.borrow_mut().refusals = vec![("AttachVolume", 400, "InvalidParameterValue"); 3];
+    assert_eq!(kind(backend.attach("kato-a", &node(MACHINE))), ErrorKind::InvalidArgument);
 }
 
 #[test]

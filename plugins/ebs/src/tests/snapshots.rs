@@ -86,7 +86,7 @@ fn fast_restore_is_for_who_asks() {
     backend.create(&wish("kato-v")).unwrap();
     let fast = pairs(&[("fast-restore", "true")]);
     let snapshot = backend.cut(&Cut { parameters: fast.clone(), ..cut_of("kato-s", "kato-v") }).unwrap();
-    assert_eq!(backend.ec2.borrow().fast, [(snapshot.handle.clone(), "eu-test-1a".into())]);
+    assert_eq!(backend.ec2.borrow().fast, [(snapshot.handle, "eu-test-1a".into())]);
     backend.cut(&cut_of("kato-t", "kato-v")).unwrap();
     backend.pass(10_000);
     backend.create(&Wish { parameters: fast, ..from_snapshot("kato-a", "kato-t") }).unwrap();
