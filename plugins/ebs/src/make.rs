@@ -198,7 +198,11 @@ fn made<T: Transport>(cloud: &Cloud<T>, new: &New<'_>, work: Work) -> Result<Cre
             let note = format!("{} is not to be seen yet", work.id);
             Ok(Created::Pending(work.pending(cloud.now, note)))
         }
-        None => Err(unusable(new, &work.id, "vanished")),
+        // Whatever is not seen, EC2 itself knows whether it has it.
+        None => {
+            discard(cloud, &work.id)?;
+            Err(unusable(new, &work.id, "vanished"))
+        }
     }
 }
 
@@ -222,12 +226,16 @@ fn answer<T: Transport>(
 fn failed<T: Transport>(cloud: &Cloud<T>, new: &New<'_>, disk: &Disk) -> Result<Created, Error> {
     if disk.is_there() {
         log::warn(format!("the volume {} is in error and is deleted", disk.id));
-        match cloud.ask(&Call::change("DeleteVolume").idempotent().with("VolumeId", &disk.id)) {
-            Err(refusal) if !refusal.is(&[NO_VOLUME]) => return Err(refusal.error),
-            _ => {}
-        }
+        discard(cloud, &disk.id)?;
     }
     Err(unusable(new, &disk.id, "failed"))
+}
+
+fn discard<T: Transport>(cloud: &Cloud<T>, id: &str) -> Result<(), Error> {
+    match cloud.ask(&Call::change("DeleteVolume").idempotent().with("VolumeId", id)) {
+        Err(refusal) if !refusal.is(&[NO_VOLUME]) => Err(refusal.error),
+        _ => Ok(()),
+    }
 }
 
 /// A volume that never was one. EC2 looks at the key only after it answered, so another attempt with a key that cannot be

@@ -128,8 +128,11 @@ pub(crate) fn cut<T: Transport>(
         Some(work) if cloud.now.saturating_sub(work.last) < GONE_MS => {
             Ok(CutAnswer::Pending(work.pending(cloud.now, format!("{} is not to be seen yet", work.id))))
         }
-        // Either the first call, or what was cut went again.
-        _ => {
+        lost => {
+            // Whatever is not seen, EC2 itself knows whether it has it.
+            if let Some(lost) = lost {
+                remove(cloud, &lost.id)?;
+            }
             let work = Work::new(Doing::Cutting, "", cloud.now);
             Ok(CutAnswer::Pending(Pending {
                 retry_after_ms: 0,

@@ -63,6 +63,20 @@ fn what_was_cut_twice_is_one_snapshot_in_the_end() {
 }
 
 #[test]
+fn a_snapshot_that_is_not_to_be_seen_for_too_long_is_cut_anew() {
+    let backend = Backend::new();
+    let volume = backend.create(&wish("kato-v")).unwrap();
+    let cut =
+        |token| backend.cut(&Cut { volume: named("kato-v", &volume.handle), ..cut_of(token, "kato-v") });
+    let first = backend.ec2.borrow().now;
+    backend.ec2.borrow_mut().unseen = 40_000;
+    assert_eq!(cut("kato-s").unwrap().cut_ms, Some(first));
+    backend.ec2.borrow_mut().unseen = 400_000;
+    assert_eq!(kind(cut("kato-t")), ErrorKind::Unavailable);
+    assert!(backend.ec2.borrow().snapshots.len() <= 2, "those that went unseen are deleted");
+}
+
+#[test]
 fn a_volume_from_a_snapshot_is_at_least_as_large() {
     let backend = Backend::new();
     backend.create(&wish("kato-v")).unwrap();
