@@ -1,6 +1,7 @@
 //! Stand-ins for the host, for the tests of backends. [`MemoryFiles`] is a granted directory in memory: it keeps what
 //! [`Files`] promises, and can be told to be cut off or overtaken at any call, to be slow, to be full, and to have
-//! reflinks or quotas or not. [`MemoryCommands`] runs what stands in for the granted programs.
+//! reflinks or quotas or not. [`MemoryCommands`] runs what stands in for the granted programs, and [`MemoryTransfers`]
+//! moves blocks to and from what stands in for a server.
 //!
 //! ```
 //! use kato_plugin_sdk::{files::Files, testing::{Cut, MemoryFiles}};
@@ -16,9 +17,11 @@
 mod commands;
 mod extents;
 mod reach;
+mod transfers;
 
 pub use commands::{Holes, MemoryCommands, Program};
 pub use reach::Cut;
+pub use transfers::{Answered, Arrived, MemoryTransfers, Server, stand_in_digest};
 
 use std::{
     cell::RefCell,
