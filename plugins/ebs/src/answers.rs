@@ -159,6 +159,8 @@ pub(crate) struct Shot {
     pub(crate) gib: u64,
     /// `pending`, `completed`, `error`, `recoverable` or `recovering`.
     pub(crate) state: String,
+    /// Why it failed.
+    pub(crate) message: String,
     pub(crate) started: String,
     pub(crate) description: String,
     pub(crate) tags: BTreeMap<String, String>,
@@ -171,6 +173,7 @@ impl Shot {
             volume: element.word("volumeId"),
             gib: element.number("volumeSize")?,
             state: element.text("status")?.to_owned(),
+            message: element.word("statusMessage"),
             started: element.word("startTime"),
             description: element.word("description"),
             tags: tags(element),

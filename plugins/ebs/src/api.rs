@@ -117,24 +117,43 @@ impl<T: Transport> Cloud<T> {
     pub(crate) fn ask(&self, call: &Call) -> Result<Element, Refusal> {
         let fields = call.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let request = Request::new("POST", format!("{}/", self.config.ec2)).form(fields);
+        self.attempts(call.again, || self.once(call.action, &request))
+    }
+
+    /// Tries once, and again where that is safe and nobody knows what became of it.
+    pub(crate) fn attempts<V>(
+        &self,
+        again: bool,
+        once: impl Fn() -> Result<V, Refusal>,
+    ) -> Result<V, Refusal> {
         let mut wait = WAIT_MS;
         for _ in 1..ATTEMPTS {
-            match self.once(call.action, &request) {
-                Err(refusal) if call.again && refusal.is_unclear() => {
+            match once() {
+                Err(refusal) if again && refusal.is_unclear() => {
                     if refusal.error.kind != ErrorKind::Unavailable {
                         return Err(refusal);
                     }
                 }
                 answer => return answer,
             }
-            self.transport.wait(wait);
+            self.wait(wait);
             wait *= 2;
         }
-        self.once(call.action, &request)
+        once()
+    }
+
+    /// Waits a moment.
+    pub(crate) fn wait(&self, ms: u64) {
+        self.transport.wait(ms);
+    }
+
+    /// Sends a request as it is.
+    pub(crate) fn send(&self, request: &Request) -> Result<Response, Refusal> {
+        self.transport.send(request).map_err(Refusal::unclear)
     }
 
     fn once(&self, action: &str, request: &Request) -> Result<Element, Refusal> {
-        let Response { status, body, .. } = self.transport.send(request).map_err(Refusal::unclear)?;
+        let Response { status, body, .. } = self.send(request)?;
         let root = Element::read(&body);
         if (200..300).contains(&status) {
             return root.ok_or_else(|| Refusal::unclear(unread(action, &body)));

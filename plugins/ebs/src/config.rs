@@ -21,6 +21,8 @@ pub(crate) struct Config {
     pub(crate) region: String,
     /// Scheme, host and port.
     pub(crate) ec2: String,
+    /// The same of the EBS direct APIs.
+    pub(crate) ebs: String,
     /// Where volumes are made when nobody says where; empty for nowhere.
     pub(crate) zone: String,
     pub(crate) default_size: u64,
@@ -37,7 +39,7 @@ impl Config {
         let mut reader = Reader::new("configuration", configuration);
         let region = reader.text("region", "");
         let ec2 = origin(&mut reader, "ec2-endpoint");
-        origin(&mut reader, "ebs-endpoint");
+        let ebs = origin(&mut reader, "ebs-endpoint");
         let zone = reader.text("zone", "");
         let default_size = reader.size("default-size", DEFAULT_SIZE);
         let tags = reader.text("tags", "");
@@ -51,7 +53,7 @@ impl Config {
             Vec::new()
         });
         reader.finish()?;
-        Ok(Self { region, ec2, zone, default_size, tags, force: force.unwrap_or(false), attach_limit })
+        Ok(Self { region, ec2, ebs, zone, default_size, tags, force: force.unwrap_or(false), attach_limit })
     }
 
     /// The same, for what needs an endpoint: one that was not granted is no mistake of the configuration.
@@ -64,6 +66,9 @@ impl Config {
         }
         if config.ec2.is_empty() {
             config.ec2 = format!("https://ec2.{}.amazonaws.com", config.region);
+        }
+        if config.ebs.is_empty() {
+            config.ebs = format!("https://ebs.{}.amazonaws.com", config.region);
         }
         Ok(config)
     }
@@ -223,6 +228,7 @@ mod tests {
         assert!(Config::granted(&Vec::new()).unwrap_err().message.contains("grants.aws"));
         let config = Config::granted(&pairs(&[("region", "eu-central-1")])).unwrap();
         assert_eq!(config.ec2, "https://ec2.eu-central-1.amazonaws.com");
+        assert_eq!(config.ebs, "https://ebs.eu-central-1.amazonaws.com");
     }
 
     #[test]

@@ -90,11 +90,14 @@ pub(crate) fn connection(volume: &str, device: &str) -> Connection {
     Connection::Device(Device { identity: "ebs".to_owned(), value: format!("{volume}:{device}") })
 }
 
+/// What EC2 calls the volume of a snapshot that is of none.
+const NO_VOLUME: &str = "vol-ffffffff";
+
 /// A snapshot, as the host sees it.
 pub(crate) fn snapshot(shot: &Shot) -> Snapshot {
     Snapshot {
         handle: shot.id.clone(),
-        volume: Some(shot.volume.clone()).filter(|volume| !volume.is_empty()),
+        volume: Some(shot.volume.clone()).filter(|volume| !volume.is_empty() && volume != NO_VOLUME),
         size_bytes: shot.gib.saturating_mul(GIB),
         cut_ms: clock::parse(&shot.started),
         ready: shot.state == "completed",

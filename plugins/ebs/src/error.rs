@@ -1,6 +1,7 @@
-//! What EC2 answers, in the contract's words: one table from its codes to our kinds. What a code means for one call (not
-//! found for a delete) its caller says, by the code; everything that it did not expect comes here. A request without an
-//! answer, or with one that says only that the server failed, has no code: nobody knows what became of it.
+//! What EC2 and the EBS direct APIs answer, in the contract's words: one table from their codes to our kinds. What a code
+//! means for one call (not found for a delete) its caller says, by the code; everything that it did not expect comes here.
+//! A request without an answer, or with one that says only that the server failed, has no code: nobody knows what became
+//! of it. An exception of the EBS direct APIs has the code of its reason, if that says more than its name.
 
 use kato_plugin_sdk::types::{Error, ErrorKind};
 
@@ -16,6 +17,9 @@ pub(crate) const VALUE: &str = "InvalidParameterValue";
 pub(crate) const DEVICE_IN_USE: &str = "InvalidDevice.InUse";
 pub(crate) const TOO_OFTEN: &str = "VolumeModificationRateExceeded";
 pub(crate) const MODIFYING: &str = "IncorrectModificationState";
+
+pub(crate) const PAGE_TOKEN: &str = "INVALID_PAGE_TOKEN";
+pub(crate) const BLOCK_TOKEN: &str = "INVALID_BLOCK_TOKEN";
 
 /// How long a snapshot waits for others of its volume.
 const SNAPSHOTS_MS: u64 = 15_000;
@@ -42,6 +46,21 @@ impl Refusal {
 
     /// What EC2 said to a request for this action.
     pub(crate) fn of(action: &str, status: u16, code: &str, message: &str) -> Self {
+        Self::said(("EC2", "ec2"), action, status, code, message)
+    }
+
+    /// What the EBS direct APIs said to one: an exception, with a reason in some of them.
+    pub(crate) fn of_direct(action: &str, status: u16, exception: &str, reason: &str, message: &str) -> Self {
+        let code = if kind(reason).is_some() { reason } else { exception };
+        let code = match (code, status) {
+            ("", 403) => "AccessDeniedException",
+            ("", 404) => "ResourceNotFoundException",
+            _ => code,
+        };
+        Self::said(("EBS", "ebs"), action, status, code, message)
+    }
+
+    fn said((who, service): (&str, &str), action: &str, status: u16, code: &str, message: &str) -> Self {
         let (kind, advice) = kind(code).unwrap_or(match status {
             429 => (ErrorKind::Throttled, ""),
             400..=499 => (ErrorKind::Internal, ""),
@@ -52,13 +71,17 @@ impl Refusal {
         let said: String = said.chars().take(500).collect();
         let text = match kind {
             ErrorKind::Throttled => {
-                "EC2 asks for fewer requests: other users of the account may be at it too".to_owned()
+                format!("{who} asks for fewer requests: other users of the account may be at it too")
             }
-            ErrorKind::PermissionDenied if code == "UnauthorizedOperation" => {
-                format!("the daemon's role may not call ec2:{action}: allow it in the role's policy ({said})")
+            ErrorKind::PermissionDenied
+                if code == "UnauthorizedOperation" || (service == "ebs" && advice == OWNER) =>
+            {
+                format!(
+                    "the daemon's role may not call {service}:{action}: allow it in the role's policy ({said})"
+                )
             }
-            _ if advice.is_empty() => format!("EC2 refuses {action}: {said}"),
-            _ => format!("EC2 refuses {action}: {said} {advice}"),
+            _ if advice.is_empty() => format!("{who} refuses {action}: {said}"),
+            _ => format!("{who} refuses {action}: {said} {advice}"),
         };
         let mut error = Error::new(kind, text).detail(format!("HTTP {status} {code}"));
         if code == "SnapshotCreationPerVolumeRateExceeded" || code == "ConcurrentSnapshotLimitExceeded" {
@@ -84,10 +107,13 @@ impl Refusal {
     }
 }
 
+const OWNER: &str = "Have the account's owner look after it.";
+
 /// The table. Nothing for codes that it does not know.
 fn kind(code: &str) -> Option<(ErrorKind, &'static str)> {
     const LOGIN: &str = "Check the credentials and the profile of the daemon, and that its clock is right.";
     const QUOTA: &str = "Delete something, or have the quota raised (Service Quotas, Amazon EBS).";
+    const KEY: &str = "Check the parameter `kms-key`, and that the daemon's role may use this key.";
     Some(match code {
         "RequestLimitExceeded"
         | "Throttling"
@@ -99,6 +125,7 @@ fn kind(code: &str) -> Option<(ErrorKind, &'static str)> {
         | "SlowDown"
         | "BandwidthLimitExceeded"
         | "EC2ThrottledException"
+        | "ConcurrentLimitExceededException"
         | "PriorRequestNotComplete" => (ErrorKind::Throttled, ""),
         "UnauthorizedOperation" => (ErrorKind::PermissionDenied, ""),
         "AuthFailure"
@@ -113,7 +140,8 @@ fn kind(code: &str) -> Option<(ErrorKind, &'static str)> {
         | "PendingVerification"
         | "AccessDenied"
         | "AccessDeniedException"
-        | "OperationNotPermitted" => (ErrorKind::PermissionDenied, "Have the account's owner look after it."),
+        | "OperationNotPermitted" => (ErrorKind::PermissionDenied, OWNER),
+        "DEPENDENCY_ACCESS_DENIED" => (ErrorKind::PermissionDenied, KEY),
         // The host fetches new ones before they end; whoever was late comes again.
         "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => (ErrorKind::Unavailable, LOGIN),
         "VolumeLimitExceeded"
@@ -122,6 +150,8 @@ fn kind(code: &str) -> Option<(ErrorKind, &'static str)> {
         | "ResourceLimitExceeded"
         | "VolumeStorageLimitExceeded"
         | "TagLimitExceeded"
+        | "ServiceQuotaExceededException"
+        | "DEPENDENCY_SERVICE_QUOTA_EXCEEDED"
         | "FastSnapshotRestoreLimitExceeded" => (ErrorKind::Exhausted, QUOTA),
         "InsufficientVolumeCapacity" => (ErrorKind::Exhausted, "Try another zone or type, or later."),
         "AttachmentLimitExceeded" => (
@@ -130,21 +160,41 @@ fn kind(code: &str) -> Option<(ErrorKind, &'static str)> {
         ),
         // These pass by themselves, when a snapshot is ready.
         "SnapshotCreationPerVolumeRateExceeded" | "ConcurrentSnapshotLimitExceeded" => (ErrorKind::Busy, ""),
-        NO_VOLUME | NO_SNAPSHOT | NO_ATTACHMENT | NO_INSTANCE => (ErrorKind::NotFound, ""),
+        NO_VOLUME | NO_SNAPSHOT | NO_ATTACHMENT | NO_INSTANCE | "ResourceNotFoundException" => {
+            (ErrorKind::NotFound, "")
+        }
         VOLUME_IN_USE | "InvalidSnapshot.InUse" => (ErrorKind::InUse, ""),
-        STATE | INSTANCE_STATE | DEVICE_IN_USE | "InvalidState" => (ErrorKind::Busy, ""),
+        STATE | INSTANCE_STATE | DEVICE_IN_USE | "InvalidState" | "CONFLICTING_BLOCK_UPDATE" => {
+            (ErrorKind::Busy, "")
+        }
         MODIFYING | TOO_OFTEN => (ErrorKind::Unavailable, ""),
-        MISMATCH => (ErrorKind::TokenBurnt, ""),
+        MISMATCH | "ConflictException" => (ErrorKind::TokenBurnt, ""),
         "InvalidVolume.ZoneMismatch" => (
             ErrorKind::Precondition,
             "A volume is used in its own zone; a snapshot takes its bytes to another.",
         ),
         "InvalidNextToken" | "InvalidPaginationToken" => (ErrorKind::OutOfRange, ""),
-        "InvalidKmsKey.InvalidState" | "KmsKeyNotAccessibleFault" | "InvalidKmsKeyId" => (
+        "InvalidKmsKey.InvalidState"
+        | "KmsKeyNotAccessibleFault"
+        | "InvalidKmsKeyId"
+        | "INVALID_CUSTOMER_KEY"
+        | "INVALID_GRANT_TOKEN"
+        | "INVALID_DEPENDENCY_REQUEST"
+        | "GRANT_NOT_FOUND"
+        | "DEPENDENCY_RESOURCE_NOT_FOUND" => (ErrorKind::InvalidArgument, KEY),
+        "UNRELATED_SNAPSHOTS" => (
             ErrorKind::InvalidArgument,
-            "Check the parameter `kms-key`, and that the daemon's role may use this key.",
+            "Only snapshots of one volume can be compared, or those that were made on one another.",
         ),
+        // Lists tell new tokens, and a block that is whole and has its digest is only bad where it was damaged on its way.
+        PAGE_TOKEN | BLOCK_TOKEN | "INVALID_BLOCK" | "WRITE_REQUEST_TIMEOUT" => (ErrorKind::Unavailable, ""),
+        "INVALID_SNAPSHOT_ID" => (ErrorKind::Precondition, ""),
         VALUE
+        | "INVALID_PARAMETER_VALUE"
+        | "INVALID_VOLUME_SIZE"
+        | "INVALID_TAG"
+        | "INVALID_CONTENT_ENCODING"
+        | "ValidationException"
         | "InvalidParameter"
         | "InvalidParameterCombination"
         | "InvalidParameterDependency"
@@ -166,6 +216,7 @@ fn kind(code: &str) -> Option<(ErrorKind, &'static str)> {
         "InternalError"
         | "InternalFailure"
         | "InternalServerError"
+        | "InternalServerException"
         | "ServerInternal"
         | "ServiceUnavailable"
         | "Unavailable"
@@ -238,6 +289,32 @@ mod tests {
             let refusal = Refusal::of("AttachVolume", status, code, "no");
             assert_eq!((refusal.error.kind, refusal.is_unclear()), (kind, unclear), "{status} {code}");
         }
+    }
+
+    #[test]
+    fn an_exception_is_told_by_its_reason_if_that_says_more() {
+        for (status, exception, reason, kind) in [
+            (400, "ValidationException", "UNRELATED_SNAPSHOTS", ErrorKind::InvalidArgument),
+            (400, "ValidationException", "INVALID_BLOCK_TOKEN", ErrorKind::Unavailable),
+            (400, "ValidationException", "SOMETHING_NEW", ErrorKind::InvalidArgument),
+            (400, "RequestThrottledException", "ACCOUNT_THROTTLED", ErrorKind::Throttled),
+            (400, "ConcurrentLimitExceededException", "", ErrorKind::Throttled),
+            (402, "ServiceQuotaExceededException", "", ErrorKind::Exhausted),
+            (404, "ResourceNotFoundException", "SNAPSHOT_NOT_FOUND", ErrorKind::NotFound),
+            (404, "ResourceNotFoundException", "GRANT_NOT_FOUND", ErrorKind::InvalidArgument),
+            (404, "", "", ErrorKind::NotFound),
+            (409, "ConflictException", "", ErrorKind::TokenBurnt),
+            (500, "InternalServerException", "", ErrorKind::Unavailable),
+            (503, "", "", ErrorKind::Unavailable),
+        ] {
+            let refusal = Refusal::of_direct("PutSnapshotBlock", status, exception, reason, "no");
+            assert_eq!(refusal.error.kind, kind, "{status} {exception} {reason}");
+            assert_eq!(refusal.is_unclear(), status >= 500, "{status} {exception}");
+        }
+        let denied =
+            |reason| Refusal::of_direct("GetSnapshotBlock", 403, "AccessDeniedException", reason, "no");
+        assert!(denied("UNAUTHORIZED_ACCOUNT").error.message.contains("ebs:GetSnapshotBlock"));
+        assert!(denied("DEPENDENCY_ACCESS_DENIED").error.message.contains("kms-key"));
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! Volumes of Amazon EBS. This file is the component's face, one line for each function of the contract; what they do is
-//! `make.rs` and `volumes.rs`, `change.rs`, `attachments.rs`, `snapshots.rs`, and for all that waits `poll.rs`.
+//! `make.rs` and `volumes.rs`, `change.rs`, `attachments.rs`, `snapshots.rs`, and for all that waits `poll.rs`. The bytes
+//! of snapshots are `extents.rs`, `blocks.rs` and `writing.rs`.
 //!
-//! It speaks EC2's Query API (`api.rs`) and reads what EC2 answers (`xml.rs`, `answers.rs`); the one table of its errors
-//! is `error.rs`. It holds no credential: the host signs each request for the region that was granted. What takes a while
+//! It speaks EC2's Query API (`api.rs`) and reads what EC2 answers (`xml.rs`, `answers.rs`); the EBS direct APIs are
+//! `direct.rs`, and the one table of both sides' errors is `error.rs`. It holds no credential: the host signs each request for the region that was granted. What takes a while
 //! is kept in `resume.rs`' words, and what lies in EC2 is told apart by `tags.rs`.
 
 mod answers;
 mod api;
 mod attachments;
+mod blocks;
 mod change;
 mod clock;
 mod config;
 mod convert;
 mod devices;
+mod direct;
 mod error;
+mod extents;
 mod kind;
 mod make;
 mod poll;
@@ -23,6 +27,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod volumes;
+mod writing;
 mod xml;
 
 use kato_plugin_sdk as sdk;
@@ -36,9 +41,12 @@ use sdk::{
     modify::Modified,
     polling::{Asking, Standing},
     room::Room,
+    snapshot_data::Way,
+    snapshot_writing::{Begun, Completing},
+    transfers::Granted,
     types::{
-        CapacityRange, Configuration, Cutting, Error, Node, Pair, Snapshot, SnapshotPage, Volume, VolumePage,
-        Which,
+        CapacityRange, Configuration, Cutting, Error, Extent, ExtentPage, Node, Pair, Snapshot, SnapshotPage,
+        Volume, VolumePage, Which,
     },
 };
 
@@ -191,6 +199,51 @@ impl sdk::snapshots::Guest for Ebs {
     }
 }
 
+impl sdk::extents::Guest for Ebs {
+    fn allocated(configuration: Configuration, snapshot: Which, from: u64) -> Result<ExtentPage, Error> {
+        extents::allocated(&cloud(&configuration)?, &snapshot, from)
+    }
+
+    fn changed(
+        configuration: Configuration,
+        base: Which,
+        snapshot: Which,
+        from: u64,
+    ) -> Result<ExtentPage, Error> {
+        extents::changed(&cloud(&configuration)?, &base, &snapshot, from)
+    }
+}
+
+impl sdk::snapshot_data::Guest for Ebs {
+    fn reach(configuration: Configuration, snapshot: Which) -> Result<Way, Error> {
+        extents::reach(&cloud(&configuration)?, &snapshot)
+    }
+
+    fn read(configuration: Configuration, snapshot: Which, extents: Vec<Extent>) -> Result<(), Error> {
+        blocks::read(&cloud(&configuration)?, &Granted, &snapshot, &extents)
+    }
+}
+
+impl sdk::snapshot_writing::Guest for Ebs {
+    fn begin(configuration: Configuration, wish: sdk::snapshot_writing::Wish) -> Result<Begun, Error> {
+        writing::begin(&cloud(&configuration)?, &wish)
+    }
+
+    fn write(configuration: Configuration, snapshot: Which, extents: Vec<Extent>) -> Result<(), Error> {
+        blocks::write(&cloud(&configuration)?, &Granted, &snapshot, &extents)
+    }
+
+    fn complete(
+        configuration: Configuration,
+        snapshot: Which,
+        blocks: u64,
+        digest: Vec<u8>,
+        resume: Resume,
+    ) -> Result<Completing, Error> {
+        writing::complete(&cloud(&configuration)?, &snapshot, blocks, &digest, work(resume.as_deref()))
+    }
+}
+
 impl sdk::polling::Guest for Ebs {
     fn poll(configuration: Configuration, askings: Vec<Asking>) -> Result<Vec<Standing>, Error> {
         poll::poll(&cloud(&configuration)?, &askings)
@@ -209,7 +262,10 @@ impl sdk::room::Guest for Ebs {
     }
 }
 
-sdk::export!(Ebs with grow, modify, attachments, fencing, snapshots, polling, health, capacity);
+sdk::export!(
+    Ebs with grow, modify, attachments, fencing, snapshots, extents, snapshot_data, snapshot_writing, polling, health,
+    capacity
+);
 
 fn describe(configuration: &Configuration) -> Result<Description, Error> {
     Config::read(configuration)?;

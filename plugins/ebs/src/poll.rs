@@ -28,7 +28,8 @@ pub(crate) fn poll<T: Transport>(cloud: &Cloud<T>, askings: &[Asking]) -> Result
     }
     let works: Vec<_> = askings.iter().map(|asking| Work::read(&asking.resume)).collect();
     let ids = |changing: bool| -> Vec<&str> {
-        let works = works.iter().flatten().filter(|work| work.doing != Doing::Cutting);
+        let works = works.iter().flatten();
+        let works = works.filter(|work| !matches!(work.doing, Doing::Cutting | Doing::Completing));
         let works = works.filter(|work| (work.doing == Doing::Changing) == changing);
         let ids: BTreeSet<_> = works.map(|work| work.id.as_str()).filter(|id| !id.is_empty()).collect();
         ids.into_iter().collect()
@@ -94,6 +95,7 @@ fn goes_on(
             (waited < STUCK_MS || idle < HELP_MS).then(|| format!("{} is being detached", work.id))
         }
         (Doing::Fencing, Some(_)) => (idle < LOOK_MS).then(|| format!("{} is being taken away", work.id)),
-        (Doing::Undoing | Doing::Detaching | Doing::Forcing | Doing::Fencing, None) => None,
+        (Doing::Undoing | Doing::Detaching | Doing::Forcing | Doing::Fencing, None)
+        | (Doing::Completing, _) => None,
     }
 }

@@ -31,11 +31,13 @@ pub(crate) enum Doing {
     Forcing,
     /// A snapshot is about to be cut, or was cut and may not be the only one.
     Cutting,
+    /// What was written becomes a snapshot.
+    Completing,
     /// A machine is going down, or a volume is taken from one that is.
     Fencing,
 }
 
-const WORDS: [(&str, Doing); 10] = [
+const WORDS: [(&str, Doing); 11] = [
     ("making", Doing::Making),
     ("doubting", Doing::Doubting),
     ("refused", Doing::Refused),
@@ -45,6 +47,7 @@ const WORDS: [(&str, Doing); 10] = [
     ("detaching", Doing::Detaching),
     ("forcing", Doing::Forcing),
     ("cutting", Doing::Cutting),
+    ("completing", Doing::Completing),
     ("fencing", Doing::Fencing),
 ];
 
@@ -52,7 +55,7 @@ const WORDS: [(&str, Doing); 10] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Work {
     pub(crate) doing: Doing,
-    /// Of the volume, or of the snapshot that is cut; empty where it is not known.
+    /// Of the volume, or of the snapshot that is made; empty where it is not known.
     pub(crate) id: String,
     /// When it began, in milliseconds since 1970.
     pub(crate) since: u64,

@@ -35,11 +35,11 @@ const AT_ONCE_MS: u64 = 600;
 const SURE: &str = "looking whether it was cut before: an answer was lost";
 
 /// What stands in the description of a snapshot of ours. Its tags may be on others' copies.
-fn description(token: &str) -> String {
+pub(crate) fn description(token: &str) -> String {
     format!("Kato {token}")
 }
 
-fn is_of(shot: &Shot, token: &str) -> bool {
+pub(crate) fn is_of(shot: &Shot, token: &str) -> bool {
     shot.token() == token && shot.description == description(token)
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn find<T: Transport>(cloud: &Cloud<T>, which: &Which) -> Result<Opti
     Ok(find_all(cloud, std::slice::from_ref(which))?.into_iter().next().flatten())
 }
 
-fn find_all<T: Transport>(cloud: &Cloud<T>, which: &[Which]) -> Result<Vec<Option<Shot>>, Error> {
+pub(crate) fn find_all<T: Transport>(cloud: &Cloud<T>, which: &[Which]) -> Result<Vec<Option<Shot>>, Error> {
     if which.len() > 100 {
         return Err(error::too_many("snapshots", which.len()));
     }
@@ -230,7 +230,7 @@ pub(crate) fn delete<T: Transport>(cloud: &Cloud<T>, which: &Which) -> Result<De
     Ok(Deleting::Done)
 }
 
-fn remove<T: Transport>(cloud: &Cloud<T>, id: &str) -> Result<(), Error> {
+pub(crate) fn remove<T: Transport>(cloud: &Cloud<T>, id: &str) -> Result<(), Error> {
     match cloud.ask(&Call::change("DeleteSnapshot").idempotent().with("SnapshotId", id)) {
         Ok(_) => Ok(()),
         Err(refusal) if refusal.is(&[NO_SNAPSHOT]) => Ok(()),

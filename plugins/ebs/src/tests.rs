@@ -1,7 +1,7 @@
 //! Every operation against an EC2 in memory (`fake.rs`), driven as the host drives it: what is pending waits, is polled,
 //! and is asked again with its `resume`. What holds for each of them is `cut.rs`: cut off at every request, and repeated
-//! or reversed. Attachments are `attach.rs`, changes of size and type `change.rs`, snapshots `snapshots.rs`, and how few
-//! requests it takes `count.rs`.
+//! or reversed. Attachments are `attach.rs`, changes of size and type `change.rs`, snapshots `snapshots.rs`, their bytes
+//! `blocks.rs` and `writing.rs`, and how few requests it takes `count.rs`.
 
 /// The answer of an effect as a step of whoever drives it.
 macro_rules! step {
@@ -20,11 +20,15 @@ macro_rules! step {
 }
 
 mod attach;
+mod blocks;
 mod change;
 mod count;
 mod cut;
+mod direct;
 mod fake;
 mod snapshots;
+mod wire;
+mod writing;
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -40,7 +44,8 @@ use kato_plugin_sdk::{
 };
 
 use crate::{api::Cloud, attachments, config::Config, kind::GIB, make, poll, resume::work, volumes};
-use fake::{Ec2, Wire};
+use fake::Ec2;
+use wire::Wire;
 
 const MACHINE: &str = "i-0a";
 
@@ -83,8 +88,12 @@ impl Backend {
 
     /// EC2, as one call of the host's sees it.
     fn cloud(&self) -> Cloud<Wire> {
-        let mut configuration =
-            pairs(&[("region", "eu-test-1"), ("ec2-endpoint", "http://ec2.test"), ("zone", "eu-test-1a")]);
+        let mut configuration = pairs(&[
+            ("region", "eu-test-1"),
+            ("ec2-endpoint", "http://ec2.test"),
+            ("ebs-endpoint", "http://ebs.test"),
+            ("zone", "eu-test-1a"),
+        ]);
         configuration.extend(self.more.clone());
         let now = self.ec2.borrow().now;
         Cloud::new(self.wire.clone(), Config::granted(&configuration).unwrap(), now)

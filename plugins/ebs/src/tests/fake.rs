@@ -1,17 +1,14 @@
 //! An EC2 in memory, as far as this backend asks it. It has what makes the real one hard: things that are made are not to
 //! be seen for a while, client tokens stay bound to what is gone, everything takes its time by the clock of the test, and
-//! some of it never ends. A test can cut the component off before or after any request, or let EC2 refuse one.
+//! some of it never ends. A test can let EC2 refuse a request, or cut the component off before or after any (`wire.rs`); the
+//! blocks of its snapshots are `direct.rs`.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _, rc::Rc};
+use std::{collections::BTreeMap, fmt::Write as _};
 
-use kato_plugin_sdk::{
-    http::{Request, Response, Transport},
-    testing::Cut,
-    types::Error,
-};
+use super::direct::Direct;
 
-type Form = BTreeMap<String, String>;
-type Answer = Result<String, (u16, &'static str)>;
+pub(super) type Form = BTreeMap<String, String>;
+pub(super) type Answer = Result<String, (u16, &'static str)>;
 
 /// A volume.
 #[derive(Clone, Debug)]
@@ -41,11 +38,13 @@ pub(super) struct Attached {
 #[derive(Clone, Debug)]
 pub(super) struct Snapshot {
     pub(super) volume: String,
-    gib: u64,
+    pub(super) gib: u64,
     pub(super) made: u64,
     pub(super) state: &'static str,
-    description: String,
-    tags: BTreeMap<String, String>,
+    pub(super) description: String,
+    pub(super) tags: BTreeMap<String, String>,
+    /// Whether blocks are written to it, so that time does not complete it.
+    pub(super) open: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +75,7 @@ pub(super) struct Ec2 {
     pub(super) stuck: Vec<String>,
     /// Whether detaching never ends, unless it is forced.
     pub(super) jammed: bool,
-    /// Whether volumes fail as they are made.
+    /// Whether volumes and snapshots fail as they are made.
     pub(super) failing: bool,
     /// How many volumes there may be; zero for any number.
     pub(super) quota: usize,
@@ -85,16 +84,18 @@ pub(super) struct Ec2 {
     /// What the next requests of an action are answered with.
     pub(super) refusals: Vec<(&'static str, u16, &'static str)>,
     pub(super) fast: Vec<(String, String)>,
+    /// The blocks of the snapshots.
+    pub(super) direct: Direct,
 }
 
 impl Ec2 {
-    fn id(&mut self, kind: &str) -> String {
+    pub(super) fn id(&mut self, kind: &str) -> String {
         self.counter += 1;
         format!("{kind}-{:08x}", self.counter)
     }
 
     /// Lets time do its work.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let (now, slow) = (self.now, self.slow);
         for volume in self.volumes.values_mut() {
             if volume.state == "creating" && now >= volume.made + slow {
@@ -128,8 +129,8 @@ impl Ec2 {
             }
         }
         for snapshot in self.snapshots.values_mut() {
-            if snapshot.state == "pending" && now >= snapshot.made + slow {
-                snapshot.state = "completed";
+            if snapshot.state == "pending" && !snapshot.open && now >= snapshot.made + slow {
+                snapshot.state = if self.failing { "error" } else { "completed" };
             }
         }
     }
@@ -155,7 +156,7 @@ impl Ec2 {
         twin
     }
 
-    fn answer(&mut self, form: &Form) -> Answer {
+    pub(super) fn answer(&mut self, form: &Form) -> Answer {
         self.settle();
         let action = form["Action"].as_str();
         let refused = self.refusals.iter().position(|refusal| refusal.0 == action);
@@ -405,6 +406,7 @@ impl Ec2 {
             state: "pending",
             description: form["Description"].clone(),
             tags: tags(form, "TagSpecification.1.Tag"),
+            open: false,
         };
         let answer = spell_snapshot(&id, &snapshot);
         self.snapshots.insert(id, snapshot);
@@ -498,98 +500,14 @@ fn spell_change(id: &str, change: &Change) -> String {
 
 fn spell_snapshot(id: &str, snapshot: &Snapshot) -> String {
     format!(
-        "<snapshotId>{id}</snapshotId><volumeId>{}</volumeId><status>{}</status><startTime>{}</startTime><ownerId>\
-         123456789012</ownerId><volumeSize>{}</volumeSize><description>{}</description>{}",
+        "<snapshotId>{id}</snapshotId><volumeId>{}</volumeId><status>{}</status><statusMessage>{}</statusMessage><startTime>\
+         {}</startTime><ownerId>123456789012</ownerId><volumeSize>{}</volumeSize><description>{}</description>{}",
         snapshot.volume,
         snapshot.state,
+        if snapshot.state == "error" { "it timed out" } else { "" },
         date(snapshot.made),
         snapshot.gib,
         snapshot.description,
         spell_tags(&snapshot.tags),
     )
-}
-
-/// A way to the region that can be cut.
-#[derive(Clone, Debug)]
-pub(super) struct Wire {
-    pub(super) ec2: Rc<RefCell<Ec2>>,
-    cut: Rc<RefCell<(u64, Option<Cut>)>>,
-}
-
-impl Wire {
-    pub(super) fn to(ec2: Rc<RefCell<Ec2>>) -> Self {
-        Self { ec2, cut: Rc::default() }
-    }
-
-    /// Cuts the component off at a request from now.
-    pub(super) fn cut(&self, cut: Option<Cut>) {
-        *self.cut.borrow_mut() = (0, cut);
-    }
-
-    /// How many requests there were since then, those that were cut off too.
-    pub(super) fn sent(&self) -> u64 {
-        self.cut.borrow().0
-    }
-}
-
-impl Transport for Wire {
-    fn send(&self, request: &Request) -> Result<Response, Error> {
-        let (sent, cut) = {
-            let mut state = self.cut.borrow_mut();
-            state.0 += 1;
-            *state
-        };
-        let away = || Err(Error::unavailable("the component was cut off"));
-        match cut {
-            Some(Cut::Before(at) | Cut::Within(at)) if sent >= at => return away(),
-            Some(Cut::After(at)) if sent > at => return away(),
-            _ => {}
-        }
-        assert_eq!(request.url, "http://ec2.test/");
-        assert!(request.headers.iter().all(|(name, _)| name == "content-type"), "{:?}", request.headers);
-        let form = parse(&request.body);
-        assert_eq!(form["Version"], "2016-11-15");
-        let mut ec2 = self.ec2.borrow_mut();
-        ec2.asked.push(form["Action"].clone());
-        let answer = ec2.answer(&form);
-        if matches!(cut, Some(Cut::After(at)) if sent == at) {
-            return away();
-        }
-        let (status, body) = match answer {
-            Ok(body) => (200, format!("<{0}Response>{body}</{0}Response>", form["Action"])),
-            Err((status, code)) => (
-                status,
-                format!(
-                    "<Response><Errors><Error><Code>{code}</Code><Message>no</Message></Error></Errors></Response>"
-                ),
-            ),
-        };
-        Ok(Response { status, headers: Vec::new(), body: body.into_bytes() })
-    }
-
-    fn wait(&self, ms: u64) {
-        self.ec2.borrow_mut().now += ms;
-    }
-}
-
-fn parse(body: &[u8]) -> Form {
-    let decoded = |text: &str| {
-        let mut bytes = Vec::new();
-        let mut rest = text.bytes();
-        while let Some(byte) = rest.next() {
-            bytes.push(match byte {
-                b'%' => {
-                    let digits = [rest.next().unwrap(), rest.next().unwrap()];
-                    u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
-                }
-                byte => byte,
-            });
-        }
-        String::from_utf8(bytes).unwrap()
-    };
-    let fields = std::str::from_utf8(body).unwrap().split('&').map(|field| field.split_once('=').unwrap());
-    let count = fields.clone().count();
-    let form: Form = fields.map(|(name, value)| (decoded(name), decoded(value))).collect();
-    assert_eq!(form.len(), count, "a field is there twice");
-    form
 }
