@@ -141,6 +141,9 @@ fn a_token_that_was_used_up_is_burnt() {
     // Nobody sees it, and the token belongs to something else.
     let other = Writing { name: "other".into(), ..seed("kato-w") };
     assert_eq!(kind(backend.begin(&other)), ErrorKind::TokenBurnt);
+    let known = r#"{"SnapshotId":"snap-01","Status":"completed"}"#;
+    fail(&backend, &[("StartSnapshot", Fault::Other(known))]);
+    assert_eq!(kind(backend.begin(&seed("kato-w"))), ErrorKind::TokenBurnt);
     // Nor does the client token bring back what was deleted: it takes no blocks.
     assert_eq!(backend.begin(&seed("kato-w")).unwrap(), id);
     assert_eq!(kind(backend.write(&id, &BLOCKS)), ErrorKind::NotFound);
