@@ -16,6 +16,8 @@ mod deploy;
 #[cfg(test)]
 mod docker;
 #[cfg(test)]
+mod ebs;
+#[cfg(test)]
 mod hall;
 #[cfg(test)]
 mod host;

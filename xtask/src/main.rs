@@ -20,6 +20,7 @@ mod nextest;
 mod parts;
 mod peers;
 mod plain;
+mod python;
 mod rootfs;
 mod shell;
 mod soak;

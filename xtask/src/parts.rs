@@ -35,8 +35,17 @@ pub(crate) enum Kind {
 }
 
 /// Modules of the suite of which no two tests run side by side; `.config/nextest.toml` says why, and has them too.
-pub(crate) const ONE_BY_ONE: &[&str] =
-    &["docker::", "host::", "cli::", "backend::", "csi::", "ceph::", "crash::kills", "deploy::image"];
+pub(crate) const ONE_BY_ONE: &[&str] = &[
+    "docker::",
+    "host::",
+    "cli::",
+    "backend::",
+    "csi::",
+    "ceph::",
+    "ebs::",
+    "crash::kills",
+    "deploy::image",
+];
 
 /// All parts.
 pub(crate) const PARTS: &[Part] = &[
@@ -74,6 +83,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "docker", budget: 6.0, tells: "a real dockerd, and podman", kind: Kind::Suite },
     Part { name: "csi", budget: 3.0, tells: "the CSI door, by a real gRPC client", kind: Kind::Suite },
     Part { name: "ceph", budget: 4.0, tells: "a real Ceph cluster", kind: Kind::Suite },
+    Part { name: "ebs", budget: 1.0, tells: "a model of Amazon EBS, by its own client", kind: Kind::Suite },
     Part { name: "crash", budget: 1.0, tells: "kills at every port call", kind: Kind::Suite },
     Part { name: "cli", budget: 0.5, tells: "the command line against a daemon", kind: Kind::Suite },
     Part { name: "deploy", budget: 0.5, tells: "what orchestrators are told, the image", kind: Kind::Suite },

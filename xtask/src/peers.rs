@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 use crate::{
     apt,
     parts::Part,
+    python,
     shell::{Failure, Fallible, Shell, find_program, is_ci, is_root},
 };
 
@@ -64,7 +65,7 @@ const PEERS: &[Peer] = &[
         program: "ip",
         package: "iproute2",
         why: "each test has a network of its own",
-        parts: &["docker", "cli", "crash", "sandbox", "csi", "ceph", "deploy", "bench-smoke", "bench"],
+        parts: &["docker", "cli", "crash", "sandbox", "csi", "ceph", "ebs", "deploy", "bench-smoke", "bench"],
     },
     Peer {
         program: "mkfs.ext4",
@@ -77,6 +78,7 @@ const PEERS: &[Peer] = &[
             "cli",
             "csi",
             "ceph",
+            "ebs",
             "deploy",
             "bench-smoke",
             "bench",
@@ -88,7 +90,7 @@ const PEERS: &[Peer] = &[
         program: "mkfs.xfs",
         package: "xfsprogs",
         why: "volumes with an xfs filesystem",
-        parts: &["host", "docker", "crash", "cli", "csi", "ceph", "deploy", "managed-plugin", "image"],
+        parts: &["host", "docker", "crash", "cli", "csi", "ceph", "ebs", "deploy", "managed-plugin", "image"],
     },
     Peer {
         program: "systemd-analyze",
@@ -150,7 +152,7 @@ const PEERS: &[Peer] = &[
 
 /// Parts that mount filesystems.
 const NEEDS_ROOT: &[&str] =
-    &["host", "docker", "crash", "cli", "csi", "ceph", "deploy", "bench-smoke", "bench"];
+    &["host", "docker", "crash", "cli", "csi", "ceph", "ebs", "deploy", "bench-smoke", "bench"];
 
 /// Installs what these parts need and this machine lacks.
 pub(crate) fn ensure(shell: &Shell, parts: &[&Part]) -> Fallible {
@@ -166,6 +168,7 @@ pub(crate) fn ensure_for(shell: &Shell, names: &[&str]) -> Fallible {
             "some of these tests mount filesystems, which only root may do: run `sudo -E cargo xtask …`",
         )?;
     }
+    python::ensure_for(shell, names)?;
     let mut missing: Vec<_> = PEERS.iter().filter(|peer| wants(peer.parts) && !is_there(peer)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -234,7 +237,8 @@ fn is_file(path: &str) -> bool {
     fs::read_dir(before).into_iter().flatten().flatten().any(|entry| entry.path().join(after).is_file())
 }
 
-fn complain(reason: &str) -> Fallible {
+/// Says what is missing; where nothing may be left out, it is a failure.
+pub(crate) fn complain(reason: &str) -> Fallible {
     if is_ci() {
         return Err(Failure::because(format!("{reason} (CI is set, so nothing is left out)")));
     }

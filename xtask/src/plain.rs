@@ -112,11 +112,21 @@ mod tests {
         let nextest =
             fs::read_to_string(shell.path(".config/nextest.toml")).map_err(|error| error.to_string())?;
         assert!(
-            nextest.contains("test(/^(docker|host|cli|backend|csi|ceph)::|^crash::kills|^deploy::image/)"),
+            nextest
+                .contains("test(/^(docker|host|cli|backend|csi|ceph|ebs)::|^crash::kills|^deploy::image/)"),
             "{nextest}"
         );
-        let alone =
-            ["docker::", "host::", "cli::", "backend::", "csi::", "ceph::", "crash::kills", "deploy::image"];
+        let alone = [
+            "docker::",
+            "host::",
+            "cli::",
+            "backend::",
+            "csi::",
+            "ceph::",
+            "ebs::",
+            "crash::kills",
+            "deploy::image",
+        ];
         assert_eq!(ONE_BY_ONE, alone);
         assert!(is_alone("host::growth::a") && !is_alone("hall::host::a") && !is_alone("crash::stories::a"));
         Ok(())
