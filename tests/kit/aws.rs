@@ -21,7 +21,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
-    reason = "a model that cannot do what it is for ends the test, in words; it has a clock and tasks of its own"
+    clippy::indexing_slicing,
+    reason = "a model that cannot do what it is for ends the test, in words; it has a clock and tasks of its own, and \
+              JSON may be asked for what it lacks"
 )]
 
 mod attach;

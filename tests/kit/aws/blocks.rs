@@ -23,8 +23,14 @@ pub(super) struct Blocks {
     put: Mutex<BTreeMap<u32, Checksum>>,
     checksums: Mutex<HashMap<u32, Checksum>>,
     allocated: Mutex<Option<Arc<Vec<u32>>>>,
-    /// By the address of the other's file, which this one keeps open.
-    changed: Mutex<Vec<(Arc<File>, Arc<Vec<u32>>)>>,
+    compared: Mutex<Vec<Comparison>>,
+}
+
+/// In which blocks one differs from an older one.
+#[derive(Debug)]
+struct Comparison {
+    older: Arc<File>,
+    changed: Arc<Vec<u32>>,
 }
 
 impl Blocks {
@@ -34,7 +40,7 @@ impl Blocks {
             put: Mutex::default(),
             checksums: Mutex::default(),
             allocated: Mutex::default(),
-            changed: Mutex::default(),
+            compared: Mutex::default(),
         }
     }
 
@@ -74,9 +80,9 @@ impl Blocks {
 
     /// The blocks in which this one differs from an older one, in their order.
     pub(super) fn changed_since(&self, older: &Self) -> io::Result<Arc<Vec<u32>>> {
-        let mut known = held(&self.changed);
-        if let Some((_, changed)) = known.iter().find(|(file, _)| Arc::ptr_eq(file, &older.file)) {
-            return Ok(Arc::clone(changed));
+        let mut known = held(&self.compared);
+        if let Some(found) = known.iter().find(|found| Arc::ptr_eq(&found.older, &older.file)) {
+            return Ok(Arc::clone(&found.changed));
         }
         let (before, after) = (older.allocated()?, self.allocated()?);
         let mut both: Vec<u32> = before.iter().chain(after.iter()).copied().collect();
@@ -90,7 +96,7 @@ impl Blocks {
             }
         }
         let changed = Arc::new(changed);
-        known.push((Arc::clone(&older.file), Arc::clone(&changed)));
+        known.push(Comparison { older: Arc::clone(&older.file), changed: Arc::clone(&changed) });
         Ok(changed)
     }
 }

@@ -250,7 +250,7 @@ fn put(
     if request.header("x-amz-checksum-algorithm") != Some("SHA256") {
         return Err(wrong("The checksum's algorithm has to be SHA256."));
     }
-    let checksum: Checksum = Sha256::digest(&request.body).into();
+    let checksum: Checksum = request.digest();
     let told = request.header("x-amz-checksum");
     if told != Some(&BASE64.encode(checksum)) || fault == Some(&Fault::WrongChecksum) {
         return Err(bad("The checksum is not that of the data that was received."));

@@ -83,8 +83,8 @@ impl World {
         let stays = kind == volume.kind;
         checked(Shape {
             size,
-            iops: query.number("Iops")?.or(volume.iops.filter(|_| stays)),
-            throughput: query.number("Throughput")?.or(volume.throughput.filter(|_| stays)),
+            iops: query.number("Iops")?.or_else(|| volume.iops.filter(|_| stays)),
+            throughput: query.number("Throughput")?.or_else(|| volume.throughput.filter(|_| stays)),
             kind,
             multi_attach,
         })

@@ -1,13 +1,19 @@
 //! HTTP in front of both services: a request is read whole, its signature is looked at, the fault that is due befalls it,
 //! and its service answers it. What is asked with a path is asked of the EBS direct APIs, all else of EC2.
 
-use std::{convert::Infallible, net::TcpListener, sync::Arc, thread};
+use std::{
+    convert::Infallible,
+    net::TcpListener,
+    sync::{Arc, OnceLock},
+    thread,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Shared, direct,
@@ -28,12 +34,18 @@ pub(super) struct Request {
     pub(super) query: String,
     headers: hyper::HeaderMap,
     pub(super) body: Bytes,
+    digest: OnceLock<[u8; 32]>,
 }
 
 impl Request {
     /// A header. Of several of one name, the first: no client of ours sends more.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// SHA-256 of the body, for which a large one is gone through only once.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        *self.digest.get_or_init(|| Sha256::digest(&self.body).into())
     }
 }
 
@@ -127,6 +139,7 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Result<Re
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: parts.headers,
         body,
+        digest: OnceLock::new(),
     };
     let call = Call::of(&request);
     let answer = respond(shared, &request, &call).await?;

@@ -84,12 +84,12 @@ impl Keys {
         let seal = |payload: &str| signed.signature_of(request, payload, secret, [day, region, service]);
         let is_right = match request.header("x-amz-content-sha256") {
             Some(UNSIGNED) => seal(UNSIGNED) == signed.signature,
-            Some(told) => told == hex(&Sha256::digest(&request.body)) && seal(told) == signed.signature,
+            Some(told) => told == hex(&request.digest()) && seal(told) == signed.signature,
             // Nothing is said, so either will do where either is allowed.
             None => {
                 let unsigned =
                     service == "ebs" && request.method == "PUT" && seal(UNSIGNED) == signed.signature;
-                unsigned || seal(&hex(&Sha256::digest(&request.body))) == signed.signature
+                unsigned || seal(&hex(&request.digest())) == signed.signature
             }
         };
         if is_right { Ok(()) } else { Err(Doubt::WrongSignature) }

@@ -202,7 +202,7 @@ impl World {
         let snapshot = query.text("SnapshotId").map(str::to_owned);
         let from = snapshot.as_deref().map(|id| self.restorable(id)).transpose()?;
         let size = asked_size
-            .or(from.as_ref().map(|from| from.size))
+            .or_else(|| from.as_ref().map(|from| from.size))
             .ok_or_else(|| Refusal::missing("size/snapshot"))?;
         if let Some(from) = &from
             && size < from.size

@@ -12,13 +12,6 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
 
-CONFIG = Config(
-    retries={"total_max_attempts": 1},
-    connect_timeout=5,
-    read_timeout=3,
-    # What differs from machine to machine is not looked up.
-    defaults_mode="legacy",
-)
 clients = {}
 
 
@@ -32,7 +25,13 @@ def client(service, who):
             aws_access_key_id=who["key"],
             aws_secret_access_key=who["secret"],
             aws_session_token=who.get("token"),
-            config=CONFIG,
+            config=Config(
+                retries={"total_max_attempts": 1},
+                connect_timeout=20,
+                read_timeout=who["patience"],
+                # What differs from machine to machine is not looked up.
+                defaults_mode="legacy",
+            ),
         )
     return clients[key]
 

@@ -45,7 +45,7 @@ impl Boto {
             .expect("python starts");
         let (input, output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         let mut this = Self { process, input, output: BufReader::new(output), who: json!({}) };
-        this.who = json!({ "endpoint": endpoint });
+        this.who = json!({ "endpoint": endpoint, "patience": 60 });
         this.become_of(credentials, REGION);
         this
     }
@@ -56,6 +56,11 @@ impl Boto {
         self.who["key"] = credentials.access_key_id.as_str().into();
         self.who["secret"] = credentials.secret_access_key.as_str().into();
         self.who["token"] = credentials.session_token.as_deref().into();
+    }
+
+    /// From now on an answer is waited for as long as this, in seconds.
+    pub(super) fn wait_for(&mut self, seconds: u32) {
+        self.who["patience"] = seconds.into();
     }
 
     pub(super) fn ec2(&mut self, method: &str, given: Value) -> Result<Value, No> {

@@ -153,7 +153,7 @@ fn two_snapshots_of_one_line_are_compared_and_others_are_not() {
     };
     write(1, b'a');
     write(5, b'a');
-    let mut snapshot = |boto: &mut Boto| {
+    let snapshot = |boto: &mut Boto| {
         let id = text(&boto.ec2("create_snapshot", json!({ "VolumeId": db })).unwrap()["SnapshotId"]);
         aws.pass_time(Duration::from_secs(10));
         id

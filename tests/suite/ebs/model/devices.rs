@@ -14,12 +14,12 @@ use kato_tests::{
 use rustix::fs::OFlags;
 use serde_json::json;
 
-use super::{Boto, ZONE, attached, ids, state, text, volume};
+use super::{Boto, ZONE, attached, come, ids, state, text, volume};
 
 /// Attaches and waits.
 fn attach(aws: &Aws, boto: &mut Boto, volume: &str, node: &Instance, device: &str) {
     boto.ec2("attach_volume", given(volume, node, device)).unwrap();
-    until("the volume to be attached", || (attached(aws, volume) == "attached").then_some(()));
+    come(aws, || attached(aws, volume) == "attached");
 }
 
 fn given(volume: &str, node: &Instance, device: &str) -> serde_json::Value {
@@ -28,7 +28,7 @@ fn given(volume: &str, node: &Instance, device: &str) -> serde_json::Value {
 
 fn detach(aws: &Aws, boto: &mut Boto, volume: &str) {
     boto.ec2("detach_volume", json!({ "VolumeId": volume })).unwrap();
-    until("the volume to be detached", || (state(aws, volume) == "available").then_some(()));
+    come(aws, || state(aws, volume) == "available");
 }
 
 fn write(device: &Path, text: &str, offset: u64) {
@@ -165,12 +165,12 @@ fn a_device_that_is_in_use_keeps_its_attachment_busy_until_it_is_taken_by_force(
 
 #[test]
 fn a_volume_grows_in_states_and_never_shrinks() {
-    let aws = Aws::start();
+    let aws = Aws::start_with(Site { seed: 2, pace: 1.0 });
     let mut boto = Boto::of(&aws);
     let node = aws.add_instance(ZONE, "m5.large");
     let db = volume(&aws, &mut boto, json!({}));
     attach(&aws, &mut boto, &db, &node, "/dev/xvdba");
-    node.wait_for(&db);
+    let device = node.wait_for(&db);
     let size = |gib: u64| json!({ "VolumeId": db, "Size": gib });
     let no = json!({ "VolumeIds": [db] });
     assert_eq!(
@@ -183,13 +183,14 @@ fn a_volume_grows_in_states_and_never_shrinks() {
         (&json!("modifying"), &json!(1))
     );
     assert_eq!(boto.refused("modify_volume", size(3)), "IncorrectModificationState");
-    until("the volume to be optimized", || (aws.volumes()[0].gib == 2).then_some(()));
+    come(&aws, || aws.volumes()[0].gib == 2);
     until("the node to see it", || {
         (said(&node, "nvme1n1", "size") == (2_u64 << 21).to_string()).then_some(())
     });
-    let mut end = fs::File::open(node.device(&db).unwrap()).unwrap();
+    let mut end = File::open(&device).unwrap();
     assert_eq!(std::io::Seek::seek(&mut end, std::io::SeekFrom::End(0)).unwrap(), 2 << 30);
     until("the modification to end", || {
+        aws.pass_time(Duration::from_secs(1));
         let answer = boto.ec2("describe_volumes_modifications", no.clone()).unwrap();
         (answer["VolumesModifications"][0]["ModificationState"] == "completed").then_some(())
     });
@@ -208,8 +209,8 @@ fn a_volume_grows_in_states_and_never_shrinks() {
 
 #[test]
 fn a_snapshot_has_the_bytes_of_its_moment_and_becomes_a_volume() {
-    // Slow enough for a snapshot to be pending for a while.
-    let aws = Aws::start_with(Site { seed: 3, pace: 0.1 });
+    // Slow enough for a snapshot to be pending for as long as it has to be.
+    let aws = Aws::start_with(Site { seed: 3, pace: 10.0 });
     let mut boto = Boto::of(&aws);
     let node = aws.add_instance(ZONE, "m7i.large");
     let db = volume(&aws, &mut boto, json!({}));
@@ -228,10 +229,13 @@ fn a_snapshot_has_the_bytes_of_its_moment_and_becomes_a_volume() {
         boto.ec2("create_snapshot", json!({ "VolumeId": db })).unwrap();
     }
     assert_eq!(boto.refused("create_snapshot", json!({ "VolumeId": db })), "ConcurrentSnapshotLimitExceeded");
-    aws.pass_time(Duration::from_secs(10));
+    aws.pass_time(Duration::from_secs(100));
     assert!(aws.snapshots().iter().all(|it| it.state == "completed"));
     let found = json!({ "Filters": [{ "Name": "tag:name", "Values": ["nightly"] }], "OwnerIds": ["self"] });
-    assert_eq!(ids(&boto.ec2("describe_snapshots", found).unwrap()["Snapshots"], "SnapshotId"), [id.clone()]);
+    assert_eq!(
+        ids(&boto.ec2("describe_snapshots", found).unwrap()["Snapshots"], "SnapshotId"),
+        std::slice::from_ref(&id)
+    );
     let page = boto.ec2("describe_snapshots", json!({ "MaxResults": 5 })).unwrap();
     assert_eq!((page["Snapshots"].as_array().unwrap().len(), page["NextToken"].is_null()), (5, true));
     let fast = json!({ "AvailabilityZones": ["eu-central-1b"], "SourceSnapshotIds": [id] });

@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use kato_tests::{aws::Aws, machine::until};
+use kato_tests::aws::Aws;
 use serde_json::{Value, json};
 
 use super::{
@@ -17,8 +17,27 @@ use super::{
     ZONE, merge, text,
 };
 
-/// What one has and the other has not: the call, the field, and who has it.
-const KNOWN: &[(&str, &str, &str)] = &[];
+/// Fields that one has and the other has not, and why.
+const KNOWN: &[(&str, &str, &str)] = &[
+    ("AvailabilityZoneId", "ours", "moto's volumes have the name of a zone alone"),
+    ("CompletionTime", "ours", "moto does not tell when a snapshot was completed"),
+    ("DeleteOnTermination", "ours", "moto's volumes do not say what becomes of them with their instance"),
+    ("EndTime", "theirs", "moto ends a modification as it begins"),
+    ("GroupName", "ours", "moto's zones are of no group"),
+    ("MultiAttachEnabled", "ours", "moto knows no volume that is shared"),
+    ("NetworkBorderGroup", "ours", "moto's zones are of no group"),
+    ("OptInStatus", "ours", "moto's zones are open to everybody"),
+    ("OriginalIops", "ours", "moto modifies the size alone"),
+    ("OriginalMultiAttachEnabled", "ours", "moto modifies the size alone"),
+    ("OriginalThroughput", "ours", "moto modifies the size alone"),
+    ("OriginalVolumeType", "ours", "moto modifies the size alone"),
+    ("SnapshotId", "ours", "a volume of no snapshot says so with an empty text, and moto's with none"),
+    ("TargetIops", "ours", "moto modifies the size alone"),
+    ("TargetMultiAttachEnabled", "ours", "moto modifies the size alone"),
+    ("TargetThroughput", "ours", "moto modifies the size alone"),
+    ("TargetVolumeType", "ours", "moto modifies the size alone"),
+    ("Throughput", "ours", "moto's gp3 has no throughput where none is asked for"),
+];
 
 /// moto, on a port of its own.
 struct Moto {
@@ -30,6 +49,8 @@ impl Moto {
     fn start() -> Self {
         let mut process = Command::new(python())
             .args(["-I", "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
+            // Any image will do, so it need not read which ones Amazon has.
+            .env("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -106,22 +127,24 @@ fn answers_have_the_fields_that_motos_have_but_for_what_is_known() {
     let ours = tour(&mut Boto::of(&aws), node.id(), || aws.pass_time(std::time::Duration::from_secs(60)));
 
     let mut boto = Boto::at(&moto.endpoint, &aws.credentials());
-    let images =
-        until("moto to answer", || boto.ec2("describe_images", json!({ "Owners": ["amazon"] })).ok());
-    let run = json!({ "ImageId": images["Images"][0]["ImageId"], "MinCount": 1, "MaxCount": 1,
-                      "Placement": { "AvailabilityZone": ZONE } });
+    let place = json!({ "AvailabilityZone": ZONE });
+    let run = json!({ "ImageId": "ami-12345678", "MinCount": 1, "MaxCount": 1, "Placement": place });
     let run = boto.ec2("run_instances", run).unwrap();
     let theirs = tour(&mut boto, &text(&run["Instances"][0]["InstanceId"]), || ());
 
     let mut differ = BTreeSet::new();
     for ((method, ours), (_, theirs)) in ours.iter().zip(&theirs) {
         let (mut of_us, mut of_them) = (BTreeSet::new(), BTreeSet::new());
-        fields(ours, "", &mut of_us);
-        fields(theirs, "", &mut of_them);
-        differ.extend(of_us.difference(&of_them).map(|field| (*method, field.clone(), "ours")));
-        differ.extend(of_them.difference(&of_us).map(|field| (*method, field.clone(), "theirs")));
+        fields(ours, method, &mut of_us);
+        fields(theirs, method, &mut of_them);
+        differ.extend(of_us.difference(&of_them).map(|field| (field.clone(), "ours")));
+        differ.extend(of_them.difference(&of_us).map(|field| (field.clone(), "theirs")));
     }
-    let known: BTreeSet<_> =
-        KNOWN.iter().map(|(method, field, who)| (*method, (*field).to_owned(), *who)).collect();
-    assert_eq!(differ, known);
+    let is_of = |(field, who): &(String, &str), (name, whose, _): &(&str, &str, &str)| {
+        field.rsplit('.').next() == Some(*name) && who == whose
+    };
+    let news: Vec<_> = differ.iter().filter(|found| !KNOWN.iter().any(|known| is_of(found, known))).collect();
+    assert!(news.is_empty(), "not known to differ: {news:?}");
+    let past: Vec<_> = KNOWN.iter().filter(|known| !differ.iter().any(|found| is_of(found, known))).collect();
+    assert!(past.is_empty(), "they differ no more: {past:?}");
 }
