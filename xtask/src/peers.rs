@@ -102,7 +102,7 @@ const PEERS: &[Peer] = &[
         program: "curl",
         package: "curl",
         why: "asks the admin door as a person would",
-        parts: &["cli", "docker"],
+        parts: &["cli", "docker", "ebs"],
     },
     Peer {
         program: "ceph-mon",
