@@ -18,8 +18,7 @@ use rustix::{
     fs::{AtFlags, Mode, OFlags, SeekFrom, ioctl_ficlone, openat, seek, unlinkat},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
-        fsmount, fsopen,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
     },
 };
 
@@ -87,8 +86,6 @@ impl Ground {
 fn mount(disk: &Loop) -> io::Result<OwnedFd> {
     let config = fsopen("xfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&config, "source", disk.path())?;
-    // Two images of one test have different ids anyway, but a copy of a machine's disk may not.
-    fsconfig_set_flag(&config, "nouuid")?;
     fsconfig_create(&config)?;
     Ok(fsmount(&config, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }

@@ -446,13 +446,16 @@ impl World {
         }
     }
 
-    /// Takes a device away whoever has it open. What he writes from now on reaches the volume no more.
+    /// Takes a device away whoever has it open. What he writes from now on reaches the volume no more, unless the volume
+    /// is made to be shared: then the others go on with the same bytes.
     pub(super) fn take_by_force(&mut self, id: &str, volume: &mut Volume, it: &mut Attachment) {
         self.hide(id, it);
         let released = it.disk.take().map(Loop::release).or_else(|| it.released.take());
         let Some(released) = released.filter(|released| !released.is_gone()) else { return };
-        let name = self.file_name(id);
-        volume.file = Arc::new(self.ground.copy(&name, &volume.file, volume.bytes()).unwrap());
+        if !volume.multi_attach {
+            let name = self.file_name(id);
+            volume.file = Arc::new(self.ground.copy(&name, &volume.file, volume.bytes()).unwrap());
+        }
         self.released.push(released);
     }
 
