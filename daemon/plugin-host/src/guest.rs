@@ -21,6 +21,7 @@ use crate::{
     imports::{
         files::Copies,
         http::{Client, Outgoing},
+        transfers::Freight,
     },
     limits::{Ceiling, Limits},
     stray::Strays,
@@ -69,6 +70,8 @@ pub(crate) struct Guest {
 pub(crate) struct Reach {
     pub(crate) ground: Arc<Ground>,
     pub(crate) notes: Arc<Notes>,
+    /// What the call moves between the backend and the hall.
+    pub(crate) freight: Option<Arc<Freight>>,
 }
 
 impl Guest {
@@ -88,7 +91,7 @@ impl Guest {
             table,
             outgoing: Outgoing::new(Arc::clone(ground), Arc::clone(notes)),
             ceiling: Ceiling::new(&ground.limits),
-            reach: Reach { ground: Arc::clone(ground), notes: Arc::clone(notes) },
+            reach: Reach { ground: Arc::clone(ground), notes: Arc::clone(notes), freight: None },
         }
     }
 }

@@ -181,7 +181,7 @@ impl Loader {
             let interface = name.split_once('@').map_or(name, |(interface, _version)| interface);
             let contract = interface.strip_prefix("kato:storage/");
             let known = match contract {
-                Some(ours) => ["types", "log", "files", "commands", "digests"].contains(&ours),
+                Some(ours) => ["types", "log", "files", "commands", "digests", "transfers"].contains(&ours),
                 None => WASI.contains(&interface),
             };
             if !known {
@@ -316,6 +316,7 @@ fn link(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     abi::kato::storage::log::add_to_linker::<Guest, HasSelf<Guest>>(l, |guest| guest)?;
     abi::kato::storage::files::add_to_linker::<Guest, HasSelf<Guest>>(l, |guest| guest)?;
     abi::kato::storage::commands::add_to_linker::<Guest, HasSelf<Guest>>(l, |guest| guest)?;
+    abi::kato::storage::transfers::add_to_linker::<Guest, HasSelf<Guest>>(l, |guest| guest)?;
     abi::kato::storage::digests::add_to_linker::<Guest, HasSelf<Guest>>(l, |guest| guest)?;
     Ok(linker)
 }

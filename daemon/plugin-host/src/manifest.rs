@@ -81,7 +81,7 @@ pub struct Inspection {
 }
 
 /// The abilities beyond `identity` and `volumes`, as they are named in the contract.
-pub(crate) const ABILITIES: [&str; 12] = [
+pub(crate) const ABILITIES: [&str; 13] = [
     "grow",
     "attachments",
     "fencing",
@@ -90,7 +90,8 @@ pub(crate) const ABILITIES: [&str; 12] = [
     "modify",
     "groups",
     "extents",
-    "block-data",
+    "snapshot-data",
+    "snapshot-writing",
     "health",
     "capacity",
     "polling",

@@ -256,7 +256,8 @@ mod wasi {
         }
 
         fn wait(&self, ms: u64) {
-            block_on(wstd::task::sleep(Duration::from_millis(ms)));
+            // A sleep is begun, and not only waited for, within the runtime.
+            block_on(async { wstd::task::sleep(Duration::from_millis(ms)).await });
         }
     }
 }

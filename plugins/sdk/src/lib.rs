@@ -68,6 +68,7 @@ pub mod http;
 pub mod log;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod transfers;
 pub mod worlds;
 
 pub use worlds::{
@@ -76,7 +77,6 @@ pub use worlds::{
         exports::kato::storage::{identity, volumes},
         kato::storage::types,
     },
-    block_data::exports::kato::storage::block_data,
     capacity::exports::kato::storage::capacity as room,
     clone::exports::kato::storage::clone,
     extents::exports::kato::storage::extents,
@@ -86,14 +86,16 @@ pub use worlds::{
     health::exports::kato::storage::health,
     modify::exports::kato::storage::modify,
     polling::exports::kato::storage::polling,
+    snapshot_data::exports::kato::storage::snapshot_data,
+    snapshot_writing::exports::kato::storage::snapshot_writing,
     snapshots::exports::kato::storage::snapshots,
 };
 
 /// Makes a component of a type: exports `identity` and `volumes`, and the named abilities, and embeds the
 /// crate's `plugin.toml` as the custom section `kato:manifest`.
 ///
-/// The abilities are `attachments`, `block_data`, `capacity`, `clone`, `extents`, `fencing`, `groups`, `grow`,
-/// `health`, `modify`, `polling` and `snapshots`. One that is named but not implemented does not compile.
+/// The abilities are `attachments`, `capacity`, `clone`, `extents`, `fencing`, `groups`, `grow`,
+/// `health`, `modify`, `polling`, `snapshot_data`, `snapshot_writing` and `snapshots`. One that is named but not implemented does not compile.
 #[macro_export]
 macro_rules! export {
     ($type:ident $(with $($ability:ident),+ $(,)?)?) => {

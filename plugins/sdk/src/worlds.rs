@@ -33,7 +33,6 @@ macro_rules! worlds {
 
 worlds! {
     attachments = "with-attachments",
-    block_data = "with-block-data",
     capacity = "with-capacity",
     clone = "with-clone",
     commands = "uses-commands",
@@ -45,5 +44,8 @@ worlds! {
     health = "with-health",
     modify = "with-modify",
     polling = "with-polling",
+    snapshot_data = "with-snapshot-data",
+    snapshot_writing = "with-snapshot-writing",
     snapshots = "with-snapshots",
+    transfers = "uses-transfers",
 }

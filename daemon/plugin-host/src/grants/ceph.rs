@@ -114,6 +114,8 @@ const LINES: &[(&str, Tool, u64, &str)] = &[
     ("rbd-snapshot", Rbd, SHORT, "snap create {P}/{image}@{snapshot} --no-progress"),
     ("rbd-snapshots-by-id", Told, SHORT, "snap ls {IN} --image-id {id} --all"),
     ("rbd-remove-snapshot", Rbd, LONG, "snap rm {IN} --image-id {id} --snap {snapshot} --no-progress"),
+    ("rbd-diff", Told, SHORT, "diff --whole-object {P}/{image}@{snapshot}"),
+    ("rbd-diff-since", Told, SHORT, "diff --whole-object --from-snap {base} {P}/{image}@{snapshot}"),
     ("rbd-trash", Rbd, SHORT, "trash mv {P}/{image}"),
     ("rbd-trash-until", Rbd, SHORT, "trash mv {P}/{image} --expires-at {date}"),
     ("rbd-trash-list", Told, SHORT, "trash ls {P} --all --long"),

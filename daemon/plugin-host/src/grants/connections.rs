@@ -129,12 +129,14 @@ impl Kinds {
                 }
                 Ok(())
             }
-            Connection::Rbd { cluster: _, pool, namespace, image } => {
+            Connection::Rbd { cluster: _, pool, namespace, image, snapshot } => {
                 if self.ceph.as_ref().is_none_or(|granted| (&granted.0, &granted.1) != (pool, namespace)) {
                     return refuse(format!("the Ceph pool {pool:?} with the namespace {namespace:?}"));
                 }
-                if !plain(image) {
-                    return refuse(format!("the image {image:?} (its name is no plain word)"));
+                for word in std::iter::once(image).chain(snapshot) {
+                    if !plain(word) {
+                        return refuse(format!("the image or snapshot {word:?} (its name is no plain word)"));
+                    }
                 }
                 Ok(())
             }
@@ -327,6 +329,7 @@ mod tests {
                 pool: pool.into(),
                 namespace: namespace.into(),
                 image: image.into(),
+                snapshot: None,
             })
         };
         rbd("p", "n", "a").unwrap();

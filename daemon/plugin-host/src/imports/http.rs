@@ -161,6 +161,11 @@ fn forbidden(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
+/// Whether a guest may put this header on a request.
+pub(super) fn may_carry(ground: &Ground, name: &HeaderName) -> bool {
+    !forbidden(name) && !ground.powers.http.own_headers().contains(name)
+}
+
 async fn send(
     ground: &Ground,
     notes: &Notes,

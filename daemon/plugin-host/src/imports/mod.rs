@@ -7,6 +7,7 @@ mod digests;
 pub(crate) mod files;
 pub(crate) mod http;
 mod log;
+pub(crate) mod transfers;
 
 use kato_orchestrator::{Error, Kind};
 

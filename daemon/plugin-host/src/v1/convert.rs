@@ -126,7 +126,7 @@ fn secret(wire: &[u8], what: &str, secrets: &Secrets) -> Result<(), Lie> {
     Ok(())
 }
 
-fn handle(wire: &str, secrets: &Secrets) -> Result<Handle, Lie> {
+pub(crate) fn handle(wire: &str, secrets: &Secrets) -> Result<Handle, Lie> {
     secret(wire.as_bytes(), "a handle", secrets)?;
     if wire.len() > limits::HANDLE {
         return Err(format!("a handle is {} bytes long, and {} are allowed", wire.len(), limits::HANDLE));
@@ -205,8 +205,8 @@ pub(crate) fn connection_from_wire(wire: types::Connection, powers: &Powers) -> 
         types::Connection::Device(types::Device { identity, value }) => {
             Connection::Device { identity, value }
         }
-        types::Connection::Rbd(types::Rbd { pool, namespace, image }) => {
-            Connection::Rbd { cluster: powers.backend.clone(), pool, namespace, image }
+        types::Connection::Rbd(types::Rbd { pool, namespace, image, snapshot }) => {
+            Connection::Rbd { cluster: powers.backend.clone(), pool, namespace, image, snapshot }
         }
         types::Connection::Iscsi(types::Iscsi { portals, iqn, lun, multipath, initiator }) => {
             Connection::Iscsi { portals, iqn, lun, multipath, initiator }
@@ -227,7 +227,11 @@ fn connection_texts(wire: &types::Connection) -> Vec<&str> {
         types::Connection::Directory(types::Beneath { grant, path })
         | types::Connection::File(types::Beneath { grant, path }) => all(&[], &[grant, path]),
         types::Connection::Device(types::Device { identity, value }) => all(&[], &[identity, value]),
-        types::Connection::Rbd(types::Rbd { pool, namespace, image }) => all(&[], &[pool, namespace, image]),
+        types::Connection::Rbd(types::Rbd { pool, namespace, image, snapshot }) => {
+            let mut texts = all(&[], &[pool, namespace, image]);
+            texts.extend(snapshot.as_deref());
+            texts
+        }
         types::Connection::Iscsi(types::Iscsi { portals, iqn, lun: _, multipath, initiator }) => {
             let mut texts = all(portals, &[iqn]);
             texts.extend(multipath.iter().chain(initiator).map(String::as_str));
@@ -398,7 +402,8 @@ pub(crate) fn description_from_wire(
             modify: offers.modify.is_some(),
             groups: snapshots && offers.groups.is_some(),
             extents: snapshots && offers.extents.is_some(),
-            block_data: snapshots && offers.block_data.is_some(),
+            snapshot_data: snapshots && offers.extents.is_some() && offers.snapshot_data.is_some(),
+            snapshot_writing: snapshots && offers.snapshot_writing.is_some(),
             health: offers.health.is_some(),
             capacity: offers.capacity.is_some(),
             polling: offers.polling.is_some(),

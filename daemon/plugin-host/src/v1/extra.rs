@@ -65,7 +65,7 @@ impl Plugin {
         Ok(found)
     }
 
-    async fn absent_snapshot(&self, token: &Token, mark: &str) -> Found {
+    pub(super) async fn absent_snapshot(&self, token: &Token, mark: &str) -> Found {
         let which = Which { token: token.clone(), handle: None };
         match self.look_at_snapshots(&[which]).await.as_deref() {
             Ok([None]) => Found::Nothing,

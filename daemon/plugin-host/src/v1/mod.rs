@@ -4,10 +4,11 @@
 //! [`Plugin`] is one configured backend. Each method converts, calls a fresh instance (`call.rs`), converts
 //! back (`convert.rs`), and checks that the answer fits the question (`verify.rs`). **Finality** is decided
 //! in [`Plugin::settle`]: a refused effect is final only when a fresh instance looked and found it so.
-//! The abilities beyond volumes are in `extra.rs` and `extents.rs`.
+//! The abilities beyond volumes are in `extra.rs`, `extents.rs` and `blocks.rs`.
 
 pub(crate) mod abi;
 pub(crate) mod abilities;
+mod blocks;
 pub(crate) mod call;
 mod convert;
 pub(crate) mod error;
@@ -22,7 +23,7 @@ use kato_orchestrator::{
     Error, Finality,
     model::Token,
     ports::{
-        Backend, Extents,
+        Backend, Extents, SnapshotReading, SnapshotWriting,
         backend::{
             Attachments, Check, Create, Cutting, Description, Effect, Extras, Fencing, Grow, Made, Page,
             Polling, Snapshots, Which,
@@ -404,6 +405,14 @@ impl Backend for Plugin {
 
     fn extents(&self) -> Option<&dyn Extents> {
         self.description.abilities.extents.then_some(self as _)
+    }
+
+    fn snapshot_data(&self) -> Option<&dyn SnapshotReading> {
+        self.description.abilities.snapshot_data.then_some(self as _)
+    }
+
+    fn snapshot_writing(&self) -> Option<&dyn SnapshotWriting> {
+        self.description.abilities.snapshot_writing.then_some(self as _)
     }
 
     fn extras(&self) -> Option<&dyn Extras> {
