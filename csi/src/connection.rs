@@ -30,11 +30,12 @@ pub(crate) fn to_wire(connection: &Connection) -> Words {
             word("identity", identity);
             word("value", value);
         }
-        Connection::Rbd { cluster, pool, namespace, image } => {
+        Connection::Rbd { cluster, pool, namespace, image, snapshot } => {
             word("cluster", cluster);
             word("pool", pool);
             word("namespace", namespace);
             word("image", image);
+            word("snapshot", snapshot.as_deref().unwrap_or_default());
         }
         Connection::Iscsi { portals, iqn, lun, multipath, initiator } => {
             word("portals", &joined(portals));
@@ -71,6 +72,7 @@ pub(crate) fn from_wire(words: &Words) -> Result<Connection, Error> {
             pool: word("pool"),
             namespace: word("namespace"),
             image: word("image"),
+            snapshot: maybe("snapshot"),
         },
         "iscsi" => Connection::Iscsi {
             portals: list("portals"),
@@ -113,6 +115,7 @@ mod tests {
                 pool: text("rbd"),
                 namespace: String::new(),
                 image: text("i"),
+                snapshot: None,
             },
             Connection::Iscsi {
                 portals: vec![text("10.0.0.2:3260")],

@@ -58,7 +58,12 @@ pub(crate) fn create<T: Transport>(
     let parameters = Parameters::read(&wish.parameters)?;
     let shot = match &wish.source {
         None => None,
-        Some(Origin::Snapshot(which)) => Some(source(cloud, which)?),
+        Some(Origin::Snapshot(which)) => match source(cloud, which) {
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                return before(cloud, wish, parameters, which, error);
+            }
+            shot => Some(shot?),
+        },
         Some(Origin::Volume(_)) => {
             return Err(Error::unsupported(
                 "a volume cannot be made from a volume here: cut a snapshot, and make it from that",
@@ -75,6 +80,30 @@ pub(crate) fn create<T: Transport>(
     match work {
         Some(work) if work.doing == Doing::Making => made(cloud, &new, work),
         work => found(cloud, &new, wish, shot.as_ref(), work),
+    }
+}
+
+/// Whether it was made before its source went, which it needs no longer.
+fn before<T: Transport>(
+    cloud: &Cloud<T>,
+    wish: &Wish,
+    parameters: Parameters,
+    from: &Which,
+    gone: Error,
+) -> Result<Created, Error> {
+    let disks = cloud.disks_of(&[&wish.token])?;
+    match disks.first() {
+        Some(disk) if disk.is_good() && !disk.snapshot.is_empty() => {
+            let snapshot = from.handle.clone().unwrap_or_else(|| disk.snapshot.clone());
+            let zones = zones(cloud, wish);
+            answer(
+                cloud,
+                &New { token: &wish.token, parameters, size: &wish.size, zones, snapshot },
+                disk,
+                None,
+            )
+        }
+        _ => Err(gone),
     }
 }
 

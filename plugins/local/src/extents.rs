@@ -2,14 +2,22 @@
 
 use kato_plugin_sdk::{
     files::Files,
-    types::{Error, ExtentPage, Which},
+    snapshot_data::Way,
+    types::{Beneath, Connection, Error, ExtentPage, Which},
 };
 
 use crate::{
     api::{Folder, Thing},
-    error,
+    convert, error,
     layout::{Kind, Shelf},
 };
+
+/// How a node comes to the bytes.
+pub(crate) fn reach<F: Files>(folder: &Folder<F>, snapshot: &Which) -> Result<Way, Error> {
+    let thing = image(folder, snapshot)?;
+    let path = thing.place.content(Kind::Image);
+    Ok(Way::Node(Connection::File(Beneath { grant: convert::GRANT.into(), path })))
+}
 
 /// Where a snapshot holds data.
 pub(crate) fn allocated<F: Files>(

@@ -26,9 +26,10 @@ use sdk::{
     identity::{Blankness, Description, Growing, Status},
     modify::Modified,
     room::Room,
+    snapshot_data::Way,
     types::{
-        CapacityRange, Configuration, Cutting, Error, ExtentPage, Pair, Snapshot, SnapshotPage, Volume,
-        VolumePage, Which,
+        CapacityRange, Configuration, Cutting, Error, Extent, ExtentPage, Pair, Snapshot, SnapshotPage,
+        Volume, VolumePage, Which,
     },
 };
 
@@ -125,6 +126,16 @@ impl sdk::extents::Guest for Local {
     }
 }
 
+impl sdk::snapshot_data::Guest for Local {
+    fn reach(_: Configuration, snapshot: Which) -> Result<Way, Error> {
+        extents::reach(&DATA, &snapshot)
+    }
+
+    fn read(_: Configuration, _: Which, _: Vec<Extent>) -> Result<(), Error> {
+        Err(Error::unsupported("a node reads snapshots of images by itself"))
+    }
+}
+
 impl sdk::clone::Guest for Local {
     fn how(configuration: Configuration, source: Which) -> Result<Cutting, Error> {
         volumes::how(&DATA, &Config::read(&configuration)?, &source)
@@ -149,7 +160,7 @@ impl sdk::room::Guest for Local {
     }
 }
 
-sdk::export!(Local with grow, snapshots, extents, clone, modify, health, capacity);
+sdk::export!(Local with grow, snapshots, extents, snapshot_data, clone, modify, health, capacity);
 
 fn describe(configuration: &Configuration) -> Result<Description, Error> {
     Config::read(configuration)?;

@@ -65,6 +65,17 @@ pub(crate) fn connection(config: &Config, token: &Token) -> Connection {
         pool: config.pool.clone(),
         namespace: config.namespace.clone(),
         image: token.to_string(),
+        snapshot: None,
+    })
+}
+
+/// How a node reads a snapshot.
+pub(crate) fn snapshot_connection(config: &Config, image: &str, token: &Token) -> Connection {
+    Connection::Rbd(Rbd {
+        pool: config.pool.clone(),
+        namespace: config.namespace.clone(),
+        image: image.to_owned(),
+        snapshot: Some(token.to_string()),
     })
 }
 

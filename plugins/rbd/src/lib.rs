@@ -13,6 +13,7 @@ mod clock;
 mod config;
 mod convert;
 mod error;
+mod extents;
 mod make;
 mod marks;
 mod names;
@@ -30,9 +31,10 @@ use sdk::{
     grow::Grown,
     identity::{Blankness, Description, Growing, Status},
     room::Room,
+    snapshot_data::Way,
     types::{
-        CapacityRange, Configuration, Cutting, Error, Node, Pair, Snapshot, SnapshotPage, Volume, VolumePage,
-        Which,
+        CapacityRange, Configuration, Cutting, Error, Extent, ExtentPage, Node, Pair, Snapshot, SnapshotPage,
+        Volume, VolumePage, Which,
     },
 };
 
@@ -158,6 +160,31 @@ impl sdk::snapshots::Guest for Rbd {
     }
 }
 
+impl sdk::extents::Guest for Rbd {
+    fn allocated(configuration: Configuration, snapshot: Which, from: u64) -> Result<ExtentPage, Error> {
+        extents::allocated(&pool(&configuration)?, &snapshot, from)
+    }
+
+    fn changed(
+        configuration: Configuration,
+        base: Which,
+        snapshot: Which,
+        from: u64,
+    ) -> Result<ExtentPage, Error> {
+        extents::changed(&pool(&configuration)?, &base, &snapshot, from)
+    }
+}
+
+impl sdk::snapshot_data::Guest for Rbd {
+    fn reach(configuration: Configuration, snapshot: Which) -> Result<Way, Error> {
+        extents::reach(&pool(&configuration)?, &snapshot)
+    }
+
+    fn read(_: Configuration, _: Which, _: Vec<Extent>) -> Result<(), Error> {
+        Err(Error::unsupported("a node reads snapshots of images by itself"))
+    }
+}
+
 impl sdk::clone::Guest for Rbd {
     fn how(configuration: Configuration, source: Which) -> Result<Cutting, Error> {
         volumes::how(&pool(&configuration)?, &source)
@@ -170,7 +197,7 @@ impl sdk::room::Guest for Rbd {
     }
 }
 
-sdk::export!(Rbd with grow, attachments, fencing, snapshots, clone, capacity);
+sdk::export!(Rbd with grow, attachments, fencing, snapshots, extents, snapshot_data, clone, capacity);
 
 fn describe(configuration: &Configuration) -> Result<Description, Error> {
     let config = Config::read(configuration)?;

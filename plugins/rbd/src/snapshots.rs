@@ -57,7 +57,7 @@ pub(crate) fn cut<C: Commands>(pool: &Pool<C>, wish: &Wish) -> Result<CutAnswer,
     Ok(CutAnswer::Done(convert::snapshot(&image.id, &cut, Some(handle), wish.mark.clone())))
 }
 
-fn find<'a>(cuts: &'a [Cut], token: &str) -> Option<&'a Cut> {
+pub(crate) fn find<'a>(cuts: &'a [Cut], token: &str) -> Option<&'a Cut> {
     cuts.iter().find(|cut| cut.live && cut.name == token)
 }
 

@@ -4,6 +4,7 @@
 
 mod attach;
 mod cut;
+mod extents;
 mod fake;
 mod trash;
 

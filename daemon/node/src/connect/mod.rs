@@ -56,7 +56,7 @@ impl Way {
         ceph: &BTreeMap<String, Ceph>,
     ) -> Result<Self, Error> {
         match connection {
-            Connection::Rbd { cluster, pool, namespace, image } => {
+            Connection::Rbd { cluster, pool, namespace, image, snapshot } => {
                 let ceph = ceph.get(cluster).cloned().ok_or_else(|| {
                     Error::precondition(format!(
                         "this node does not know who it is in the Ceph cluster of the backend {cluster}: its \
@@ -68,6 +68,7 @@ impl Way {
                     pool: pool.clone(),
                     namespace: namespace.clone(),
                     image: image.clone(),
+                    snapshot: snapshot.clone(),
                     drivers: config.rbd.clone(),
                     servers: config.servers(),
                 })))

@@ -1,4 +1,4 @@
-//! Snapshots, and volumes from them.
+//! Snapshots, and volumes from them. What their blocks are is `direct.rs`.
 
 use super::*;
 
@@ -92,6 +92,20 @@ fn a_volume_from_a_snapshot_is_at_least_as_large() {
     assert_eq!(kind(backend.create(&from_snapshot("kato-c", "kato-x"))), ErrorKind::NotFound);
     let copy = Wish { source: Some(Origin::Volume(which("kato-v"))), ..wish("kato-d") };
     assert_eq!(kind(backend.create(&copy)), ErrorKind::Unsupported);
+}
+
+#[test]
+fn a_volume_is_found_again_when_its_snapshot_is_gone() {
+    let backend = Backend::new();
+    backend.create(&wish("kato-v")).unwrap();
+    backend.cut(&cut_of("kato-s", "kato-v")).unwrap();
+    backend.pass(60_000);
+    let made = backend.create(&from_snapshot("kato-a", "kato-s")).unwrap();
+    backend.delete_snapshot(&which("kato-s")).unwrap();
+    assert_eq!(backend.create(&from_snapshot("kato-a", "kato-s")).unwrap().handle, made.handle);
+    assert_eq!(kind(backend.create(&from_snapshot("kato-b", "kato-s"))), ErrorKind::NotFound);
+    // What was made from nothing or from another one is none of it.
+    assert_eq!(kind(backend.create(&from_snapshot("kato-v", "kato-s"))), ErrorKind::NotFound);
 }
 
 #[test]

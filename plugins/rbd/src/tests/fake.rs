@@ -324,6 +324,19 @@ impl Ceph {
                 self.create(holes, None, size).map(|_| String::new())
             }
             "rbd-clone" | "rbd-clone-in" => self.clone_image(holes, true),
+            "rbd-diff" | "rbd-diff-since" => {
+                let (_, image) = self.open(&hole("image"))?;
+                let cut =
+                    |name: &str| image.snaps.iter().find(|snap| !snap.deleted && snap.name == name).ok_or(2);
+                let (snap, base) =
+                    (cut(&hole("snapshot"))?, holes.get("base").map(|base| cut(base)).transpose()?);
+                // Each object of one that was written is there; between two moments the first of them was let go.
+                let objects = (0..snap.size >> 22).filter(|_| image.touched).map(|object| {
+                    let exists = if base.is_some() && object == 0 { "false" } else { "true" };
+                    json!({"offset": object << 22, "length": 1 << 22, "exists": exists})
+                });
+                Ok(Value::Array(objects.collect()).to_string())
+            }
             "rbd-info" => {
                 let (id, _) = self.open(&hole("image"))?;
                 self.info(&id)

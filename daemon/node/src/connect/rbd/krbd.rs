@@ -36,7 +36,7 @@ pub(super) fn connect(image: &Image, read_only: bool, programs: &Programs) -> Re
         .ok_or_else(|| Error::unavailable(format!("the image {spec} was mapped and is not to be seen")))
 }
 
-/// The device of an image. Only the image itself counts, and none of its snapshots.
+/// The device of an image, or of one of its snapshots: never one for the other.
 pub(super) fn find(devices: &Path, image: &Image) -> Option<PathBuf> {
     let says = |device: &Path, word: &str| {
         fs::read_to_string(device.join(word)).map(|text| text.trim().to_owned()).unwrap_or_default()
@@ -45,7 +45,8 @@ pub(super) fn find(devices: &Path, image: &Image) -> Option<PathBuf> {
         let is_it = says(&device, "name") == image.image
             && says(&device, "pool") == image.pool
             && says(&device, "pool_ns") == image.namespace
-            && matches!(says(&device, "current_snap").as_str(), "" | "-");
+            && Some(says(&device, "current_snap")).filter(|name| !matches!(name.as_str(), "" | "-"))
+                == image.snapshot;
         let number = device.file_name()?.to_str()?;
         is_it.then(|| PathBuf::from(format!("/dev/rbd{number}")))
     })
@@ -84,11 +85,14 @@ mod tests {
             pool: "p".into(),
             namespace: namespace.into(),
             image: image.into(),
+            snapshot: None,
             drivers: Vec::new(),
             servers: Place { folder: "/s".into(), anywhere: false },
         };
         assert_eq!(find(sys.path(), &image("n", "i")), Some("/dev/rbd2".into()));
         assert_eq!(find(sys.path(), &image("", "i")), Some("/dev/rbd1".into()));
+        let snapshot = Image { snapshot: Some("s".into()), ..image("n", "i") };
+        assert_eq!(find(sys.path(), &snapshot), Some("/dev/rbd0".into()));
         assert_eq!(find(sys.path(), &image("", "j")), None);
         assert_eq!(find(Path::new("/nowhere"), &image("", "i")), None);
     }

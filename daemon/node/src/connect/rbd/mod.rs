@@ -39,6 +39,8 @@ pub(crate) struct Image {
     /// Empty for the default one.
     pub(crate) namespace: String,
     pub(crate) image: String,
+    /// A snapshot of it, which is only read.
+    pub(crate) snapshot: Option<String>,
     /// The ways to try, the best first.
     pub(crate) drivers: Vec<RbdDriver>,
     pub(crate) servers: Place,
@@ -149,9 +151,10 @@ impl Image {
 
     /// As people and `rbd` write it.
     fn spec(&self) -> String {
+        let snapshot = self.snapshot.as_ref().map(|name| format!("@{name}")).unwrap_or_default();
         match self.namespace.as_str() {
-            "" => format!("{}/{}", self.pool, self.image),
-            namespace => format!("{}/{namespace}/{}", self.pool, self.image),
+            "" => format!("{}/{}{snapshot}", self.pool, self.image),
+            namespace => format!("{}/{namespace}/{}{snapshot}", self.pool, self.image),
         }
     }
 

@@ -85,11 +85,12 @@ fn serving(image: &Image, read_only: bool) -> Result<Serving, Error> {
         namespace => format!(",namespace={namespace}"),
     };
     let access = if read_only { ",read-only=on" } else { "" };
+    let snapshot = image.snapshot.as_ref().map(|name| format!(",snapshot={name}")).unwrap_or_default();
     Ok(Serving {
         what: format!("{} as {}{access}\n", image.spec(), ceph.user),
         files: vec![("ceph.conf", conf + &ours)],
         blockdev: format!(
-            "driver=rbd,node-name=disk,pool={}{namespace},image={},user={},conf={FOLDER}/ceph.conf,cache.direct=on,\
+            "driver=rbd,node-name=disk,pool={}{namespace},image={}{snapshot},user={},conf={FOLDER}/ceph.conf,cache.direct=on,\
              discard=unmap{access}",
             image.pool, image.image, ceph.user
         ),
