@@ -12,11 +12,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes as Buffer;
 use kato_orchestrator::{
     Error, Kind,
     model::{Bytes, Caller, Connection, VolumeId},
     ports::{
         backend::Blankness,
+        blocks::{Blocks, Export, ExportPage, Place},
+        extents::Extent,
         host::{
             Bind, Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt,
             Observations, Prepare, Standing, Stray, Survey, Usage,
@@ -147,12 +150,19 @@ impl LinuxHost {
             long_patience: self.config.long_patience,
             programs: Programs::within(self.config.programs.clone()),
             task,
+            load: 0,
+            bytes: Vec::new(),
         }
     }
 
     /// Has a worker change a volume.
     async fn change(&self, volume: VolumeId, task: Task) -> Result<Answer, Error> {
         self.pool.run(volume.to_string(), self.job(Some(volume), true, task), self.config.patience).await
+    }
+
+    /// Has a worker move bytes for a volume, which may take as long as reading a whole device.
+    async fn move_for(&self, volume: VolumeId, job: Job) -> Result<Answer, Error> {
+        self.pool.run(volume.to_string(), job, self.config.long_patience).await
     }
 
     /// Has a worker look at something.
@@ -254,6 +264,92 @@ impl Connections for LinuxHost {
             other => Err(other.unexpected()),
         }
     }
+}
+
+#[async_trait]
+impl Blocks for LinuxHost {
+    async fn read_blocks(&self, from: &Place, extents: Vec<Extent>) -> Result<Vec<Buffer>, Error> {
+        let task = Task::ReadBlocks { way: self.way(&from.connection)?, extents: numbers(&extents) };
+        let job = self.job(Some(from.id), false, task);
+        match self.pool.run(from.id.to_string(), job, self.config.long_patience).await? {
+            Answer::Blocks { bytes, .. } => {
+                let apart = apart(&numbers(&extents), bytes)?;
+                Ok(apart.into_iter().map(|(_, bytes)| bytes).collect())
+            }
+            other => Err(other.unexpected()),
+        }
+    }
+
+    async fn write_blocks(&self, to: &Place, blocks: Vec<(Bytes, Buffer)>) -> Result<(), Error> {
+        let length = |bytes: &Buffer| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let places = blocks.iter().map(|(offset, bytes)| (offset.0, length(bytes))).collect();
+        let task = Task::WriteBlocks { way: self.way(&to.connection)?, blocks: places };
+        let load = blocks.iter().map(|(_, bytes)| length(bytes)).sum();
+        let bytes = blocks.into_iter().map(|(_, bytes)| bytes).collect();
+        self.move_for(to.id, Job { load, bytes, ..self.job(Some(to.id), true, task) }).await.map(drop)
+    }
+
+    async fn copy_blocks(
+        &self,
+        from: &Place,
+        to: &Place,
+        extents: Vec<Extent>,
+        skip_zeroes: bool,
+    ) -> Result<Bytes, Error> {
+        let task = Task::CopyBlocks {
+            from: (from.id.to_string(), self.way(&from.connection)?),
+            to: self.way(&to.connection)?,
+            extents: numbers(&extents),
+            skip_zeroes,
+        };
+        match self.move_for(to.id, self.job(Some(to.id), true, task)).await? {
+            Answer::Size(written) => Ok(Bytes(written)),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    async fn look_at_export(&self, path: &str) -> Result<Export, Error> {
+        match self.look(path.to_owned(), Task::LookAtExport { path: absolute(path)? }).await? {
+            Answer::Export { head, begin, length } => Ok(Export {
+                size: Bytes(head.size_bytes),
+                fs: kato_orchestrator::model::FsType::parse(&head.fs)?,
+                directory: head.directory,
+                begin: Bytes(begin),
+                length: Bytes(length),
+            }),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    async fn read_export(&self, path: &str, from: Bytes) -> Result<ExportPage, Error> {
+        match self.look(path.to_owned(), Task::ReadExport { path: absolute(path)?, from: from.0 }).await? {
+            Answer::Blocks { pieces, next, bytes, .. } => {
+                Ok(ExportPage { blocks: apart(&pieces, bytes)?, next: next.map(Bytes) })
+            }
+            other => Err(other.unexpected()),
+        }
+    }
+
+    async fn flush_blocks(&self, to: &Place) -> Result<(), Error> {
+        let task = Task::FlushBlocks { way: self.way(&to.connection)? };
+        self.move_for(to.id, self.job(Some(to.id), true, task)).await.map(drop)
+    }
+}
+
+/// The bytes of these pieces, which stand one behind the other.
+fn apart(pieces: &[(u64, u64)], mut bytes: Buffer) -> Result<Vec<(Bytes, Buffer)>, Error> {
+    let cut = pieces.iter().map(|(offset, length)| {
+        let length = usize::try_from(*length).unwrap_or(usize::MAX);
+        match length <= bytes.len() {
+            true => Ok((Bytes(*offset), bytes.split_to(length))),
+            false => Err(Error::internal("a worker read less than it was to")),
+        }
+    });
+    cut.collect()
+}
+
+fn numbers(extents: &[Extent]) -> Vec<(u64, u64)> {
+    extents.iter().map(|extent| (extent.offset.0, extent.length.0)).collect()
 }
 
 #[async_trait]

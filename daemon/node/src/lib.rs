@@ -20,6 +20,7 @@ mod qmp;
 mod server;
 
 mod bind;
+mod blocks;
 mod check;
 mod format;
 mod freeze;
@@ -36,6 +37,7 @@ mod usage;
 
 mod command;
 mod errno;
+pub mod export;
 mod kernel;
 
 pub use self::{

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes as Buffer;
 use kato_orchestrator::{
     Error, Finality, Kind,
     model::{Bytes, DataRoot, VolumeId},
@@ -40,6 +41,10 @@ pub(crate) struct Job {
     pub(crate) programs: Programs,
     /// What to do.
     pub(crate) task: Task,
+    /// How many bytes for it follow behind these words, which are them.
+    pub(crate) load: u64,
+    #[serde(skip)]
+    pub(crate) bytes: Vec<Buffer>,
 }
 
 /// What a worker can do.
@@ -61,6 +66,12 @@ pub(crate) enum Task {
     Health { way: Way, path: PathBuf, read_only: bool },
     Holders { path: PathBuf },
     Devices { granted: Vec<PathBuf>, servers: PathBuf },
+    ReadBlocks { way: Way, extents: Vec<(u64, u64)> },
+    WriteBlocks { way: Way, blocks: Vec<(u64, u64)> },
+    CopyBlocks { from: (String, Way), to: Way, extents: Vec<(u64, u64)>, skip_zeroes: bool },
+    FlushBlocks { way: Way },
+    LookAtExport { path: PathBuf },
+    ReadExport { path: PathBuf, from: u64 },
     UnmountStray { folders: Vec<PathBuf>, path: PathBuf },
     FreeStray { granted: Vec<PathBuf>, servers: PathBuf, path: PathBuf },
 }
@@ -81,12 +92,37 @@ pub(crate) enum Answer {
     Held(bool),
     Connected(Connected),
     Size(u64),
-    Mounted { connected: Connected, fs_behind: bool },
-    Grown { needs_unmount: bool },
-    Usage { total: u64, used: u64, available: u64, inodes: u64, inodes_used: u64 },
+    Mounted {
+        connected: Connected,
+        fs_behind: bool,
+    },
+    Grown {
+        needs_unmount: bool,
+    },
+    Usage {
+        total: u64,
+        used: u64,
+        available: u64,
+        inodes: u64,
+        inodes_used: u64,
+    },
     Health(Found),
     Names(Vec<String>),
     Devices(Vec<(Option<String>, String, String)>),
+    Export {
+        head: crate::export::Head,
+        begin: u64,
+        length: u64,
+    },
+    /// So many bytes follow behind these words, which are them.
+    Blocks {
+        /// What they are of, and where to go on, where that was not known before.
+        pieces: Vec<(u64, u64)>,
+        next: Option<u64>,
+        load: u64,
+        #[serde(skip)]
+        bytes: Buffer,
+    },
 }
 
 /// A `Condition` on its way.
@@ -118,6 +154,8 @@ impl Job {
             long_patience: Duration::ZERO,
             programs: Programs::default(),
             task,
+            load: 0,
+            bytes: Vec::new(),
         }
     }
 
@@ -202,6 +240,16 @@ impl From<Usage> for Answer {
 }
 
 impl Answer {
+    /// Bytes that follow behind the words.
+    pub(crate) fn blocks(pieces: Vec<(u64, u64)>, next: Option<u64>, bytes: Vec<u8>) -> Self {
+        Self::Blocks {
+            pieces,
+            next,
+            load: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            bytes: bytes.into(),
+        }
+    }
+
     /// A usage, if it is one.
     pub(crate) fn usage(self) -> Result<Usage, Error> {
         match self {
@@ -240,6 +288,35 @@ pub(crate) fn length(header: [u8; 4]) -> io::Result<usize> {
 /// Says something, waiting until it is heard.
 pub(crate) fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
     to.write_all(&frame(message)?)
+}
+
+/// Says something and the bytes that belong to it.
+pub(crate) fn send_with_load(to: &mut impl Write, word: &Word) -> io::Result<()> {
+    send(to, word)?;
+    match word {
+        Word::Answer(Answer::Blocks { bytes, .. }) => to.write_all(bytes),
+        _ => Ok(()),
+    }
+}
+
+/// Hears a job and the bytes that belong to it.
+pub(crate) fn receive_job(from: &mut impl Read) -> io::Result<Job> {
+    let mut job: Job = receive(from)?;
+    if job.load > 0 {
+        let mut bytes = vec![0; load(job.load)?];
+        from.read_exact(&mut bytes)?;
+        job.bytes = vec![bytes.into()];
+    }
+    Ok(job)
+}
+
+/// How many bytes follow.
+pub(crate) fn load(length: u64) -> io::Result<usize> {
+    let most = kato_orchestrator::ports::blocks::AT_ONCE.0;
+    match usize::try_from(length) {
+        Ok(count) if length <= most => Ok(count),
+        _ => Err(io::Error::other("more bytes than are moved at once")),
+    }
 }
 
 /// Hears something, waiting for it.

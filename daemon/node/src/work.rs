@@ -25,11 +25,11 @@ use rustix::{
 };
 
 use crate::{
-    check,
+    blocks, check,
     command::Programs,
     connect::{Connected, Way},
     errno::failed,
-    format, freeze, grow, health, holders,
+    export, format, freeze, grow, health, holders,
     mount::{self, Options},
     root,
     signature::{Ext, Signature},
@@ -37,6 +37,9 @@ use crate::{
     task::{self, Answer, Job, Task, Word},
     usage,
 };
+
+/// How much of an exported snapshot is read at once.
+const EXPORT: usize = 8 << 20;
 
 /// Does a job. Longer work asks for patience first.
 pub(crate) fn perform(mut job: Job, daemon: &mut UnixStream) -> Result<Answer, Error> {
@@ -86,6 +89,37 @@ pub(crate) fn perform(mut job: Job, daemon: &mut UnixStream) -> Result<Answer, E
             stray::free(&granted, &servers, &path).map(|()| Answer::Done)
         }
         Task::Devices { granted, servers } => stray::devices(&granted, &servers).map(Answer::Devices),
+        Task::ReadBlocks { way, extents } => {
+            let (device, _held) = way.bring_whole(volume?, true, Bytes(0), desk.programs)?;
+            let bytes = blocks::read(&device, &extents)?;
+            Ok(Answer::blocks(Vec::new(), None, bytes))
+        }
+        Task::WriteBlocks { way, blocks } => {
+            let (device, _held) = way.bring_whole(volume?, false, Bytes(0), desk.programs)?;
+            let bytes = job.bytes.first().map(|bytes| &bytes[..]).unwrap_or_default();
+            blocks::write(&device, &blocks, bytes).map(|()| Answer::Done)
+        }
+        Task::CopyBlocks { from: (id, from), to, extents, skip_zeroes } => {
+            let id = VolumeId::parse(&id).ok_or_else(|| Error::internal("a worker was given no source"))?;
+            let (from, _from_held) = from.bring_whole(id, true, Bytes(0), desk.programs)?;
+            let (to, _to_held) = to.bring_whole(volume?, false, Bytes(0), desk.programs)?;
+            blocks::copy(&from, &to, &extents, skip_zeroes).map(Answer::Size)
+        }
+        Task::LookAtExport { path } => {
+            let (head, begin) = export::head(&path)?;
+            let length = std::fs::metadata(&path)
+                .map_err(|error| failed(format_args!("look at {}", path.display()), error))?
+                .len();
+            Ok(Answer::Export { head, begin, length })
+        }
+        Task::ReadExport { path, from } => {
+            let page = export::page(&path, from, EXPORT)?;
+            Ok(Answer::blocks(page.pieces, page.next, page.bytes))
+        }
+        Task::FlushBlocks { way } => {
+            let (device, _held) = way.bring_whole(volume?, false, Bytes(0), desk.programs)?;
+            blocks::flush(&device).map(|()| Answer::Done)
+        }
     }
 }
 

@@ -52,13 +52,13 @@ pub fn worker_main() -> ExitCode {
 fn serve() -> io::Result<()> {
     let mut daemon = StdStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     loop {
-        let job: Job = match task::receive(&mut daemon) {
+        let job: Job = match task::receive_job(&mut daemon) {
             Ok(job) => job,
             Err(error) if is_end(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
         let answer = work::perform(job, &mut daemon);
-        match task::send(&mut daemon, &Word::from(answer)) {
+        match task::send_with_load(&mut daemon, &Word::from(answer)) {
             Ok(()) => {}
             // The daemon has gone while we worked.
             Err(error) if is_end(&error) => return Ok(()),
@@ -102,7 +102,11 @@ impl Worker {
 
     /// Gives it a job.
     pub(crate) async fn say(&mut self, job: &Job) -> io::Result<()> {
-        self.stream.write_all(&task::frame(job)?).await
+        self.stream.write_all(&task::frame(job)?).await?;
+        for bytes in &job.bytes {
+            self.stream.write_all(bytes).await?;
+        }
+        Ok(())
     }
 
     /// Says the one byte that ends a freeze.
@@ -116,7 +120,13 @@ impl Worker {
         self.stream.read_exact(&mut header).await?;
         let mut body = vec![0; task::length(header)?];
         self.stream.read_exact(&mut body).await?;
-        Ok(serde_json::from_slice(&body)?)
+        let mut word: Word = serde_json::from_slice(&body)?;
+        if let Word::Answer(Answer::Blocks { load, bytes, .. }) = &mut word {
+            let mut heard = vec![0; task::load(*load)?];
+            self.stream.read_exact(&mut heard).await?;
+            *bytes = heard.into();
+        }
+        Ok(word)
     }
 
     /// Waits until it has ended.
