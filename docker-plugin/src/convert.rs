@@ -404,6 +404,7 @@ mod tests {
                 actual: Some(Bytes::GIB),
                 actual_parameters: BTreeMap::new(),
                 source: None,
+                filling: None,
                 found: false,
                 held_still: None,
                 handle: None,

@@ -228,6 +228,7 @@ async fn ready(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> R
 }
 
 async fn delete(house: &House, snapshot: &Snapshot, ability: &dyn Snapshots) -> Result<(), Error> {
+    house.end_reading(snapshot.id).await?;
     if snapshot.handle.is_none() {
         // Reversing a cut that was never heard must not take away what another record's cut has made.
         let found = ability.inspect_snapshots(vec![named(house, snapshot)]).await.map_err(Error::pending)?;

@@ -151,7 +151,7 @@ pub(crate) fn intent_of<'a>(
     step: &Step,
 ) -> Option<&'a mut Option<Intent>> {
     match step {
-        Step::Create | Step::Delete | Step::Grow | Step::Modify => {
+        Step::Create | Step::Fill | Step::LetGo | Step::Delete | Step::Grow | Step::Modify => {
             family.volume.as_mut().map(|volume| &mut volume.intent)
         }
         Step::Attach(node) | Step::Fence(node) | Step::Detach(node) => {

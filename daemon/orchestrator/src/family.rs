@@ -140,6 +140,7 @@ impl Family {
             matches!(volume.state, VolumeState::Creating | VolumeState::Deleting)
                 || volume.wants_growth()
                 || volume.wants_modify()
+                || volume.filling.is_some()
         });
         volume
             || self.attachments.values().any(|attachment| attachment.state != AttachmentState::Attached)

@@ -338,6 +338,7 @@ async fn delete(
             return drop_first(house, group, member, None).await;
         }
     }
+    house.end_reading(member.snapshot).await?;
     match ability.delete_snapshot(named(member), group.intent.resume.clone()).await? {
         Effect::Pending(pending) => later(house, group, &pending, Durability::Durable).await,
         Effect::Done(()) => {

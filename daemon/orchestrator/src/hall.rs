@@ -23,10 +23,11 @@ use crate::{
         SnapshotId, SnapshotName, SnapshotRef, SnapshotState, VolumeId, VolumeName, VolumeRef, VolumeState,
     },
     ops::{
-        AskRoom, AttachVolume, AttachedVolume, Context, CreateGroup, CreateSnapshot, CreateVolume,
-        DeleteGroup, DeleteSnapshot, DeleteVolume, DetachVolume, ExamineHouse, ExtentsView, GroupView,
-        GrowVolume, ListExtents, ListPage, Measure, MeasureVolume, ModifyVolume, MountVolume, MountedVolume,
-        RecoverRecords, RepairVolume, RoomView, UnmountVolume, VolumeView, Why,
+        AskRoom, AttachVolume, AttachedVolume, Context, CopyVolume, CreateGroup, CreateSnapshot,
+        CreateVolume, DeleteGroup, DeleteSnapshot, DeleteVolume, DetachVolume, ExamineHouse, ExtentsView,
+        GroupView, GrowVolume, ListExtents, ListPage, Measure, MeasureVolume, ModifyVolume, MountVolume,
+        MountedVolume, ReadSnapshot, RecoverRecords, RepairVolume, RoomView, SnapshotPiece, UnmountVolume,
+        VolumeView, Why,
     },
     ports::{
         Clock, Host, Ids, Store,
@@ -122,6 +123,7 @@ impl Orchestrator {
             trusted: Mutex::default(),
             checks: Mutex::default(),
             seen_elsewhere: Mutex::default(),
+            readings: Mutex::default(),
             stalls: Default::default(),
             complaints: Default::default(),
             census: tokio::sync::Mutex::default(),
@@ -197,6 +199,11 @@ impl Orchestrator {
         self.house.repair(ctx, &wish).await
     }
 
+    /// Copies a volume into a new one of another class.
+    pub async fn copy(&self, ctx: &Context, wish: CopyVolume) -> Result<Outcome<VolumeView>, Error> {
+        self.house.copy(ctx, &wish).await
+    }
+
     /// Cuts a snapshot.
     pub async fn create_snapshot(
         &self,
@@ -204,6 +211,11 @@ impl Orchestrator {
         wish: CreateSnapshot,
     ) -> Result<Outcome<Snapshot>, Error> {
         self.house.create_snapshot(ctx, &wish).await
+    }
+
+    /// Reads a page of what a snapshot holds.
+    pub async fn read_snapshot(&self, wish: &ReadSnapshot) -> Result<SnapshotPiece, Error> {
+        self.house.read_snapshot(wish).await
     }
 
     /// Deletes a snapshot.

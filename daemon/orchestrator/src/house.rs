@@ -18,9 +18,10 @@ use crate::{
     error::{Error, Kind, Retry},
     hall::{Config, Ports},
     journal::Journal,
-    model::{BackendName, ClusterId, NodeId, Timestamp, VolumeId},
+    model::{BackendName, ClusterId, NodeId, SnapshotId, Timestamp, VolumeId},
     ops::Context,
     polls::Polls,
+    ports::blocks::Place,
     trust::LastCheck,
     watch::Stalls,
 };
@@ -54,6 +55,8 @@ pub(crate) struct House {
     pub(crate) filled: tokio::sync::Mutex<Option<Timestamp>>,
     /// When other mount namespaces were last seen to have a volume that a doubtful holder has.
     pub(crate) seen_elsewhere: Mutex<HashMap<VolumeId, Timestamp>>,
+    /// Snapshots that are read by somebody outside, and when they were last.
+    pub(crate) readings: Mutex<HashMap<SnapshotId, (Timestamp, Place)>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
     /// Cancelled when a stop has waited long enough for what is in flight.

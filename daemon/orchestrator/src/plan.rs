@@ -6,7 +6,7 @@
 //!      publication  (bind, for paths of their own)      unbind
 //!      mount        (format once, mount, grow fs)       unmount
 //!      attachment   (attach)                            fence, detach
-//!      volume       (create, grow, modify)              delete
+//!      volume       (create, fill, grow, modify)        let go, delete
 //! ```
 //!
 //! Taking down has precedence. A step whose intent has to wait (a failure's pause, a backend that said
@@ -21,8 +21,8 @@
 use crate::{
     family::Family,
     model::{
-        AttachmentState, Fence, FsState, HolderId, Intent, MountState, NodeId, PublicationState, Target,
-        Timestamp, VolumeState,
+        AttachmentState, Fence, FsState, HolderId, Intent, MountState, NodeId, PublicationState, Stage,
+        Target, Timestamp, Volume, VolumeState,
     },
     ports::backend::{Abilities, Growing},
 };
@@ -35,8 +35,10 @@ pub(crate) enum Step {
     Unmount,
     Fence(NodeId),
     Detach(NodeId),
+    LetGo,
     Delete,
     Create,
+    Fill,
     Grow,
     Modify,
     Attach(NodeId),
@@ -55,8 +57,10 @@ impl Step {
             Self::Unmount => "unmount",
             Self::Fence(_) => "fence",
             Self::Detach(_) => "detach",
+            Self::LetGo => "let-go",
             Self::Delete => "delete",
             Self::Create => "create",
+            Self::Fill => "fill",
             Self::Grow => "grow",
             Self::Modify => "modify",
             Self::Attach(_) => "attach",
@@ -73,6 +77,8 @@ impl Step {
             Self::TakeDownLost
             | Self::Unbind(_)
             | Self::Unmount
+            | Self::LetGo
+            | Self::Fill
             | Self::Format
             | Self::Mount
             | Self::GrowFilesystem
@@ -148,8 +154,13 @@ fn take_down<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>
     {
         steps.push((Step::Unmount, mount.intent.as_ref()));
     }
+    let filling = family.volume.as_ref().and_then(|volume| volume.filling.as_ref());
     for (node, attachment) in &family.attachments {
-        if attachment.state == AttachmentState::Detaching && !family.mounts.contains_key(node) {
+        // What copied into the volume is disconnected first.
+        if attachment.state == AttachmentState::Detaching
+            && !family.mounts.contains_key(node)
+            && filling.is_none()
+        {
             let fences = attachment.fence == Fence::Wished && role.abilities.fence;
             let step = if fences { Step::Fence(node.clone()) } else { Step::Detach(node.clone()) };
             steps.push((step, attachment.intent.as_ref()));
@@ -158,7 +169,9 @@ fn take_down<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>
     if let Some(volume) = &family.volume {
         let bare =
             family.attachments.is_empty() && family.mounts.is_empty() && family.publications.is_empty();
-        if volume.state == VolumeState::Deleting && bare {
+        if volume.filling.is_some() && volume.state != VolumeState::Creating {
+            steps.push((Step::LetGo, volume.intent.as_ref()));
+        } else if volume.state == VolumeState::Deleting && bare {
             steps.push((Step::Delete, volume.intent.as_ref()));
         }
     }
@@ -167,8 +180,10 @@ fn take_down<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>
 fn build_up<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>) {
     let Some(volume) = &family.volume else { return };
     match volume.state {
-        VolumeState::Creating => return steps.push((Step::Create, volume.intent.as_ref())),
+        VolumeState::Creating => return make(family, volume, role, steps),
         VolumeState::Deleting | VolumeState::Lost => return,
+        // Nobody gets it while something of its copying is left.
+        VolumeState::Ready if volume.filling.is_some() => return,
         VolumeState::Ready => {}
     }
     let attached = !family.attachments.is_empty();
@@ -221,6 +236,24 @@ fn build_up<'a>(family: &'a Family, role: &Role<'a>, steps: &mut Candidates<'a>)
     }
 }
 
+/// Makes a volume. One that is a copy from another backend is made, or begun as a seed, then written, and a seed then
+/// becomes a volume.
+fn make<'a>(family: &'a Family, volume: &'a Volume, role: &Role<'a>, steps: &mut Candidates<'a>) {
+    let copying = volume.filling.as_ref().filter(|filling| filling.stage == Stage::Copying);
+    let Some(filling) = copying else { return steps.push((Step::Create, volume.intent.as_ref())) };
+    if filling.seed.is_some() {
+        return steps.push((Step::Fill, volume.intent.as_ref()));
+    }
+    match family.attachments.get(role.node) {
+        Some(attachment) if attachment.state == AttachmentState::Attaching => {
+            steps.push((Step::Attach(role.node.clone()), attachment.intent.as_ref()));
+        }
+        Some(_) => steps.push((Step::Fill, volume.intent.as_ref())),
+        // It is another node that copies.
+        None => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -228,7 +261,7 @@ mod tests {
     use super::*;
     use crate::model::{
         Attachment, BackendName, Bytes, CapacityRange, ClassName, Connection, Filesystem, FsType, Mount,
-        Publication, Volume, VolumeId, VolumeName, Wanted,
+        Publication, VolumeId, VolumeName, Wanted,
     };
 
     const NOW: Timestamp = Timestamp(1_000);
@@ -260,6 +293,7 @@ mod tests {
             actual: Some(Bytes(1)),
             actual_parameters: BTreeMap::new(),
             source: None,
+            filling: None,
             found: false,
             held_still: None,
             handle: None,

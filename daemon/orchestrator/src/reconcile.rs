@@ -24,10 +24,13 @@ use crate::{
     error::Error,
     house::House,
     model::{
-        AttachmentState, GroupId, Hold, Intent, Mount, MountState, Node, NodeState, SnapshotId, Timestamp,
-        Tombstone, VolumeId,
+        AttachmentState, GroupId, Hold, Intent, Mount, MountState, Node, NodeState, Snapshot, SnapshotId,
+        Timestamp, Tombstone, VolumeId,
     },
-    ops::unmount::{leave, take_down},
+    ops::{
+        copy::TEMPORARY,
+        unmount::{leave, take_down},
+    },
     ports::store::Durability,
     records::{self, keys},
     tombstones,
@@ -38,7 +41,10 @@ pub(crate) async fn start(house: &Arc<House>) -> Result<(), Error> {
     register(house).await?;
     // One stalled volume keeps nothing from starting: what cannot be seen now is taken for what the records say.
     let mounted: Option<BTreeSet<String>> = match house.ports.host.survey().await {
-        Ok(survey) => Some(survey.mounts.into_iter().map(|(_, path)| path).collect()),
+        Ok(survey) => {
+            house.end_old_readings(&survey.devices).await?;
+            Some(survey.mounts.into_iter().map(|(_, path)| path).collect())
+        }
         Err(error) => {
             warn!(error = %error, "could not see what is mounted here, and went on from the records");
             None
@@ -57,12 +63,32 @@ pub(crate) async fn start(house: &Arc<House>) -> Result<(), Error> {
             house.ring(Subject::Snapshot(id), false);
         }
     }
+    drop_temporaries(house).await?;
     for segment in house.journal.segments(keys::GROUPS).await? {
         if let Some(id) = GroupId::parse(&segment) {
             house.ring(Subject::Group(id), false);
         }
     }
     Ok(())
+}
+
+/// Has snapshots deleted that were cut for a copy whose wish was never recorded: whoever asked for it is gone.
+async fn drop_temporaries(house: &Arc<House>) -> Result<(), Error> {
+    let mut after = None;
+    loop {
+        let page = house.journal.page(keys::SNAPSHOTS, after.as_deref(), 1_000).await?;
+        let full = page.len() == 1_000;
+        after = page.last().map(|entry| entry.key.clone());
+        for entry in &page {
+            let snapshot: Snapshot = records::decode(entry)?;
+            if snapshot.labels.contains_key(TEMPORARY) && snapshot.dependants.is_empty() {
+                house.drop_temporary(snapshot.id).await?;
+            }
+        }
+        if !full {
+            return Ok(());
+        }
+    }
 }
 
 /// Records this life of this node.
@@ -151,6 +177,7 @@ async fn take_up(house: &Arc<House>, id: VolumeId, mounted: Option<&BTreeSet<Str
 
 /// Takes down what is over.
 pub(crate) async fn tidy(house: &Arc<House>) -> Result<(), Error> {
+    house.end_readings(house.now()).await;
     let here = mounts_here(house).await?;
     house.seen_elsewhere.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| here.contains(id));
     for id in here {

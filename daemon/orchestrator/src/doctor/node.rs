@@ -11,7 +11,7 @@ use crate::{
     family::Family,
     hall::Finding,
     house::House,
-    model::{BackendName, Intent, MountState, Timestamp, VolumeId, VolumeName},
+    model::{BackendName, Intent, MountState, SnapshotId, Timestamp, VolumeId, VolumeName},
     ops::{mount::stand_on, unmount::take_down},
     ports::{
         host::{Stray, Survey},
@@ -128,6 +128,11 @@ async fn stands(
     let family = house.journal.family(id).await?.value;
     // The records of now, not of before the survey: whatever is on its way has a mount record.
     if family.has_on(house.node()) {
+        return Ok(());
+    }
+    // Somebody copies into it, or reads a snapshot, and lets go of that by himself.
+    let is_filled = family.volume.as_ref().is_some_and(|volume| volume.filling.is_some());
+    if is_filled || house.journal.snapshot(SnapshotId(id.0)).await?.value.is_some() {
         return Ok(());
     }
     let mut elsewhere = Vec::new();

@@ -36,6 +36,8 @@ pub enum Connection {
         namespace: String,
         /// The image.
         image: String,
+        /// A snapshot of it, which is only read.
+        snapshot: Option<String>,
     },
     /// A logical unit behind iSCSI portals.
     Iscsi {

@@ -1,10 +1,11 @@
-//! What the house talks about: eleven types and the values they are made of. Nothing here does IO, knows a
+//! What the house talks about: twelve types and the values they are made of. Nothing here does IO, knows a
 //! wire format or promises a stored form (`records.rs` owns that). Read `volume.rs` first.
 
 pub mod attachment;
 pub mod backend;
 pub mod class;
 pub mod connection;
+pub mod filling;
 pub mod group;
 pub mod ids;
 pub mod intent;
@@ -22,6 +23,7 @@ pub use self::{
     backend::{BackendRecord, Fingerprint},
     class::{Class, DataRoot, FsType},
     connection::Connection,
+    filling::{Filling, Seed, Since, Stage},
     group::{Group, GroupState, Member, Place},
     ids::{
         BackendName, ClassName, ClusterId, GroupId, GroupName, Handle, HolderId, NodeId, SnapshotId,

@@ -19,8 +19,8 @@ use std::{
 };
 
 use super::{
-    BackendName, Bytes, CapacityRange, ClassName, ClusterId, Connection, DataRoot, FsType, GroupId, Handle,
-    Intent, NodeId, SnapshotId, Timestamp, Token, VolumeId, VolumeName,
+    BackendName, Bytes, CapacityRange, ClassName, ClusterId, Connection, DataRoot, Filling, FsType, GroupId,
+    Handle, Intent, NodeId, SnapshotId, Timestamp, Token, VolumeId, VolumeName,
 };
 
 /// A named promise of storage.
@@ -47,6 +47,8 @@ pub struct Volume {
     pub actual_parameters: BTreeMap<String, String>,
     /// What it was copied from.
     pub source: Option<Source>,
+    /// What is left to do, or to take down, of copying another backend's snapshot into it.
+    pub filling: Option<Filling>,
     /// Whether its records were made from what its backend has: then they do not tell what was wished, and a create
     /// asks the backend again whether it is that.
     pub found: bool,
@@ -134,6 +136,8 @@ pub enum Source {
     Snapshot(SnapshotId),
     /// Another volume.
     Volume(VolumeId),
+    /// A file that a snapshot was exported to, on the node that makes it.
+    File(String),
 }
 
 /// What is on a volume and what a container gets of it.

@@ -13,13 +13,16 @@ use crate::{
     house::{House, Verdict},
     journal::contended,
     model::{
-        Bytes, CapacityRange, Class, DataRoot, Dependant, Filesystem, FsState, Intent, SnapshotState, Source,
-        Volume, VolumeId, VolumeState, Wanted,
+        Bytes, CapacityRange, Class, DataRoot, Dependant, Filesystem, Filling, FsState, Intent,
+        SnapshotState, Source, Volume, VolumeId, VolumeState, Wanted,
     },
     ops::{Context, CreateVolume, SourceName, VolumeView, room::NODE},
     ports::{backend::Description, store::Durability},
     records::keys,
 };
+
+/// The steps whose failures are a create's.
+const STEPS: [&str; 3] = ["create", "attach", "fill"];
 
 impl House {
     pub(crate) async fn create(
@@ -38,7 +41,7 @@ impl House {
                     Some(VolumeState::Creating) => {
                         self.compare(wish, &family).await.map_err(about)?;
                         let watcher = self.drivers.watch(Subject::Volume(id));
-                        let view = self.settle(ctx, watcher, &["create"], made).await.map_err(about)?;
+                        let view = self.settle(ctx, watcher, &STEPS, made).await.map_err(about)?;
                         return Ok(Outcome::Unchanged(view));
                     }
                     Some(VolumeState::Ready) if may_be_wished_again(&family) => {
@@ -100,8 +103,12 @@ impl House {
 
         let (families, snapshots) = match &volume.source {
             Some(Source::Volume(source)) => (vec![id, *source], Vec::new()),
-            Some(Source::Snapshot(source)) => (vec![id], vec![*source]),
-            None => (vec![id], Vec::new()),
+            Some(Source::Snapshot(source)) => {
+                let since = volume.filling.as_ref().and_then(|filling| filling.since);
+                let lent = since.into_iter().flat_map(|since| [since.base, since.twin]);
+                (vec![id], [*source].into_iter().chain(lent).collect())
+            }
+            Some(Source::File(_)) | None => (vec![id], Vec::new()),
         };
         let watcher = self.drivers.watch(Subject::Volume(id));
         self.journal
@@ -117,12 +124,12 @@ impl House {
                         holds_something(source)?;
                         source.dependants.insert(Dependant::Clone(id));
                     }
-                    Some(Source::Snapshot(source)) => {
-                        let source =
-                            draft.snapshot(*source).as_mut().filter(|one| one.state == SnapshotState::Ready);
-                        source.ok_or_else(gone)?.dependants.insert(id);
-                    }
-                    None => {}
+                    Some(Source::Snapshot(_) | Source::File(_)) | None => {}
+                }
+                for source in &snapshots {
+                    let source =
+                        draft.snapshot(*source).as_mut().filter(|one| one.state == SnapshotState::Ready);
+                    source.ok_or_else(gone)?.dependants.insert(id);
                 }
                 let family = draft.family(id);
                 match found {
@@ -138,7 +145,7 @@ impl House {
                 Ok(())
             })
             .await?;
-        self.settle(ctx, watcher, &["create"], made).await
+        self.settle(ctx, watcher, &STEPS, made).await
     }
 
     /// Checks a wish and makes the record that stands for it.
@@ -189,6 +196,7 @@ impl House {
             actual: None,
             actual_parameters: Default::default(),
             source: source.map(|origin| origin.source.clone()),
+            filling: source.and_then(|origin| origin.filling.clone()),
             found: false,
             held_still: None,
             handle: None,
@@ -252,12 +260,36 @@ impl House {
                         "the snapshot \"{name}\" is not ready yet: try again later"
                     )));
                 }
+                let filling = match snapshot.backend == class.backend {
+                    true => None,
+                    false => Some(self.filling(&snapshot, &class.backend, description, &wish.name).await?),
+                };
                 Origin {
+                    able: abilities.snapshots || filling.is_some(),
+                    filling,
                     source: Source::Snapshot(id),
                     size: snapshot.size,
                     filesystem: snapshot.filesystem,
                     backend: snapshot.backend,
-                    able: abilities.snapshots,
+                }
+            }
+            Some(SourceName::File(path)) => {
+                let export = self.ports.host.look_at_export(path).await?;
+                let by_seed = abilities.snapshot_writing;
+                let filling =
+                    Filling { at: export.begin, ..Filling::wished(export.length, None, by_seed, false) };
+                Origin {
+                    source: Source::File(path.clone()),
+                    size: export.size,
+                    filesystem: Filesystem {
+                        fs: export.fs,
+                        state: FsState::Formatted,
+                        mount_options: class.mount_options.clone(),
+                        root: DataRoot { directory: export.directory, ..class.root.clone() },
+                    },
+                    backend: class.backend.clone(),
+                    able: true,
+                    filling: Some(filling),
                 }
             }
             Some(SourceName::Volume(name)) => {
@@ -276,12 +308,14 @@ impl House {
                     filesystem: volume.filesystem,
                     backend: volume.backend,
                     able: abilities.clone,
+                    filling: None,
                 }
             }
         };
-        if origin.backend != class.backend {
+        if origin.backend != class.backend && origin.filling.is_none() {
             return Err(Error::invalid(format!(
-                "it is to be made by class {} on backend {}, but its source lives on backend {}: name a class of that backend",
+                "it is to be made by class {} on backend {}, but its source lives on backend {}: name a class of that \
+                 backend, or let `kato volume copy` move its bytes",
                 class.name, class.backend, origin.backend
             )));
         }
@@ -359,6 +393,7 @@ impl House {
                     None => self.journal.family(*source).await?.value.volume.is_none(),
                 }
             }
+            (Some(SourceName::File(path)), Some(Source::File(source))) => path == source,
             _ => false,
         })
     }
@@ -408,6 +443,8 @@ struct Origin {
     filesystem: Filesystem,
     backend: crate::model::BackendName,
     able: bool,
+    /// Where it is on another backend, what is to be done to have its bytes.
+    filling: Option<Filling>,
 }
 
 /// Refuses to copy what has no filesystem yet: the copy could never be told from one that lost it.

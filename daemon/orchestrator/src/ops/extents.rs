@@ -61,7 +61,7 @@ impl House {
 }
 
 /// Whether two snapshots are of one volume. Records that were made anew may know that volume by another id.
-fn is_kin(one: &Snapshot, other: &Snapshot) -> bool {
+pub(super) fn is_kin(one: &Snapshot, other: &Snapshot) -> bool {
     let handle = one.volume_handle.is_some() && one.volume_handle == other.volume_handle;
     one.backend == other.backend && (one.volume == other.volume || handle)
 }

@@ -176,6 +176,7 @@ impl House {
                 actual: Some(loan.size),
                 actual_parameters: Default::default(),
                 source: None,
+                filling: None,
                 found: true,
                 held_still: None,
                 handle: Some(handle.clone()),

@@ -3,8 +3,10 @@
 
 mod attach;
 mod change;
+pub(crate) mod copy;
 mod create;
 mod delete;
+mod export;
 mod extents;
 mod find;
 mod group;
@@ -16,7 +18,7 @@ mod read;
 mod refill;
 mod repair;
 pub(crate) mod room;
-mod snapshot;
+pub(crate) mod snapshot;
 pub(crate) mod unmount;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,6 +114,8 @@ pub enum SourceName {
     Snapshot(SnapshotRef),
     /// A volume.
     Volume(VolumeRef),
+    /// A file on this node that a snapshot was exported to.
+    File(String),
 }
 
 /// Parts of a [`DataRoot`] that a caller wishes differently.
@@ -376,6 +380,45 @@ pub struct CreateSnapshot {
     pub labels: BTreeMap<String, String>,
     /// Whether to wait until volumes can be made from it, or only until its moment is fixed.
     pub until_ready: bool,
+}
+
+/// Copy a volume, as it is at one moment, into a new one of another class.
+#[derive(Clone, Debug)]
+pub struct CopyVolume {
+    /// Which.
+    pub source: VolumeRef,
+    /// What the copy is called.
+    pub name: VolumeName,
+    /// By which recipe it is made.
+    pub class: ClassName,
+    /// How large; as large as the source where nothing is said.
+    pub size: CapacityRange,
+    /// On top of the class's parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// What its owner writes on it.
+    pub labels: BTreeMap<String, String>,
+    /// Whether both sides keep a snapshot of this moment, so that the next copy moves only what has changed.
+    pub keep: bool,
+}
+
+/// Read what a snapshot holds, a page at a time.
+#[derive(Clone, Debug)]
+pub struct ReadSnapshot {
+    /// Which.
+    pub snapshot: SnapshotRef,
+    /// From where on.
+    pub from: Bytes,
+}
+
+/// Some of what a snapshot holds.
+#[derive(Clone, Debug)]
+pub struct SnapshotPiece {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Its bytes, ascending; what is in none of them is zeroes.
+    pub blocks: Vec<(Bytes, bytes::Bytes)>,
+    /// Where to go on; nothing at the end.
+    pub next: Option<Bytes>,
 }
 
 /// Delete a snapshot that nothing depends on.

@@ -416,6 +416,34 @@ fn publication(family: &Family, wish: &MountVolume, node: &NodeId, now: Timestam
 
 /// Wishes for what a publication stands on, as far as it is not there, and turns around what is on its way down.
 pub(crate) fn stand_on(family: &mut Family, node: &NodeId, read_only: bool, boot_id: &str, now: Timestamp) {
+    attach(family, node, read_only, now);
+    let Some(volume) = family.volume.as_ref() else { return };
+    let mount = family.mounts.entry(node.clone()).or_insert_with(|| Mount {
+        volume: volume.id,
+        node: node.clone(),
+        state: MountState::Mounting,
+        boot_id: boot_id.to_owned(),
+        path: None,
+        device: None,
+        read_only,
+        raw: false,
+        options: Vec::new(),
+        idle_since: None,
+        fs_behind: false,
+        intent: Some(Intent::new(now)),
+    });
+    mount.idle_since = None;
+    match mount.state {
+        MountState::Unmounting | MountState::Mounting => {
+            mount.state = MountState::Mounting;
+            mount.intent = Some(Intent::new(now));
+        }
+        MountState::Mounted | MountState::Broken(_) => {}
+    }
+}
+
+/// Wishes for a node to reach the volume, unless it does.
+pub(crate) fn attach(family: &mut Family, node: &NodeId, read_only: bool, now: Timestamp) {
     let Some(volume) = family.volume.as_mut() else { return };
     volume.dependants.insert(Dependant::Attachment(node.clone()));
     let connection = volume.connection.clone();
@@ -439,28 +467,6 @@ pub(crate) fn stand_on(family: &mut Family, node: &NodeId, read_only: bool, boot
         attachment.connection = connection.or_else(|| attachment.connection.take());
         attachment.state = AttachmentState::Attached;
         attachment.intent = None;
-    }
-    let mount = family.mounts.entry(node.clone()).or_insert_with(|| Mount {
-        volume: volume.id,
-        node: node.clone(),
-        state: MountState::Mounting,
-        boot_id: boot_id.to_owned(),
-        path: None,
-        device: None,
-        read_only,
-        raw: false,
-        options: Vec::new(),
-        idle_since: None,
-        fs_behind: false,
-        intent: Some(Intent::new(now)),
-    });
-    mount.idle_since = None;
-    match mount.state {
-        MountState::Unmounting | MountState::Mounting => {
-            mount.state = MountState::Mounting;
-            mount.intent = Some(Intent::new(now));
-        }
-        MountState::Mounted | MountState::Broken(_) => {}
     }
 }
 

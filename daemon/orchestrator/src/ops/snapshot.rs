@@ -173,7 +173,7 @@ fn is_of(snapshot: &Snapshot, volume: &VolumeRef) -> bool {
     }
 }
 
-fn record(
+pub(crate) fn record(
     id: SnapshotId,
     wish: &CreateSnapshot,
     volume: Option<&Volume>,

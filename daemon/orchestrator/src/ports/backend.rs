@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use crate::{
     error::Error,
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Timestamp, Token},
-    ports::Extents,
+    ports::{Extents, SnapshotReading, SnapshotWriting},
 };
 
 /// What a backend says of itself, asked once when it is loaded.
@@ -83,8 +83,10 @@ pub struct Abilities {
     pub groups: bool,
     /// Where snapshots hold data, and differ, can be told.
     pub extents: bool,
-    /// Blocks can be read and written without a node.
-    pub block_data: bool,
+    /// The bytes of snapshots can be had.
+    pub snapshot_data: bool,
+    /// Snapshots can be made of bytes.
+    pub snapshot_writing: bool,
     /// It tells how a volume feels.
     pub health: bool,
     /// It tells how much room there is.
@@ -336,6 +338,16 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Where snapshots hold data, if it can tell.
     fn extents(&self) -> Option<&dyn Extents> {
+        None
+    }
+
+    /// The bytes of snapshots, if they can be had.
+    fn snapshot_data(&self) -> Option<&dyn SnapshotReading> {
+        None
+    }
+
+    /// Making snapshots of bytes, if it can.
+    fn snapshot_writing(&self) -> Option<&dyn SnapshotWriting> {
         None
     }
 

@@ -1,8 +1,8 @@
 //! The machine under our feet: devices, filesystems, mounts. The hall names what it wants; the node looks
 //! before it acts, so repeating a step is free. Paths that the node makes up are its own affair.
 //!
-//! Three traits, because no trait here has more than ten methods: [`Connections`] brings the bytes to the
-//! node, [`Filesystems`] makes and mounts what is on them, [`Observations`] only looks.
+//! Four traits, because no trait here has more than ten methods: [`Connections`] brings the bytes to the
+//! node, [`Filesystems`] makes and mounts what is on them, [`Blocks`] moves them, [`Observations`] only looks.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use async_trait::async_trait;
 use crate::{
     error::Error,
     model::{Bytes, Caller, Connection, DataRoot, FsType, VolumeId},
-    ports::backend::Blankness,
+    ports::{backend::Blankness, blocks::Blocks},
 };
 
 /// The machine under our feet.
-pub trait Host: Connections + Filesystems + Observations + 'static {}
+pub trait Host: Connections + Filesystems + Blocks + Observations + 'static {}
 
-impl<T: Connections + Filesystems + Observations + 'static> Host for T {}
+impl<T: Connections + Filesystems + Blocks + Observations + 'static> Host for T {}
 
 /// What a connection became on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]

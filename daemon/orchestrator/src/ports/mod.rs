@@ -2,6 +2,7 @@
 //! `testing/`, and every adapter of a port passes the same behaviour suite.
 
 pub mod backend;
+pub mod blocks;
 pub mod clock;
 pub mod extents;
 pub mod host;
@@ -9,6 +10,7 @@ pub mod store;
 
 pub use self::{
     backend::Backend,
+    blocks::{Blocks, SnapshotReading, SnapshotWriting},
     clock::{Clock, Ids},
     extents::Extents,
     host::Host,

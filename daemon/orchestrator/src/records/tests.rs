@@ -43,7 +43,13 @@ fn connections() -> Vec<Connection> {
         Connection::Directory { root: text("/srv"), path: text("a") },
         Connection::File { root: text("/srv"), path: text("b") },
         Connection::Device { identity: text("nvme-serial"), value: text("vol1") },
-        Connection::Rbd { cluster: text("ceph"), pool: text("rbd"), namespace: text("ns"), image: text("i") },
+        Connection::Rbd {
+            cluster: text("ceph"),
+            pool: text("rbd"),
+            namespace: text("ns"),
+            image: text("i"),
+            snapshot: Some(text("s")),
+        },
         Connection::Iscsi {
             portals: vec![text("10.0.0.2:3260")],
             iqn: text("iqn.x"),
@@ -81,6 +87,23 @@ fn full_volume() -> Volume {
         actual: Some(Bytes::MIB),
         actual_parameters: map(&[("iops", "100")]),
         source: Some(Source::Volume(VolumeId(3))),
+        filling: Some(Filling {
+            stage: Stage::Copying,
+            at: Bytes(7),
+            of: Bytes(9),
+            moved: Bytes(3),
+            since: Some(Since { base: SnapshotId(1), twin: SnapshotId(2) }),
+            seed: Some(Seed {
+                generation: 1,
+                handle: Some(Handle::parse("h").unwrap()),
+                block: Bytes(4),
+                blocks: 2,
+                digest: Some(vec![1, 255]),
+            }),
+            temporary: true,
+            keep: true,
+            twin: Some(SnapshotId(3)),
+        }),
         found: true,
         held_still: Some(Duration::from_millis(1234)),
         handle: Some(Handle::parse("vol-1").unwrap()),
@@ -113,6 +136,7 @@ fn small_volume() -> Volume {
         actual: None,
         actual_parameters: BTreeMap::new(),
         source: None,
+        filling: None,
         found: false,
         held_still: None,
         handle: None,
@@ -323,6 +347,7 @@ fn every_record_comes_back_as_it_was_written() {
         round_trip(Volume { filesystem: filesystem(state), ..small_volume() });
     }
     round_trip(Volume { source: Some(Source::Snapshot(SnapshotId(1))), ..small_volume() });
+    round_trip(Volume { source: Some(Source::File("/m.kato".into())), ..small_volume() });
     round_trip(Volume { intent: Some(Intent::default()), ..small_volume() });
     for kind in Kind::ALL {
         for finality in [Finality::Final, Finality::Pending] {

@@ -93,6 +93,8 @@ enum ConnectionForm {
         #[serde(default, skip_serializing_if = "empty")]
         namespace: String,
         image: String,
+        #[serde(default, skip_serializing_if = "empty")]
+        snapshot: Option<String>,
     },
     Iscsi {
         portals: Vec<String>,
@@ -227,14 +229,19 @@ impl std::fmt::Display for Octets {
 }
 
 /// For serde's `with`: optional bytes.
-mod octets {
+pub(super) mod octets {
     use super::{Deserializer, Octets, Serializer, Stored};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::records) fn serialize<S: Serializer>(
+        bytes: &Option<Vec<u8>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         bytes.clone().map(Octets).write(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
+    pub(in crate::records) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Vec<u8>>, D::Error> {
         Ok(Option::<Octets>::read(from)?.map(|Octets(bytes)| bytes))
     }
 }

@@ -7,11 +7,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::form::{self, empty, mirror};
+use super::{
+    form::{self, empty, mirror},
+    values::octets,
+};
 use crate::model::{
-    BackendName, Buried, Bytes, CapacityRange, ClassName, Connection, Dependant, Filesystem, GroupId, Handle,
-    Intent, Keeping, NodeId, SnapshotId, Source, Timestamp, Token, Tombstone, Volume, VolumeId, VolumeName,
-    VolumeState, Wanted,
+    BackendName, Buried, Bytes, CapacityRange, ClassName, Connection, Dependant, Filesystem, Filling,
+    GroupId, Handle, Intent, Keeping, NodeId, Seed, Since, SnapshotId, Source, Stage, Timestamp, Token,
+    Tombstone, Volume, VolumeId, VolumeName, VolumeState, Wanted,
 };
 
 mirror! {
@@ -19,6 +22,10 @@ mirror! {
     Wanted => WantedForm,
     VolumeState => VolumeStateForm,
     Source => SourceForm,
+    Filling => FillingForm,
+    Stage => StageForm,
+    Since => SinceForm,
+    Seed => SeedForm,
     Keeping => KeepingForm,
     Dependant => DependantForm,
     Tombstone => TombstoneForm,
@@ -48,6 +55,8 @@ struct VolumeForm {
     actual_parameters: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
     source: Option<Source>,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    filling: Option<Filling>,
     #[serde(default, skip_serializing_if = "empty")]
     found: bool,
     #[serde(default, skip_serializing_if = "empty", with = "form")]
@@ -107,6 +116,60 @@ enum VolumeStateForm {
 enum SourceForm {
     Snapshot(#[serde(with = "form")] SnapshotId),
     Volume(#[serde(with = "form")] VolumeId),
+    File(String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Filling", rename_all = "kebab-case")]
+struct FillingForm {
+    #[serde(with = "form")]
+    stage: Stage,
+    #[serde(with = "form")]
+    at: Bytes,
+    #[serde(with = "form")]
+    of: Bytes,
+    #[serde(with = "form")]
+    moved: Bytes,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    since: Option<Since>,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    seed: Option<Seed>,
+    #[serde(default, skip_serializing_if = "empty")]
+    temporary: bool,
+    #[serde(default, skip_serializing_if = "empty")]
+    keep: bool,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    twin: Option<SnapshotId>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Stage", rename_all = "kebab-case")]
+enum StageForm {
+    Making,
+    Copying,
+    Copied,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Since", rename_all = "kebab-case")]
+struct SinceForm {
+    #[serde(with = "form")]
+    base: SnapshotId,
+    #[serde(with = "form")]
+    twin: SnapshotId,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Seed", rename_all = "kebab-case")]
+struct SeedForm {
+    generation: u32,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    handle: Option<Handle>,
+    #[serde(with = "form")]
+    block: Bytes,
+    blocks: u64,
+    #[serde(default, skip_serializing_if = "empty", with = "octets")]
+    digest: Option<Vec<u8>>,
 }
 
 #[derive(Serialize, Deserialize)]

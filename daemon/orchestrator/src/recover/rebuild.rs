@@ -63,6 +63,7 @@ impl Sources<'_> {
             actual: Some(made.size),
             actual_parameters: parameters,
             source: remembered.and_then(|volume| volume.source.clone()),
+            filling: None,
             found: remembered.is_none(),
             held_still: remembered.and_then(|volume| volume.held_still),
             handle: Some(made.handle.clone()),

@@ -12,16 +12,17 @@ use crate::{
     journal::Draft,
     mark::{Mark, is_class},
     model::{
-        Buried, Bytes, Connection, Dependant, FsState, Intent, NodeId, SnapshotId, Source, Timestamp, Volume,
-        VolumeId, VolumeState,
+        Buried, Bytes, Connection, Dependant, FsState, Intent, NodeId, SnapshotId, Source, Stage, Timestamp,
+        Volume, VolumeId, VolumeState,
     },
+    ops::copy::end_temporary,
     plan::Step,
     ports::{
         Backend,
         backend::{Create, Effect, Made, Origin, Pending, Verb, Which},
         store::Durability,
     },
-    steps::{asked_later, resume},
+    steps::{asked_later, fill, resume},
     tombstones::{self, Grave},
 };
 
@@ -42,14 +43,18 @@ pub(super) fn under_way<'a>(
         Some((intent, verb, Some(node.as_str().to_owned())))
     };
     match step {
-        Step::Create => Some((own, Verb::Create, None)),
+        // What is copied from elsewhere is asked about by itself.
+        Step::Create if volume.filling.is_none() => Some((own, Verb::Create, None)),
         Step::Delete => Some((own, Verb::Delete, None)),
         Step::Grow => Some((own, Verb::Grow, None)),
         Step::Modify => Some((own, Verb::Modify, None)),
         Step::Attach(node) => attachments(Verb::Attach, node),
         Step::Fence(node) => attachments(Verb::Fence, node),
         Step::Detach(node) => attachments(Verb::Detach, node),
-        Step::TakeDownLost
+        Step::Create
+        | Step::Fill
+        | Step::LetGo
+        | Step::TakeDownLost
         | Step::Format
         | Step::Mount
         | Step::Unmount
@@ -63,6 +68,11 @@ pub(super) async fn create(house: &Arc<House>, volume: &Volume) -> Result<(), Er
     let raise = |volume: &mut Volume| volume.generation = volume.generation.saturating_add(1);
     if house.is_buried(&volume.token(house.cluster)).await? {
         return edit_volume(house, volume, Durability::Durable, raise).await;
+    }
+    if let Some(filling) = &volume.filling
+        && let (Stage::Making, Some(seed)) = (filling.stage, &filling.seed)
+    {
+        return fill::begin(house, volume, filling, seed).await;
     }
     let backend = house.backend(&volume.backend).await?;
     match ask_for(house, volume, &backend).await {
@@ -83,7 +93,7 @@ pub(super) async fn create(house: &Arc<House>, volume: &Volume) -> Result<(), Er
 }
 
 /// Takes a create back that is refused; durably, because the caller hears of it.
-async fn refused(house: &House, volume: &Volume, error: Error) -> Result<(), Error> {
+async fn refused(house: &Arc<House>, volume: &Volume, error: Error) -> Result<(), Error> {
     let now = house.now();
     if volume.handle.is_some() {
         // It was there before this wish and is not what is wished: it stays as it was found.
@@ -104,6 +114,7 @@ async fn refused(house: &House, volume: &Volume, error: Error) -> Result<(), Err
         // What stands under the token and is not what is wished was made by somebody else's wish: it is not ours to
         // delete.
         forget(house, volume, None, Durability::Durable).await?;
+        fill::ring_source(house, volume);
     }
     Err(error)
 }
@@ -214,7 +225,7 @@ impl Copying for Cloning<'_> {
 }
 
 /// Records that the backend wants to be asked again.
-async fn later(
+pub(super) async fn later(
     house: &House,
     volume: &Volume,
     pending: &Pending,
@@ -233,6 +244,9 @@ async fn later(
 /// What the volume is to be a copy of, in the backend's words.
 async fn origin(house: &House, volume: &Volume) -> Result<Option<Origin>, Error> {
     let gone = |what: &str| Error::not_found(format!("the {what} that it was to be made from is gone"));
+    if let Some(filling) = &volume.filling {
+        return fill::origin(house, volume, filling).await;
+    }
     Ok(match &volume.source {
         None => None,
         Some(Source::Snapshot(id)) => {
@@ -243,20 +257,22 @@ async fn origin(house: &House, volume: &Volume) -> Result<Option<Origin>, Error>
             let source = house.journal.family(*id).await?.value.volume.ok_or_else(|| gone("volume"))?;
             Some(Origin::Volume(which(house, &source)))
         }
+        // It is filled, and made of nothing.
+        Some(Source::File(_)) => None,
     })
 }
 
 /// The records that a change to a volume and its source touches.
-fn with_source(volume: &Volume) -> (Vec<VolumeId>, Vec<SnapshotId>) {
+pub(super) fn with_source(volume: &Volume) -> (Vec<VolumeId>, Vec<SnapshotId>) {
     match &volume.source {
         Some(Source::Volume(source)) => (vec![volume.id, *source], Vec::new()),
         Some(Source::Snapshot(source)) => (vec![volume.id], vec![*source]),
-        None => (vec![volume.id], Vec::new()),
+        Some(Source::File(_)) | None => (vec![volume.id], Vec::new()),
     }
 }
 
-/// Lets a volume's source go.
-fn release_source(draft: &mut Draft, volume: &Volume) {
+/// Lets a volume's source go; one that was cut for it alone goes with that.
+pub(super) fn release_source(draft: &mut Draft, volume: &Volume, now: Timestamp) {
     match &volume.source {
         Some(Source::Volume(source)) => {
             if let Some(source) = draft.family(*source).volume.as_mut() {
@@ -266,15 +282,16 @@ fn release_source(draft: &mut Draft, volume: &Volume) {
         Some(Source::Snapshot(source)) => {
             if let Some(source) = draft.snapshot(*source) {
                 source.dependants.remove(&volume.id);
+                end_temporary(source, now);
             }
         }
-        None => {}
+        Some(Source::File(_)) | None => {}
     }
 }
 
 /// Records that the volume is made, and that its source is free again where the backend does not need it.
 async fn record_made(
-    house: &House,
+    house: &Arc<House>,
     volume: &Volume,
     backend: &Arc<dyn Backend>,
     made: Made,
@@ -283,26 +300,40 @@ async fn record_made(
     let abilities = backend.describe().abilities;
     let keeps_source = abilities.clone_needs_source;
     let places = house.places_of(&abilities, &made.topology);
-    let (families, snapshots) = with_source(volume);
+    let now = house.now();
+    let twin = match volume.filling.as_ref().is_some_and(|filling| filling.stage == Stage::Copied) {
+        true => fill::twin(house, volume).await?,
+        false => None,
+    };
+    let (families, mut snapshots) = with_source(volume);
+    snapshots.extend(twin.iter().map(|twin| twin.0));
     // A copy that is made again would be one of a later moment.
     let durability = match volume.source {
         Some(Source::Volume(_)) => Durability::Durable,
-        Some(Source::Snapshot(_)) | None => Durability::Lazy,
+        Some(Source::Snapshot(_) | Source::File(_)) | None => Durability::Lazy,
     };
     house
         .journal
-        .edit(&families, &snapshots, durability, |draft, _| {
+        .edit(&families, &snapshots, durability, |draft, change| {
             apply_made(draft, volume, &made, &places);
-            if let Some(now) = draft.family(volume.id).volume.as_mut() {
-                now.held_still = held_still;
+            fill::record_twin(draft, change, volume, twin.as_ref(), now);
+            if let Some(record) = draft.family(volume.id).volume.as_mut() {
+                record.held_still = held_still;
             }
-            if !keeps_source {
-                release_source(draft, volume);
+            if !keeps_source && volume.filling.is_none() {
+                release_source(draft, volume, now);
+            }
+            // A copy from another backend is written on this node next.
+            let family = draft.family(volume.id);
+            let copies = family.volume.as_ref().is_some_and(|volume| volume.state == VolumeState::Creating);
+            if copies {
+                crate::ops::mount::attach(family, house.node(), false, now);
             }
             Ok(())
         })
-        .await
-        .map(drop)
+        .await?;
+    fill::ring_twin(house, twin.as_ref());
+    Ok(())
 }
 
 fn apply_made(draft: &mut Draft, volume: &Volume, made: &Made, places: &BTreeMap<String, String>) {
@@ -324,8 +355,11 @@ fn apply_made(draft: &mut Draft, volume: &Volume, made: &Made, places: &BTreeMap
         now.filesystem.root.directory = before.directory;
     }
     if now.state == VolumeState::Creating {
-        now.state = VolumeState::Ready;
         now.intent = None;
+        match now.filling.as_mut().filter(|filling| filling.stage == Stage::Making) {
+            Some(filling) => filling.stage = Stage::Copying,
+            None => now.state = VolumeState::Ready,
+        }
     }
 }
 
@@ -368,11 +402,12 @@ async fn forget(
     tombstone_until: Option<Timestamp>,
     durability: Durability,
 ) -> Result<(), Error> {
+    let now = house.now();
     let (families, snapshots) = with_source(volume);
     house
         .journal
         .edit(&families, &snapshots, durability, |draft, change| {
-            release_source(draft, volume);
+            release_source(draft, volume, now);
             draft.family(volume.id).volume = None;
             change.frees_space();
             if let Some(until) = tombstone_until {
@@ -447,7 +482,7 @@ pub(super) async fn modify(house: &Arc<House>, volume: &Volume) -> Result<(), Er
     .await
 }
 
-async fn edit_volume(
+pub(super) async fn edit_volume(
     house: &House,
     volume: &Volume,
     durability: Durability,

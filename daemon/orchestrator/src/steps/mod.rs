@@ -3,6 +3,8 @@
 
 mod attach;
 pub(crate) mod backend;
+mod carry;
+mod fill;
 mod node;
 
 use std::sync::Arc;
@@ -36,6 +38,8 @@ pub(crate) async fn take(house: &Arc<House>, family: &Family, step: &Step) -> Re
 async fn execute(house: &Arc<House>, family: &Family, volume: &Volume, step: &Step) -> Result<(), Error> {
     match step {
         Step::Create => backend::create(house, volume).await,
+        Step::Fill => fill::fill(house, family, volume).await,
+        Step::LetGo => fill::let_go(house, family, volume).await,
         Step::Delete => backend::delete(house, volume).await,
         Step::Grow => backend::grow(house, volume).await,
         Step::Modify => backend::modify(house, volume).await,

@@ -11,12 +11,16 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Fuse, reach::Reach};
+use super::{
+    Fuse,
+    blocks::{Spent, Unfinished},
+    reach::Reach,
+};
 use crate::{
     error::Error,
     model::{Bytes, CapacityRange, Connection, Fingerprint, Handle, Token},
     ports::{
-        Extents,
+        Extents, SnapshotReading, SnapshotWriting,
         backend::{
             Abilities, Attachments, Backend, Check, Create, Cut, Cutting, Description, Effect, Extras,
             Fencing, Grow, Growing, Health, Made, Origin, Page, Parameter, Pending, Polling, Room, Shot,
@@ -50,6 +54,12 @@ pub enum Verb {
     Poll,
     /// Ask how volumes are.
     Health,
+    /// Begin a snapshot that is written.
+    Begin,
+    /// Write blocks of it.
+    Write,
+    /// End the writing.
+    Complete,
 }
 
 /// What goes wrong with one call.
@@ -94,6 +104,9 @@ pub struct BackendWorld {
     /// Which nodes reach what.
     pub(super) reach: Reach,
     pub(super) snapshots: BTreeMap<Token, (Shot, Vec<u8>)>,
+    /// Snapshots that are being written.
+    pub(super) unfinished: BTreeMap<Token, Unfinished>,
+    pub(super) spent: Spent,
     faults: BTreeMap<Verb, VecDeque<Fault>>,
     heard: BTreeMap<Verb, usize>,
     fingerprint: String,
@@ -153,7 +166,7 @@ impl BackendWorld {
     /// The tokens of what it has, volumes and snapshots.
     #[must_use]
     pub fn tokens(&self) -> Vec<Token> {
-        self.volumes.keys().chain(self.snapshots.keys()).cloned().collect()
+        self.volumes.keys().chain(self.snapshots.keys()).chain(self.unfinished.keys()).cloned().collect()
     }
 
     /// The handle of a volume.
@@ -172,12 +185,11 @@ impl BackendWorld {
         self.snapshots.retain(|_, (shot, _)| shot.handle.as_str() != handle);
     }
 
-    /// The bytes of a volume, by its handle.
+    /// The bytes of a volume or a snapshot, by its handle.
     pub fn bytes(&mut self, handle: &str) -> Option<&mut Vec<u8>> {
-        self.volumes
-            .values_mut()
-            .find(|thing| thing.made.handle.as_str() == handle)
-            .map(|thing| &mut thing.bytes)
+        let volumes = self.volumes.values_mut().map(|thing| (&thing.made.handle, &mut thing.bytes));
+        let snapshots = self.snapshots.values_mut().map(|(shot, bytes)| (&shot.handle, bytes));
+        volumes.chain(snapshots).find(|(of, _)| of.as_str() == handle).map(|(_, bytes)| bytes)
     }
 
     /// The parameters of a volume, by its handle.
@@ -229,11 +241,12 @@ pub struct FakeBackend {
     world: Arc<Mutex<BackendWorld>>,
     pub(super) fuse: Arc<Fuse>,
     pub(super) description: Description,
-    cutting: Cutting,
+    pub(super) cutting: Cutting,
     attaches: bool,
-    fences: bool,
-    polls: bool,
+    pub(super) fences: bool,
+    pub(super) polls: bool,
     pub(super) ripens: bool,
+    pub(super) by_calls: bool,
 }
 
 impl FakeBackend {
@@ -245,6 +258,7 @@ impl FakeBackend {
             attachments: attaches,
             snapshots: true,
             extents: true,
+            snapshot_data: true,
             clone: true,
             modify: true,
             health: true,
@@ -258,45 +272,9 @@ impl FakeBackend {
             abilities,
             ..Description::default()
         };
-        let (fences, polls, ripens) = (false, false, false);
-        Self { world, fuse, description, cutting: Cutting::Instant, attaches, fences, polls, ripens }
-    }
-
-    /// The same, and it can be asked about much pending work at once.
-    #[must_use]
-    pub fn polled(mut self) -> Self {
-        self.polls = true;
-        self.description.abilities.polling = true;
-        self
-    }
-
-    /// The same, with volumes that lie on the daemon's own host.
-    #[must_use]
-    pub fn bound(mut self) -> Self {
-        self.description.abilities.node_bound = true;
-        self
-    }
-
-    /// The same, and it can cut nodes off.
-    #[must_use]
-    pub fn fencing(mut self) -> Self {
-        self.fences = true;
-        self.description.abilities.fence = true;
-        self
-    }
-
-    /// The same, and it does not tell where snapshots hold data.
-    #[must_use]
-    pub fn without_extents(mut self) -> Self {
-        self.description.abilities.extents = false;
-        self
-    }
-
-    /// The same, cutting in this way.
-    #[must_use]
-    pub fn cutting(mut self, cutting: Cutting) -> Self {
-        self.cutting = cutting;
-        self
+        let (fences, polls, ripens, by_calls) = (false, false, false, false);
+        let cutting = Cutting::Instant;
+        Self { world, fuse, description, cutting, attaches, fences, polls, ripens, by_calls }
     }
 
     pub(super) fn world(&self) -> MutexGuard<'_, BackendWorld> {
@@ -466,6 +444,14 @@ impl Backend for FakeBackend {
         self.description.abilities.extents.then_some(self as &dyn Extents)
     }
 
+    fn snapshot_data(&self) -> Option<&dyn SnapshotReading> {
+        self.description.abilities.snapshot_data.then_some(self as &dyn SnapshotReading)
+    }
+
+    fn snapshot_writing(&self) -> Option<&dyn SnapshotWriting> {
+        self.description.abilities.snapshot_writing.then_some(self as &dyn SnapshotWriting)
+    }
+
     fn extras(&self) -> Option<&dyn Extras> {
         Some(self)
     }
@@ -562,6 +548,7 @@ impl Snapshots for FakeBackend {
     async fn delete_snapshot(&self, which: Which, resume: Option<Vec<u8>>) -> Result<Effect<()>, Error> {
         self.effect(Verb::DeleteSnapshot, resume, move |world| {
             world.snapshots.remove(&which.token);
+            world.unfinished.remove(&which.token);
             world.copies.remove(&which.token);
             Ok(())
         })

@@ -14,9 +14,12 @@ use super::{BackendWorld, Fuse};
 use crate::{
     error::Error,
     model::{Bytes, Caller, Connection, VolumeId},
-    ports::host::{
-        Bind, Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt, Observations,
-        Prepare, Standing, Stray, Survey, Usage,
+    ports::{
+        blocks::Place,
+        host::{
+            Bind, Condition, Connections, Device, Facts, Filesystems, Grown, MountWish, MountedAt,
+            Observations, Prepare, Standing, Stray, Survey, Usage,
+        },
     },
 };
 
@@ -37,6 +40,8 @@ pub struct HostWorld {
     sizes: BTreeMap<VolumeId, Bytes>,
     /// How many clients it has been; nothing while it does not tell.
     clients: Option<u32>,
+    /// Files that snapshots were exported to, by their paths.
+    pub files: BTreeMap<String, Vec<u8>>,
 }
 
 impl Default for HostWorld {
@@ -53,6 +58,7 @@ impl Default for HostWorld {
             stalled: BTreeSet::new(),
             sizes: BTreeMap::new(),
             clients: None,
+            files: BTreeMap::new(),
         }
     }
 }
@@ -60,7 +66,8 @@ impl Default for HostWorld {
 impl HostWorld {
     /// Loses everything that a reboot loses.
     pub fn reboot(&mut self) {
-        *self = Self { boot: self.boot + 1, clients: self.clients, ..Self::default() };
+        let files = std::mem::take(&mut self.files);
+        *self = Self { boot: self.boot + 1, clients: self.clients, files, ..Self::default() };
     }
 
     /// Lets it tell who it is to the backend, another one with each connection.
@@ -158,15 +165,24 @@ impl HostWorld {
 pub struct FakeHost {
     world: Arc<Mutex<HostWorld>>,
     backend: Arc<Mutex<BackendWorld>>,
+    /// Other backends that it reaches.
+    beside: Vec<Arc<Mutex<BackendWorld>>>,
     node: &'static str,
-    fuse: Arc<Fuse>,
+    pub(super) fuse: Arc<Fuse>,
 }
 
 impl FakeHost {
     /// A machine over these worlds, which the backend knows as `here`.
     #[must_use]
     pub fn new(world: Arc<Mutex<HostWorld>>, backend: Arc<Mutex<BackendWorld>>, fuse: Arc<Fuse>) -> Self {
-        Self { world, backend, node: "here", fuse }
+        Self { world, backend, beside: Vec::new(), node: "here", fuse }
+    }
+
+    /// The same, and it reaches another backend too.
+    #[must_use]
+    pub fn beside(mut self, backend: Arc<Mutex<BackendWorld>>) -> Self {
+        self.beside.push(backend);
+        self
     }
 
     /// The same under another name.
@@ -176,15 +192,31 @@ impl FakeHost {
         self
     }
 
-    fn world(&self) -> MutexGuard<'_, HostWorld> {
+    pub(super) fn world(&self) -> MutexGuard<'_, HostWorld> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn bytes<T>(&self, handle: &str, act: impl FnOnce(&mut Vec<u8>) -> Result<T, Error>) -> Result<T, Error> {
-        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
-        act(backend
-            .bytes(handle)
-            .ok_or_else(|| Error::not_found("there is nothing at the end of the connection"))?)
+    pub(super) fn bytes<T>(
+        &self,
+        handle: &str,
+        act: impl FnOnce(&mut Vec<u8>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        for backend in std::iter::once(&self.backend).chain(&self.beside) {
+            let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(bytes) = backend.bytes(handle) {
+                return act(bytes);
+            }
+        }
+        Err(Error::not_found("there is nothing at the end of the connection"))
+    }
+
+    /// An error for what is read or written without being connected.
+    pub(super) fn require_connected(&self, place: &Place) -> Result<(), Error> {
+        let world = self.world();
+        match world.connected.contains_key(&place.id) {
+            true => Ok(()),
+            false => Err(Error::internal("it was used before it was connected")),
+        }
     }
 
     fn require_size(&self, volume: VolumeId, wanted: Bytes) -> Result<(), Error> {
@@ -234,7 +266,7 @@ impl FakeHost {
     }
 }
 
-fn handle(connection: &Connection) -> Result<String, Error> {
+pub(super) fn handle(connection: &Connection) -> Result<String, Error> {
     match connection {
         Connection::File { path, .. } => Ok(path.clone()),
         other => Err(Error::unsupported(format!("the fake machine cannot connect {}", other.kind()))),

@@ -3,6 +3,7 @@
 //! of the hall they prove against these.
 
 mod backend;
+mod blocks;
 mod clock;
 mod extents;
 mod fuse;
