@@ -10,7 +10,8 @@ use crate::config::{Log, LogFormat, environment};
 
 /// Starts the log. A second start changes nothing.
 pub(crate) fn log(config: &Log) {
-    let filter: Targets = config.level.parse().unwrap_or_default();
+    // Which credentials were found is told to who asks for it.
+    let filter: Targets = format!("aws_config=warn,{}", config.level).parse().unwrap_or_default();
     let terminal = std::io::stderr().is_terminal();
     let json = match config.format {
         LogFormat::Json => true,

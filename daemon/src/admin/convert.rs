@@ -2,6 +2,7 @@
 //! snake_case with the unit as the last word, absent things are left out, and a field once sent keeps its
 //! meaning. Nothing here decides anything.
 
+mod copies;
 mod snapshots;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -24,7 +25,11 @@ use kato_orchestrator::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value as Json, json};
 
-pub(crate) use self::snapshots::{cut_from_wire, group_from_wire, group_to_wire, snapshot_to_wire};
+pub(crate) use self::copies::copy_from_wire;
+use self::copies::filling_to_wire;
+pub(crate) use self::snapshots::{
+    cut_from_wire, group_from_wire, group_to_wire, piece_to_wire, snapshot_to_wire,
+};
 
 /// A size as people or programs write it.
 #[derive(Deserialize)]
@@ -55,6 +60,7 @@ struct VolumeWish {
     parameters: BTreeMap<String, String>,
     from_snapshot: Option<String>,
     from_volume: Option<String>,
+    from_file: Option<String>,
     fs: Option<String>,
     data_root: Option<String>,
     uid: Option<u32>,
@@ -85,12 +91,18 @@ fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 /// The wish for a volume.
 pub(crate) fn create_from_wire(bytes: &[u8]) -> Result<CreateVolume, Error> {
     let wish: VolumeWish = body(bytes)?;
-    let source = match (wish.from_snapshot, wish.from_volume) {
-        (None, None) => None,
-        (Some(snapshot), None) => Some(SourceName::Snapshot(SnapshotName::parse(&snapshot)?.into())),
-        (None, Some(volume)) => Some(SourceName::Volume(VolumeName::parse(&volume)?.into())),
-        (Some(_), Some(_)) => {
-            return Err(Error::invalid("a volume is a copy of one thing: name a snapshot or a volume"));
+    let source = match (wish.from_snapshot, wish.from_volume, wish.from_file) {
+        (None, None, None) => None,
+        (Some(snapshot), None, None) => Some(SourceName::Snapshot(SnapshotName::parse(&snapshot)?.into())),
+        (None, Some(volume), None) => Some(SourceName::Volume(VolumeName::parse(&volume)?.into())),
+        (None, None, Some(path)) if path.starts_with('/') => Some(SourceName::File(path)),
+        (None, None, Some(path)) => {
+            return Err(Error::invalid(format!("the path {path:?} of a file has to begin with a slash")));
+        }
+        _ => {
+            return Err(Error::invalid(
+                "a volume is a copy of one thing: name a snapshot, a volume or a file",
+            ));
         }
     };
     let mode = wish.mode.as_deref().map(|text| {
@@ -176,6 +188,7 @@ pub(crate) fn volume_to_wire(view: &VolumeView, node: &NodeId) -> Json {
     );
     put(map, "path", view.path_on(node).map(Json::from));
     put(map, "source", volume.source.as_ref().map(source_to_wire));
+    put(map, "copying", volume.filling.as_ref().map(filling_to_wire));
     put(map, "source_held_ms", volume.held_still.map(millis));
     put(map, "handle", volume.handle.as_ref().map(|handle| Json::from(handle.as_str())));
     put(map, "connection", volume.connection.as_ref().map(connection_to_wire));
@@ -234,6 +247,7 @@ fn root_to_wire(root: &DataRoot) -> Json {
 fn source_to_wire(source: &Source) -> Json {
     match source {
         Source::Snapshot(id) => json!({ "snapshot_id": id.to_string() }),
+        Source::File(path) => json!({ "file": path }),
         Source::Volume(id) => json!({ "volume_id": id.to_string() }),
     }
 }
@@ -251,8 +265,11 @@ fn connection_to_wire(connection: &Connection) -> Json {
     let place = match connection {
         Connection::Directory { root, path } | Connection::File { root, path } => format!("{root}/{path}"),
         Connection::Device { identity, value } => format!("{identity}:{value}"),
-        Connection::Rbd { pool, namespace, image, .. } if namespace.is_empty() => format!("{pool}/{image}"),
-        Connection::Rbd { pool, namespace, image, .. } => format!("{pool}/{namespace}/{image}"),
+        Connection::Rbd { pool, namespace, image, snapshot, .. } => {
+            let namespace = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+            let snapshot = snapshot.as_ref().map(|name| format!("@{name}")).unwrap_or_default();
+            format!("{pool}/{namespace}{image}{snapshot}")
+        }
         Connection::Iscsi { iqn, lun, .. } => format!("{iqn}:{lun}"),
         Connection::Nbd { server, export } => format!("{server}/{export}"),
         Connection::Nfs { server, path, .. } => format!("{server}:{path}"),
@@ -495,7 +512,8 @@ fn abilities_to_wire(abilities: &Abilities) -> Json {
         (abilities.modify, "modify"),
         (abilities.groups, "groups"),
         (abilities.extents, "extents"),
-        (abilities.block_data, "block-data"),
+        (abilities.snapshot_data, "snapshot-data"),
+        (abilities.snapshot_writing, "snapshot-writing"),
         (abilities.health, "health"),
         (abilities.capacity, "capacity"),
         (abilities.polling, "polling"),

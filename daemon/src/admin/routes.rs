@@ -16,7 +16,10 @@ use futures_util::stream;
 use kato_orchestrator::{
     Error, Outcome,
     model::{BackendName, ClassName, GroupName, GroupRef, SnapshotName, VolumeName},
-    ops::{Context, DeleteGroup, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, RepairVolume},
+    ops::{
+        Context, DeleteGroup, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, ReadSnapshot,
+        RepairVolume,
+    },
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -58,12 +61,14 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/volumes/{name}/grow", post(grow))
         .route("/v1/volumes/{name}/modify", post(modify))
         .route("/v1/volumes/{name}/repair", post(repair))
+        .route("/v1/volumes/{name}/copy", post(copy))
         .route("/v1/volumes/{name}/why", get(why))
         .route("/v1/names", get(names))
         .route("/v1/groups", get(groups).post(cut_group))
         .route("/v1/groups/{name}", get(group).delete(remove_group))
         .route("/v1/snapshots", get(snapshots).post(cut))
         .route("/v1/snapshots/{name}", get(snapshot).delete(remove_snapshot))
+        .route("/v1/snapshots/{name}/data", get(snapshot_data))
         .route("/v1/classes", get(classes))
         .route("/v1/classes/{name}", get(class))
         .route("/v1/backends", get(backends))
@@ -99,6 +104,12 @@ struct Page {
     limit: Option<usize>,
     #[serde(default)]
     watch: bool,
+}
+
+/// From where on.
+#[derive(Debug, Default, Deserialize)]
+struct DataPage {
+    from: Option<u64>,
 }
 
 impl Page {
@@ -219,6 +230,18 @@ async fn grow(
     ok(&convert::volume_to_wire(&view, door.hall.node()))
 }
 
+async fn copy(
+    State(door): State<Arc<Door>>,
+    Extension(id): Extension<RequestId>,
+    Path(name): Path<String>,
+    Query(wish): Query<Wish>,
+    body: Bytes,
+) -> Answer {
+    let command = convert::copy_from_wire(VolumeName::parse(&name)?, &body)?;
+    let copied = door.hall.copy(&context(&door, id, &wish), command).await?;
+    made(map(copied, |view| convert::volume_to_wire(&view, door.hall.node())))
+}
+
 async fn modify(
     State(door): State<Arc<Door>>,
     Extension(id): Extension<RequestId>,
@@ -312,6 +335,24 @@ async fn remove_snapshot(
 ) -> Answer {
     let command = DeleteSnapshot { snapshot: SnapshotName::parse(&name)?.into() };
     gone(&door.hall.delete_snapshot(&context(&door, id, &wish), command).await?)
+}
+
+/// A page of what a snapshot holds: a line of JSON that tells what follows, and that.
+async fn snapshot_data(
+    State(door): State<Arc<Door>>,
+    Path(name): Path<String>,
+    Query(wish): Query<DataPage>,
+) -> Answer {
+    let wish = ReadSnapshot {
+        snapshot: SnapshotName::parse(&name)?.into(),
+        from: kato_orchestrator::model::Bytes(wish.from.unwrap_or(0)),
+    };
+    let piece = door.hall.read_snapshot(&wish).await?;
+    let head = convert::piece_to_wire(&piece).to_string() + "\n";
+    let parts = std::iter::once(Bytes::from(head)).chain(piece.blocks.into_iter().map(|(_, bytes)| bytes));
+    let body = stream::iter(parts.map(Ok::<_, Infallible>).collect::<Vec<_>>());
+    let kind = HeaderValue::from_static("application/octet-stream");
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(body)).into_response())
 }
 
 async fn classes(State(door): State<Arc<Door>>) -> Answer {

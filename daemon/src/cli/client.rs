@@ -77,6 +77,17 @@ impl Client {
         self.json(Method::POST, &self.patient(path), Bytes::from(body.to_string()))
     }
 
+    /// Asks for something to be done, and waits no longer than this for it.
+    pub(crate) fn post_within(&self, path: &str, body: &Json, wait: Duration) -> Result<Json, Failure> {
+        let path = format!("{path}?timeout_ms={}", wait.as_millis());
+        self.json(Method::POST, &path, Bytes::from(body.to_string()))
+    }
+
+    /// How long the daemon is to be waited for, where somebody said so.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
     /// Sends bytes.
     pub(crate) fn send(&self, path: &str, body: Vec<u8>) -> Result<Json, Failure> {
         self.json(Method::POST, path, Bytes::from(body))

@@ -8,6 +8,7 @@ use super::{
     Exit, Failure, Global,
     client::encode,
     complete, each,
+    export::{Export, Import},
     filter::{self, Filter},
     list::List,
     output::{Column, column, wide, word},
@@ -54,6 +55,10 @@ pub(super) enum Verb {
         #[arg(required = true, add = ArgValueCompleter::new(complete::snapshots))]
         names: Vec<String>,
     },
+    /// Write a snapshot into a file, or into a pipe
+    Export(Export),
+    /// Make a volume of what a snapshot was exported to
+    Import(Import),
     /// Remove snapshots
     #[command(visible_alias = "delete", alias = "remove")]
     Rm {
@@ -107,6 +112,8 @@ impl Verb {
                 }
                 exit
             }
+            Self::Export(wish) => wish.run(global, &client),
+            Self::Import(wish) => wish.run(global, &client),
             Self::Rm { names } => each(&names, |name| {
                 global.confirm(&format!("Destroys snapshot {name}."), name)?;
                 client.get(&place(name))?;

@@ -14,7 +14,9 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     Exit, Failure, Global,
     client::{Client, encode},
-    complete, each,
+    complete,
+    copy::Copy,
+    each,
     filter::{self, Filter},
     list::List,
     output::{Column, Format, column, wide, word},
@@ -68,6 +70,8 @@ pub(super) enum Verb {
         #[arg(required = true, value_name = "KEY=VALUE", add = ArgValueCompleter::new(complete::parameters))]
         parameters: Vec<String>,
     },
+    /// Copy a volume, as it is now, into a new one of another class, on whatever backend
+    Copy(Copy),
     /// Take a broken mount of this node down and make it again, with a check of its filesystem
     Repair {
         /// Which
@@ -243,6 +247,7 @@ impl Verb {
                 let wish = json!({ "parameters": pairs(&parameters)? });
                 done(global, client.post(&format!("{}/modify", place(&name)), &wish)?)
             }
+            Self::Copy(wish) => wish.run(global, &client),
             Self::Repair { name, force } => repair(global, &client, &name, force),
             Self::Why { name, watch: false } => why(global, &client.get(&reason(&name))?),
             Self::Why { name, watch: true } => watch_why(global, &client, &name),
@@ -251,7 +256,7 @@ impl Verb {
     }
 }
 
-fn place(name: &str) -> String {
+pub(super) fn place(name: &str) -> String {
     format!("/v1/volumes/{}", encode(name))
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kato_orchestrator::{
     Error,
     model::{GroupName, Snapshot, SnapshotName, SnapshotState, VolumeName},
-    ops::{CreateGroup, CreateSnapshot, GroupView},
+    ops::{CreateGroup, CreateSnapshot, GroupView, SnapshotPiece},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -38,6 +38,22 @@ struct SnapshotWish {
 
 fn yes() -> bool {
     true
+}
+
+/// What stands before the bytes of a piece of a snapshot.
+pub(crate) fn piece_to_wire(piece: &SnapshotPiece) -> Json {
+    let snapshot = &piece.snapshot;
+    let blocks: Vec<_> = piece.blocks.iter().map(|(offset, bytes)| json!([offset.0, bytes.len()])).collect();
+    json!({
+        "size_bytes": snapshot.size.0,
+        "fs": snapshot.filesystem.fs.name(),
+        "directory": snapshot.filesystem.root.directory,
+        "volume": snapshot.volume_name.as_str(),
+        "snapshot": snapshot.name.as_str(),
+        "cut": snapshot.cut.map(|cut| cut.to_string()),
+        "blocks": blocks,
+        "next_bytes": piece.next.map(|next| next.0),
+    })
 }
 
 /// The wish for a group of snapshots.
