@@ -201,6 +201,7 @@ fn volume(number: u32) -> Fallible<Volume> {
         actual: Some(Bytes(0)),
         actual_parameters: BTreeMap::new(),
         source: None,
+        filling: None,
         found: false,
         held_still: None,
         connection: Some(Connection::Directory {

@@ -22,6 +22,8 @@ const DOCKER_SOCKET: &str = "/run/docker/plugins/kato.sock";
 #[derive(Debug)]
 pub struct Daemon<'m> {
     machine: &'m Machine,
+    /// What it finds in its environment besides.
+    environment: Vec<(String, String)>,
     process: Process,
 }
 
@@ -35,10 +37,19 @@ impl<'m> Daemon<'m> {
     /// Starts one with these further sections.
     #[must_use]
     pub fn start_with(machine: &'m Machine, sections: &str) -> Self {
+        Self::start_in(machine, sections, &[])
+    }
+
+    /// The same with these variables in its environment, as long as it is started by this.
+    #[must_use]
+    pub fn start_in(machine: &'m Machine, sections: &str, environment: &[(&str, &str)]) -> Self {
         let folder = machine.folder().display();
         let config = format!("[folders]\ndata = \"{folder}/kato\"\nrun = \"/run/kato\"\n{sections}");
         fs::write(config_file(machine), config).expect("a configuration");
-        let mut this = Self { machine, process: launch(machine) };
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let process = launch(machine, &environment);
+        let mut this = Self { machine, environment, process };
         this.wait_until_ready();
         this
     }
@@ -81,7 +92,7 @@ impl<'m> Daemon<'m> {
     /// Starts it again over the same data, and waits until it serves.
     pub fn start_again(&mut self) {
         assert!(!self.process.runs(), "it has to end before it is started again");
-        self.process = launch(self.machine);
+        self.process = launch(self.machine, &self.environment);
         self.wait_until_ready();
     }
 
@@ -103,8 +114,9 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-fn launch(machine: &Machine) -> Process {
+fn launch(machine: &Machine, environment: &[(String, String)]) -> Process {
     machine.spawn(binary(), "kato.log", |command| {
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.args(["serve", "--set", "node.id=here", "--config"]).arg(config_file(machine));
     })
 }

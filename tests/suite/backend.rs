@@ -8,12 +8,15 @@ pub(crate) mod ground;
 mod local;
 mod stalls;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use kato_orchestrator::{
     Error, Kind,
     model::{Bytes, CapacityRange, ClusterId, Handle, Token},
-    ports::backend::{Asking, Create, Cut, Effect, Made, Origin, Shot, Standing, Verb, Which},
+    ports::backend::{Asking, Create, Cut, Effect, Made, Origin, Pending, Shot, Standing, Verb, Which},
 };
 
 use self::ground::Subject;
@@ -29,6 +32,14 @@ fn which(name: &str) -> Which {
 
 fn known(made: &Made) -> Which {
     Which { token: made.token.clone().unwrap(), handle: Some(made.handle.clone()) }
+}
+
+/// How long is waited at most for what is under way.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Waits, though never as long as people do.
+async fn pause(pending: &Pending) {
+    tokio::time::sleep(pending.retry_after.min(PAUSE)).await;
 }
 
 impl Subject {
@@ -55,8 +66,9 @@ impl Subject {
     async fn create(&self, mut wish: Create) -> Result<Made, Error> {
         loop {
             match self.backend.create(wish.clone()).await? {
-                Effect::Done(made) => return Ok(made),
+                Effect::Done(made) => return Ok(Made { parameters: None, ..made }),
                 Effect::Pending(pending) => {
+                    pause(&pending).await;
                     wish.resume = Some(self.wait(Verb::Create, &wish.token, pending.resume).await);
                 }
             }
@@ -71,7 +83,10 @@ impl Subject {
             let asking = Asking { verb, which, node: None, resume: resume.clone() };
             match polling.poll(vec![asking]).await.unwrap().pop().unwrap() {
                 Standing::Ready => return resume,
-                Standing::Still(pending) => resume = pending.resume,
+                Standing::Still(pending) => {
+                    pause(&pending).await;
+                    resume = pending.resume;
+                }
             }
         }
     }
@@ -85,11 +100,15 @@ impl Subject {
         loop {
             match self.backend.delete(which.clone(), resume).await? {
                 Effect::Done(()) => return Ok(()),
-                Effect::Pending(pending) => resume = Some(pending.resume),
+                Effect::Pending(pending) => {
+                    pause(&pending).await;
+                    resume = Some(pending.resume);
+                }
             }
         }
     }
 
+    /// Cuts, and waits until something can be made from it.
     async fn cut(&self, name: &str, volume: Which) -> Result<Shot, Error> {
         let mut wish = Cut {
             token: token(name),
@@ -101,8 +120,13 @@ impl Subject {
         };
         loop {
             match self.backend.snapshots().unwrap().cut(wish.clone()).await? {
-                Effect::Done(shot) => return Ok(shot),
-                Effect::Pending(pending) => wish.resume = Some(pending.resume),
+                Effect::Done(shot) if shot.ready => return Ok(shot),
+                // Its moment is fixed, and whoever asks again hears of the same one.
+                Effect::Done(_) => tokio::time::sleep(PAUSE).await,
+                Effect::Pending(pending) => {
+                    pause(&pending).await;
+                    wish.resume = Some(pending.resume);
+                }
             }
         }
     }
@@ -112,7 +136,10 @@ impl Subject {
         loop {
             match self.backend.snapshots().unwrap().delete_snapshot(which(name), resume).await? {
                 Effect::Done(()) => return Ok(()),
-                Effect::Pending(pending) => resume = Some(pending.resume),
+                Effect::Pending(pending) => {
+                    pause(&pending).await;
+                    resume = Some(pending.resume);
+                }
             }
         }
     }
@@ -122,13 +149,22 @@ impl Subject {
         loop {
             match self.backend.grow().unwrap().grow(which(name), size, resume).await? {
                 Effect::Done(size) => return Ok(size),
-                Effect::Pending(pending) => resume = Some(pending.resume),
+                Effect::Pending(pending) => {
+                    pause(&pending).await;
+                    resume = Some(pending.resume);
+                }
             }
         }
     }
 
     async fn look(&self, name: &str) -> Option<Made> {
-        self.backend.inspect(vec![which(name)]).await.unwrap().pop().unwrap()
+        self.inspect(vec![which(name)]).await.pop().unwrap()
+    }
+
+    /// What is to be seen of these, as whoever made them was told it: what is in force besides is told to who looks.
+    async fn inspect(&self, which: Vec<Which>) -> Vec<Option<Made>> {
+        let found = self.backend.inspect(which).await.unwrap();
+        found.into_iter().map(|made| made.map(|made| Made { parameters: None, ..made })).collect()
     }
 
     /// The tokens of all volumes, page by page.
@@ -199,7 +235,7 @@ async fn what_is_deleted_is_gone_and_deleted_again(subject: Subject) {
     assert_eq!(subject.listed().await, []);
     assert!(subject.is_empty(), "{:?}", subject.left());
     // The name is free again, and nothing of the old volume is in the new one.
-    let again = subject.make("a").await;
+    let again = subject.make(subject.free_again("a")).await;
     assert_eq!(subject.read(&again), b"");
 }
 
@@ -217,7 +253,7 @@ async fn many_are_looked_at_in_the_order_of_the_question(subject: Subject) {
     }
     let question = ["c", "x", "a", "a", "y", "b"].map(which).to_vec();
     let [a, b, c] = made.try_into().unwrap();
-    let answer = subject.backend.inspect(question).await.unwrap();
+    let answer = subject.inspect(question).await;
     assert_eq!(answer, [Some(c), None, Some(a.clone()), Some(a), None, Some(b)]);
     assert_eq!(subject.backend.inspect(Vec::new()).await.unwrap(), []);
 }
@@ -300,9 +336,11 @@ async fn the_moment_of_a_snapshot_is_the_first_call(subject: Subject) {
 }
 
 async fn a_snapshot_needs_a_volume_and_a_copy_a_source(subject: Subject) {
+    let of_volume = subject.create(subject.copy("b", Origin::Volume(which("never")))).await.unwrap_err();
+    let clones = subject.backend.describe().abilities.clone;
+    assert_eq!(of_volume.kind, if clones { Kind::NotFound } else { Kind::Unsupported }, "{of_volume}");
     for refusal in [
         subject.cut("s", which("never")).await.map(drop),
-        subject.create(subject.copy("b", Origin::Volume(which("never")))).await.map(drop),
         subject.create(subject.copy("b", Origin::Snapshot(which("never")))).await.map(drop),
     ] {
         let refusal = refusal.unwrap_err();
@@ -336,6 +374,9 @@ async fn volumes_and_snapshots_live_and_go_by_themselves(subject: Subject) {
 }
 
 async fn a_clone_has_the_bytes_and_goes_its_own_way(subject: Subject) {
+    if !subject.backend.describe().abilities.clone {
+        return;
+    }
     let made = subject.make("a").await;
     subject.write(&made, b"bytes");
     subject.backend.clone_how(known(&made)).await.unwrap();
@@ -360,7 +401,8 @@ async fn a_copy_may_be_larger_than_its_source(subject: Subject) {
     subject.write(&made, b"bytes");
     subject.cut("s", known(&made)).await.unwrap();
     let size = CapacityRange::at_least(Bytes(made.size.0 * 3));
-    for (name, origin) in [("b", Origin::Volume(which("a"))), ("c", Origin::Snapshot(which("s")))] {
+    let clone = subject.backend.describe().abilities.clone.then(|| ("b", Origin::Volume(which("a"))));
+    for (name, origin) in clone.into_iter().chain([("c", Origin::Snapshot(which("s")))]) {
         let copy = subject.create(Create { size, ..subject.copy(name, origin) }).await.unwrap();
         assert!(copy.size >= size.required, "{name} is {}", copy.size);
         assert_eq!(subject.read(&copy), b"bytes");
@@ -385,12 +427,22 @@ async fn polls_answer_every_question_and_change_nothing(subject: Subject) {
         about("never", Verb::Delete, &[]),
         about("a", Verb::Create, b"not of this backend"),
     ];
-    let first = polling.poll(askings.clone()).await.unwrap();
+    // When it is best to come again may be another moment each time.
+    let poll = async || {
+        let mut standings = polling.poll(askings.clone()).await.unwrap();
+        for standing in &mut standings {
+            if let Standing::Still(pending) = standing {
+                pending.retry_after = Duration::ZERO;
+            }
+        }
+        standings
+    };
+    let first = poll().await;
     assert_eq!(first.len(), 3);
     assert!(matches!(first[0], Standing::Still(_)));
     assert_eq!(first[1], Standing::Ready, "nothing is known of it: the effect tells");
     for _ in 0..10 {
-        assert_eq!(polling.poll(askings.clone()).await.unwrap(), first);
+        assert_eq!(poll().await, first);
     }
     assert_eq!(polling.poll(Vec::new()).await.unwrap(), []);
     assert_eq!(subject.look("a").await, None);

@@ -4,6 +4,7 @@
 //! them and each is a long story.
 
 mod backend;
+mod copies;
 mod docker;
 mod faults;
 mod ground;

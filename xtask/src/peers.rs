@@ -65,7 +65,19 @@ const PEERS: &[Peer] = &[
         program: "ip",
         package: "iproute2",
         why: "each test has a network of its own",
-        parts: &["docker", "cli", "crash", "sandbox", "csi", "ceph", "ebs", "deploy", "bench-smoke", "bench"],
+        parts: &[
+            "docker",
+            "cli",
+            "crash",
+            "sandbox",
+            "csi",
+            "ceph",
+            "copies",
+            "ebs",
+            "deploy",
+            "bench-smoke",
+            "bench",
+        ],
     },
     Peer {
         program: "mkfs.ext4",
@@ -78,6 +90,7 @@ const PEERS: &[Peer] = &[
             "cli",
             "csi",
             "ceph",
+            "copies",
             "ebs",
             "deploy",
             "bench-smoke",
@@ -90,7 +103,19 @@ const PEERS: &[Peer] = &[
         program: "mkfs.xfs",
         package: "xfsprogs",
         why: "volumes with an xfs filesystem",
-        parts: &["host", "docker", "crash", "cli", "csi", "ceph", "ebs", "deploy", "managed-plugin", "image"],
+        parts: &[
+            "host",
+            "docker",
+            "crash",
+            "cli",
+            "csi",
+            "ceph",
+            "copies",
+            "ebs",
+            "deploy",
+            "managed-plugin",
+            "image",
+        ],
     },
     Peer {
         program: "systemd-analyze",
@@ -152,7 +177,7 @@ const PEERS: &[Peer] = &[
 
 /// Parts that mount filesystems.
 const NEEDS_ROOT: &[&str] =
-    &["host", "docker", "crash", "cli", "csi", "ceph", "ebs", "deploy", "bench-smoke", "bench"];
+    &["host", "docker", "crash", "cli", "csi", "ceph", "copies", "ebs", "deploy", "bench-smoke", "bench"];
 
 /// Installs what these parts need and this machine lacks.
 pub(crate) fn ensure(shell: &Shell, parts: &[&Part]) -> Fallible {

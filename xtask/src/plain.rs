@@ -112,8 +112,9 @@ mod tests {
         let nextest =
             fs::read_to_string(shell.path(".config/nextest.toml")).map_err(|error| error.to_string())?;
         assert!(
-            nextest
-                .contains("test(/^(docker|host|cli|backend|csi|ceph|ebs)::|^crash::kills|^deploy::image/)"),
+            nextest.contains(
+                "test(/^(docker|host|cli|backend|csi|ceph|copies|ebs)::|^crash::kills|^deploy::image/)"
+            ),
             "{nextest}"
         );
         let alone = [
@@ -123,6 +124,7 @@ mod tests {
             "backend::",
             "csi::",
             "ceph::",
+            "copies::",
             "ebs::",
             "crash::kills",
             "deploy::image",

@@ -1,7 +1,7 @@
 //! What the backend suite stands on: each subject is a backend in a world of its own, and a way to write and
 //! read the bytes of its volumes as a node would. The `local` plugin runs as the component that the daemon
-//! carries, on this machine's disk and on a filesystem with reflinks and project quotas in a loop device; anybody
-//! else's comes with `cargo xtask conform` (`xtask/src/conform.rs`).
+//! carries, on this machine's disk and on a filesystem with reflinks and project quotas in a loop device; `rbd` in a
+//! cluster, and `ebs` in the kit's model of Amazon's house; anybody else's comes with `cargo xtask conform` (`xtask/src/conform.rs`).
 
 use std::{
     collections::BTreeMap,
@@ -19,15 +19,17 @@ use kato_orchestrator::{
     model::{BackendName, Bytes, Connection},
     ports::{
         Backend,
-        backend::{Made, Verb},
+        backend::{Effect, Made, NodeFacts, Verb, Which},
     },
     testing::{self, BackendWorld, FakeBackend, Fuse},
 };
 use kato_plugin_host::{
-    BackendSpec, CephGrant, Config, ConnectionGrants, Grants, Limits, PluginHost, embedded, inspect,
+    Addresses, AwsEndpoints, AwsGrant, BackendSpec, CephGrant, Config, ConnectionGrants, Grants, Limits,
+    PluginHost, embedded, inspect,
 };
 use kato_tests::{
     apart::{Apart, mounting},
+    aws::{Aws, Fault, Instance, REGION, Site},
     ceph::Cluster,
 };
 use serde::Deserialize;
@@ -50,6 +52,8 @@ enum World {
     Folder(Folder),
     /// A namespace of a pool.
     Ceph(Arc<Cluster<'static>>, String),
+    /// An account, and the instance that volumes are written and read on.
+    Ebs(Box<Aws>, Instance),
     /// Somebody else's, of which nothing is known but what it answers.
     Theirs {
         _temp: TempDir,
@@ -101,10 +105,16 @@ impl Subject {
 
     /// Lets the next call of an effect take so many calls more.
     pub(super) fn hold_up(&self, verb: Verb, calls: u32) {
-        let (World::Memory(world), Verb::Create) = (&self.world, verb) else {
-            panic!("nothing holds {verb:?} up here");
-        };
-        world.lock().unwrap().fault(testing::Verb::Create, testing::Fault::Pending(calls));
+        match (&self.world, verb) {
+            (World::Memory(world), Verb::Create) => {
+                world.lock().unwrap().fault(testing::Verb::Create, testing::Fault::Pending(calls));
+            }
+            // It takes a while in any case, and a longer one until it is to be seen.
+            (World::Ebs(aws, _), Verb::Create) => {
+                aws.fault("CreateVolume", 1, Fault::NotFoundFor(Duration::from_secs(2)));
+            }
+            _ => panic!("nothing holds {verb:?} up here"),
+        }
     }
 
     /// The component that `cargo xtask conform` was given; ours, where nobody was.
@@ -205,9 +215,84 @@ impl Subject {
         Self { backend, size: Bytes(8 << 20), parameters: BTreeMap::new(), world }
     }
 
+    /// The `ebs` plugin, in an account of its own.
+    pub(crate) async fn volumes_of_ebs() -> Self {
+        static HOST: OnceLock<Arc<PluginHost>> = OnceLock::new();
+        let aws = Aws::start_with(Site { pace: 0.002, ..Site::default() });
+        let instance = aws.add_instance("eu-central-1a", "m5.large");
+        let keys = aws.credentials();
+        let environment = move |name: &str| match name {
+            "AWS_ACCESS_KEY_ID" => Some(keys.access_key_id.clone()),
+            "AWS_SECRET_ACCESS_KEY" => Some(keys.secret_access_key.clone()),
+            _ => None,
+        };
+        let endpoint = Some(aws.endpoint());
+        let grant = AwsGrant {
+            region: REGION.to_owned(),
+            profile: None,
+            endpoints: AwsEndpoints { ec2: endpoint.clone(), ebs: endpoint },
+            actions: Vec::new(),
+            addresses: Addresses::Many(vec!["loopback".to_owned()]),
+            proxy: None,
+            ca: None,
+        };
+        let connections = ConnectionGrants { device: vec!["ebs".to_owned()], ..ConnectionGrants::default() };
+        let spec = BackendSpec {
+            name: BackendName::parse("ebs").unwrap(),
+            component: embedded::component("ebs").unwrap().into(),
+            configuration: BTreeMap::from([("zone".to_owned(), instance.zone().to_owned())]),
+            grants: Grants { aws: Some(grant), connections, ..Grants::default() },
+            limits: Limits::default(),
+        };
+        let config = Config { environment: Arc::new(environment), ..Config::default() };
+        // Everybody's credentials are the same ones.
+        let host = HOST.get_or_init(|| PluginHost::new(config).unwrap());
+        let backend = host.load(spec).await.unwrap();
+        backend.check().await.unwrap();
+        let world = World::Ebs(Box::new(aws), instance);
+        Self { backend, size: Bytes::GIB, parameters: BTreeMap::new(), world }
+    }
+
+    /// Attaches a volume to an instance, does something with its device, and detaches it.
+    fn on_device<T>(&self, made: &Made, instance: &Instance, act: impl FnOnce(&Path) -> T) -> T {
+        let which = Which { token: made.token.clone().unwrap(), handle: Some(made.handle.clone()) };
+        let node = NodeFacts { name: instance.id().to_owned(), ..NodeFacts::default() };
+        let attachments = self.backend.attachments().unwrap();
+        let pause = || tokio::time::sleep(Duration::from_millis(5));
+        block_in_place(|| {
+            Handle::current().block_on(async {
+                let mut resume = None;
+                while let Effect::Pending(pending) =
+                    attachments.attach(which.clone(), node.clone(), false, resume).await.unwrap()
+                {
+                    pause().await;
+                    resume = Some(pending.resume);
+                }
+            });
+            let done = act(&instance.wait_for(made.handle.as_str()));
+            Handle::current().block_on(async {
+                let mut resume = None;
+                while let Effect::Pending(pending) =
+                    attachments.detach(which.clone(), node.clone(), resume).await.unwrap()
+                {
+                    pause().await;
+                    resume = Some(pending.resume);
+                }
+            });
+            done
+        })
+    }
+
+    /// What is made where something of this name was deleted. EC2 lets a token make one volume for good, and it takes the
+    /// plugin a minute to be sure of it, so the token is another one there, as it is for whoever asks the hall.
+    pub(super) fn free_again(&self, name: &'static str) -> &'static str {
+        if matches!(self.world, World::Ebs(..)) { "free again" } else { name }
+    }
+
     /// So many that a list has several pages.
     pub(super) fn many(&self) -> usize {
         match &self.world {
+            World::Ebs(..) => 510,
             World::Ceph(..) => 34,
             World::Memory(_) | World::Folder(_) | World::Theirs { .. } => 110,
         }
@@ -216,7 +301,7 @@ impl Subject {
     pub(super) fn folder(&self) -> &Folder {
         match &self.world {
             World::Folder(folder) => folder,
-            World::Memory(_) | World::Ceph(..) | World::Theirs { .. } => {
+            World::Memory(_) | World::Ceph(..) | World::Ebs(..) | World::Theirs { .. } => {
                 panic!("this backend has no folder of ours")
             }
         }
@@ -234,6 +319,9 @@ impl Subject {
             );
             return;
         }
+        if let World::Ebs(_, instance) = &self.world {
+            return self.on_device(made, instance, |device| write_at_start(device, bytes));
+        }
         match (&self.world, made.connection.as_ref().unwrap()) {
             (World::Memory(world), _) => {
                 *world.lock().unwrap().bytes(made.handle.as_str()).unwrap() = bytes.to_vec();
@@ -242,9 +330,8 @@ impl Subject {
                 fs::write(Path::new(root).join(path).join("file"), bytes).unwrap();
             }
             (_, Connection::File { root, path }) => {
-                let image = File::options().write(true).open(Path::new(root).join(path)).unwrap();
-                image.write_all_at(&[bytes, &[0; 100]].concat(), 0).unwrap();
-                image.sync_all().unwrap();
+                let image = Path::new(root).join(path);
+                write_at_start(&image, bytes);
                 assert!(image.metadata().unwrap().len() >= made.size.0);
             }
             (_, other) => panic!("nothing writes to {other:?}"),
@@ -261,6 +348,9 @@ impl Subject {
                 .map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap())
                 .collect();
         }
+        if let World::Ebs(_, instance) = &self.world {
+            return self.on_device(made, instance, read_at_start);
+        }
         match (&self.world, made.connection.as_ref().unwrap()) {
             (World::Memory(world), _) => world.lock().unwrap().bytes(made.handle.as_str()).unwrap().clone(),
             (_, Connection::Directory { root, path }) => {
@@ -268,13 +358,7 @@ impl Subject {
                 assert!(tree.is_dir());
                 fs::read(tree.join("file")).unwrap_or_default()
             }
-            (_, Connection::File { root, path }) => {
-                let mut bytes = vec![0; 100];
-                File::open(Path::new(root).join(path)).unwrap().read_exact_at(&mut bytes, 0).unwrap();
-                let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-                bytes.truncate(end);
-                bytes
-            }
+            (_, Connection::File { root, path }) => read_at_start(&Path::new(root).join(path)),
             (_, other) => panic!("nothing reads from {other:?}"),
         }
     }
@@ -283,6 +367,11 @@ impl Subject {
     pub(super) fn left(&self) -> Vec<String> {
         match &self.world {
             World::Ceph(cluster, namespace) => cluster.left_in(namespace),
+            World::Ebs(aws, _) => {
+                let volumes = aws.volumes().into_iter().filter(|volume| volume.state != "deleting");
+                let snapshots = aws.snapshots().into_iter().map(|shot| shot.id);
+                volumes.map(|volume| volume.id).chain(snapshots).collect()
+            }
             World::Theirs { .. } => block_in_place(|| Handle::current().block_on(self.handles())),
             World::Memory(world) => {
                 world.lock().unwrap().tokens().into_iter().map(|token| token.to_string()).collect()
@@ -320,6 +409,22 @@ impl Subject {
     pub(super) fn is_empty(&self) -> bool {
         self.left().is_empty()
     }
+}
+
+/// Writes where a volume begins, with a hundred zeroes after it.
+fn write_at_start(volume: &Path, bytes: &[u8]) {
+    let file = File::options().write(true).open(volume).unwrap();
+    file.write_all_at(&[bytes, &[0; 100]].concat(), 0).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// What was written there.
+fn read_at_start(volume: &Path) -> Vec<u8> {
+    let mut bytes = vec![0; 100];
+    File::open(volume).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    bytes.truncate(end);
+    bytes
 }
 
 /// The image that a volume is.

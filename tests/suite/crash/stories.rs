@@ -6,6 +6,7 @@ mod copies;
 mod deletes;
 pub(super) mod groups;
 mod mounts;
+mod moves;
 mod volumes;
 
 use std::{pin::Pin, sync::Arc};
@@ -22,6 +23,10 @@ const FENCES: Nature = Nature { attaches: true, fences: true, ..Nature::PLAIN };
 const FENCES_BESIDE: Nature = Nature { neighbour: true, ..FENCES };
 const COPIES: Nature = Nature { cutting: Cutting::Copy, ..Nature::PLAIN };
 const COPIES_UNMOUNTED: Nature = Nature { cutting: Cutting::Unmounted, ..Nature::PLAIN };
+const MOVES: Nature = Nature { attaches: true, ..Nature::PLAIN };
+const MOVES_BY_CALLS: Nature = Nature { by_calls: (false, true), ..Nature::PLAIN };
+const MOVES_BETWEEN_CALLS: Nature = Nature { by_calls: (true, true), ..Nature::PLAIN };
+const MOVES_FROM_CALLS: Nature = Nature { by_calls: (true, false), attaches: true, ..Nature::PLAIN };
 
 pub(super) struct Story {
     pub(super) name: &'static str,

@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use kato_orchestrator::{
     Error, Kind, Outcome,
-    model::{Bytes, Caller, CapacityRange, Keeping, NodeId, SnapshotName, Target},
+    model::{Bytes, Caller, CapacityRange, ClassName, Keeping, NodeId, SnapshotName, Target},
     ops::{
-        Access, AttachVolume, AttachedVolume, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume,
-        DetachVolume, GrowVolume, ModifyVolume, MountVolume, NodeAddress, Reach, RepairVolume, SourceName,
-        UnmountVolume,
+        Access, AttachVolume, AttachedVolume, CopyVolume, CreateSnapshot, CreateVolume, DeleteSnapshot,
+        DeleteVolume, DetachVolume, GrowVolume, ModifyVolume, MountVolume, NodeAddress, Reach, RepairVolume,
+        SourceName, UnmountVolume,
     },
     testing::{Fault, Verb},
 };
@@ -48,6 +48,11 @@ impl Teller {
         self.backend.lock().unwrap().fault(verb, fault);
     }
 
+    /// The same of the other backend.
+    pub(crate) fn fault_far(&self, verb: Verb, fault: Fault) {
+        self.far.lock().unwrap().fault(verb, fault);
+    }
+
     /// Does something while a container writes twice a second.
     pub(super) async fn while_written(&self, volume: &str, work: impl Future<Output = ()>) {
         let writer = async {
@@ -75,6 +80,24 @@ impl Teller {
         let wish = CreateVolume { source: Some(source), ..CreateVolume::named(name(volume)) };
         if self.hall.create(&self.context(), wish).await.is_ok() {
             self.created(volume);
+        }
+    }
+
+    /// Copies a volume to the other backend, and holds the copy to what was in it.
+    pub(super) async fn copy(&self, volume: &str, to: &str, keep: bool) {
+        let text = self.said.lock().unwrap().written.get(volume).cloned();
+        let wish = CopyVolume {
+            source: name(volume).into(),
+            name: name(to),
+            class: ClassName::parse("far").unwrap(),
+            size: CapacityRange::ANY,
+            parameters: Default::default(),
+            labels: Default::default(),
+            keep,
+        };
+        if self.hall.copy(&self.context(), wish).await.is_ok() {
+            self.created(to);
+            self.note(|said| said.written.extend(text.map(|text| (to.to_owned(), text))));
         }
     }
 

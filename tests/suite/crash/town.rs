@@ -47,6 +47,8 @@ pub(crate) struct Teller {
     pub(crate) there: Option<Arc<Orchestrator>>,
     pub(crate) host: FakeHost,
     pub(crate) backend: Arc<Mutex<BackendWorld>>,
+    /// The other backend.
+    pub(crate) far: Arc<Mutex<BackendWorld>>,
     pub(crate) machine: Arc<Mutex<HostWorld>>,
     pub(crate) clock: Arc<FakeClock>,
     pub(crate) fuse: Arc<Fuse>,
@@ -68,6 +70,8 @@ impl Teller {
 
 pub(crate) struct Town {
     backend: Arc<Mutex<BackendWorld>>,
+    /// Another backend, which the class `far` is of.
+    far: Arc<Mutex<BackendWorld>>,
     host: Arc<Mutex<HostWorld>>,
     /// The machine of the other daemon.
     there: Arc<Mutex<HostWorld>>,
@@ -95,6 +99,8 @@ pub(crate) struct Nature {
     pub(crate) fences: bool,
     /// Whether there is another daemon over the same records.
     pub(crate) neighbour: bool,
+    /// Which backends have the bytes of their snapshots by calls alone: this one, and the other one.
+    pub(crate) by_calls: (bool, bool),
 }
 
 impl Nature {
@@ -105,6 +111,7 @@ impl Nature {
         bound: false,
         fences: false,
         neighbour: false,
+        by_calls: (false, false),
     };
 }
 
@@ -112,6 +119,7 @@ impl Town {
     pub(crate) fn new(nature: Nature) -> Self {
         Self {
             backend: Arc::default(),
+            far: Arc::default(),
             host: Arc::default(),
             there: Arc::default(),
             store: MemoryStore::new(),
@@ -142,6 +150,7 @@ impl Town {
         self.store = self.store.after_crash(fate);
         // What a backend was still to do it has done when the next process begins.
         self.backend.lock().unwrap().come_true(true);
+        self.far.lock().unwrap().come_true(true);
         let mut host = self.host.lock().unwrap();
         host.thaw_all();
         for handle in host.mounted() {
@@ -159,6 +168,7 @@ impl Town {
     pub(crate) fn reboot(&mut self) {
         self.host.lock().unwrap().reboot();
         self.backend.lock().unwrap().stop("here");
+        self.far.lock().unwrap().stop("here");
         self.rebooted = true;
     }
 
@@ -232,6 +242,7 @@ impl Town {
             there,
             host,
             backend: Arc::clone(&self.backend),
+            far: Arc::clone(&self.far),
             machine: Arc::clone(&self.host),
             clock,
             fuse,
@@ -257,8 +268,15 @@ impl Town {
         clock: &Arc<FakeClock>,
     ) -> Result<Arc<Orchestrator>, Error> {
         let settle = Duration::from_secs(30);
-        let Nature { attaches, cutting, polls, bound, fences, .. } = self.nature;
+        let Nature { attaches, cutting, polls, bound, fences, by_calls, .. } = self.nature;
         let mut fake = FakeBackend::new(Arc::clone(&self.backend), Arc::clone(fuse), attaches, settle);
+        let mut far = FakeBackend::new(Arc::clone(&self.far), Arc::clone(fuse), attaches, settle);
+        if by_calls.0 {
+            fake = fake.by_calls();
+        }
+        if by_calls.1 {
+            far = far.by_calls();
+        }
         if polls {
             fake = fake.polled();
         }
@@ -270,12 +288,12 @@ impl Town {
         }
         let ports = Ports {
             store: Arc::new(FusedStore { store: self.store.clone(), fuse: Arc::clone(fuse) }),
-            host: Arc::new(host),
+            host: Arc::new(host.beside(Arc::clone(&self.far))),
             clock: Arc::clone(clock) as Arc<dyn Clock>,
             ids: Arc::clone(&self.ids) as _,
         };
         let config = Config { node: NodeId::parse(node).unwrap(), ..config() };
-        Orchestrator::open(ports, catalog(Arc::new(fake.cutting(cutting))), config).await
+        Orchestrator::open(ports, catalog(Arc::new(fake.cutting(cutting)), Arc::new(far)), config).await
     }
 
     /// Starts the daemon again, gives it an hour, and judges; then ends every life by hand and judges again.
@@ -319,7 +337,9 @@ impl Town {
         known.extend(snapshots.iter().map(|snapshot| snapshot.token(CLUSTER)));
         known.sort();
         self.backend.lock().unwrap().come_true(true);
+        self.far.lock().unwrap().come_true(true);
         let mut there = self.backend.lock().unwrap().tokens();
+        there.extend(self.far.lock().unwrap().tokens());
         there.sort();
         assert_eq!(known, there, "{what}: records and backend differ");
 
@@ -327,7 +347,8 @@ impl Town {
         groups::judge(&self.backend.lock().unwrap(), &snapshots, what);
         let trespasses = self.backend.lock().unwrap().trespasses().to_vec();
         assert!(trespasses.is_empty(), "{what}: two writers: {trespasses:?}");
-        for volume in views.iter().map(|view| &view.volume) {
+        let near = |view: &&VolumeView| view.volume.backend.as_str() == "fake";
+        for volume in views.iter().filter(near).map(|view| &view.volume) {
             let backend = self.backend.lock().unwrap();
             let there = volume.handle.as_ref().and_then(|handle| backend.parameters(handle.as_str()));
             if let Some(there) = there {
@@ -354,7 +375,7 @@ impl Town {
         if self.nature.attaches {
             assert_eq!(
                 attached,
-                self.backend.lock().unwrap().attachments(),
+                self.backend.lock().unwrap().attachments() + self.far.lock().unwrap().attachments(),
                 "{what}: records and attachments differ"
             );
         }
@@ -393,7 +414,10 @@ impl Town {
         for (volume, text) in &said.written {
             let Some(view) = views.iter().find(|view| view.volume.name.as_str() == volume) else { continue };
             let handle = view.volume.handle.clone().unwrap();
-            let mut backend = self.backend.lock().unwrap();
+            let mut backend = match near(&view) {
+                true => self.backend.lock().unwrap(),
+                false => self.far.lock().unwrap(),
+            };
             let bytes = String::from_utf8(backend.bytes(handle.as_str()).unwrap().clone()).unwrap();
             assert!(
                 bytes.contains(text.as_str()),
@@ -438,6 +462,10 @@ impl Town {
         let left = teller.hall.list(None, 10).await.unwrap().items;
         assert!(left.is_empty(), "{what}: cannot be removed: {left:#?}");
         assert!(self.backend.lock().unwrap().tokens().is_empty(), "{what}: something is left in the backend");
+        assert!(
+            self.far.lock().unwrap().tokens().is_empty(),
+            "{what}: something is left in the other backend"
+        );
         assert!(self.host.lock().unwrap().connected().is_empty(), "{what}: something is left connected");
         let left = teller.hall.gauges().await.unwrap();
         assert_eq!(left.intents, 0, "{what}");
@@ -455,11 +483,24 @@ pub(crate) fn holder(text: &str) -> HolderId {
     HolderId::parse(text).unwrap()
 }
 
-fn catalog(backend: Arc<dyn Backend>) -> Catalog {
-    let (class, of) = (ClassName::parse("default").unwrap(), BackendName::parse("fake").unwrap());
-    let recipe = Class {
-        name: class.clone(),
-        backend: of.clone(),
+fn catalog(backend: Arc<dyn Backend>, far: Arc<dyn Backend>) -> Catalog {
+    let class = |name| ClassName::parse(name).unwrap();
+    let backends = [("fake", backend), ("far", far)];
+    let backends = backends.map(|(name, backend)| (BackendName::parse(name).unwrap(), backend));
+    let classes = [("default", "fake"), ("far", "far")];
+    let classes = classes.map(|(name, backend)| (class(name), Arc::new(recipe(class(name), backend))));
+    Catalog {
+        classes: BTreeMap::from(classes),
+        backends: BTreeMap::from(backends),
+        default_class: Some(class("default")),
+        ..Catalog::default()
+    }
+}
+
+fn recipe(name: ClassName, backend: &str) -> Class {
+    Class {
+        name,
+        backend: BackendName::parse(backend).unwrap(),
         parameters: BTreeMap::new(),
         fs: FsType::Ext4,
         mount_options: Vec::new(),
@@ -469,12 +510,6 @@ fn catalog(backend: Arc<dyn Backend>) -> Catalog {
         anonymous: false,
         retain: false,
         inline: false,
-    };
-    Catalog {
-        classes: BTreeMap::from([(class.clone(), Arc::new(recipe))]),
-        backends: BTreeMap::from([(of, backend)]),
-        default_class: Some(class),
-        ..Catalog::default()
     }
 }
 
