@@ -75,11 +75,6 @@ impl Loop {
         Ok(fs::read_to_string(self.sys("dev"))?.trim().to_owned())
     }
 
-    /// Lets it refuse what an EBS volume refuses: a discard.
-    pub(super) fn forbid_discards(&self) -> io::Result<()> {
-        fs::write(self.sys("queue/discard_max_bytes"), "0")
-    }
-
     /// Takes the size of its file anew.
     pub(super) fn grow(&self) -> io::Result<()> {
         // SAFETY: takes no argument.

@@ -435,7 +435,6 @@ impl World {
             return;
         }
         let disk = Loop::over(&volume.file).unwrap();
-        disk.forbid_discards().unwrap();
         node.tree.show_volume(id, &disk.dev().unwrap(), volume.bytes()).unwrap();
         it.disk = Some(disk);
     }

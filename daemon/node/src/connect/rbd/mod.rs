@@ -12,6 +12,8 @@ mod qemu;
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
 };
 
 use kato_orchestrator::{
@@ -26,6 +28,10 @@ use crate::{
     config::{Ceph, RbdDriver},
     server::Place,
 };
+
+/// How often it is looked who has an image open besides us, and how long in between.
+const LOOKS: u32 = 10;
+const BETWEEN: Duration = Duration::from_millis(300);
 
 /// How long the cluster has for an answer about an image, in seconds.
 const ANSWER: &str = "15";
@@ -98,25 +104,42 @@ impl Image {
         if let Some((RbdDriver::Krbd, device)) = self.found(volume)? {
             return krbd::client(&device).map(Some);
         }
-        let watchers = self.watchers(programs)?;
-        if let [only] = watchers.as_slice() {
-            return Ok(Some(only.clone()));
+        // Whoever writes the image's metadata has it open too, and is gone in a moment: it may be our own plugin's program.
+        let mut looks = 0;
+        loop {
+            let watchers = self.strangers(programs)?;
+            looks += 1;
+            match watchers.as_slice() {
+                [only] => return Ok(Some(only.clone())),
+                [] => {
+                    return Err(Error::unavailable(format!(
+                        "the image {} is connected here, and its cluster knows of nobody who has it open: it has cut us \
+                         off, or does not know yet",
+                        self.spec()
+                    )));
+                }
+                _ if looks < LOOKS => sleep(BETWEEN),
+                several => {
+                    return Err(Error::in_use(format!(
+                        "the image {} was opened by somebody else at the same moment ({}): nothing is mounted while \
+                         that lasts",
+                        self.spec(),
+                        several.join(", ")
+                    )));
+                }
+            }
         }
-        // The managers open images too, to flatten them. Not every user may ask who they are.
-        let managers = self.managers(programs).unwrap_or_default();
-        match watchers.iter().filter(|watcher| !managers.contains(watcher)).collect::<Vec<_>>().as_slice() {
-            [only] => Ok(Some((*only).clone())),
-            [] => Err(Error::unavailable(format!(
-                "the image {} is connected here, and its cluster knows of nobody who has it open: it has cut us off, or \
-                 does not know yet",
-                self.spec()
-            ))),
-            several => Err(Error::in_use(format!(
-                "the image {} was opened by somebody else at the same moment ({}): nothing is mounted while that lasts",
-                self.spec(),
-                several.iter().map(|watcher| watcher.as_str()).collect::<Vec<_>>().join(", ")
-            ))),
+    }
+
+    /// Everybody who has the image open, and is no manager of the cluster's where there are several.
+    fn strangers(&self, programs: &Programs) -> Result<Vec<String>, Error> {
+        let mut watchers = self.watchers(programs)?;
+        if watchers.len() > 1 {
+            // The managers open images too, to flatten them. Not every user may ask who they are.
+            let managers = self.managers(programs).unwrap_or_default();
+            watchers.retain(|watcher| !managers.contains(watcher));
         }
+        Ok(watchers)
     }
 
     /// An error says why the mounted device does not reach the image any more.
