@@ -155,6 +155,27 @@ fn a_burnt_token_raises_the_generation() {
 }
 
 #[test]
+fn what_was_under_way_for_a_burnt_token_is_not_asked_about_with_the_next() {
+    hall(|house| async move {
+        let bell = Arc::new(tokio::sync::Notify::new());
+        let burnt = Error::internal("what was being made has failed").token_burnt();
+        for fault in [Fault::Pending(1), Fault::Refuse(burnt), Fault::Until(Arc::clone(&bell))] {
+            house.backend.lock().unwrap().fault(Verb::Create, fault);
+        }
+        let look = async {
+            while house.backend.lock().unwrap().heard(Verb::Create) < 3 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let intent = house.hall.inspect(&name("db")).await.unwrap().volume.intent.unwrap();
+            assert_eq!((intent.resume, intent.note), (None, None));
+            bell.notify_one();
+        };
+        let (made, ()) = tokio::join!(house.try_make("db"), look);
+        assert_eq!(made.unwrap().volume.generation, 1);
+    });
+}
+
+#[test]
 fn delete_reverses_a_stuck_create() {
     hall(|house| async move {
         for _ in 0..1_000 {

@@ -120,6 +120,7 @@ async fn cut(
 async fn raise_generation(house: &House, snapshot: &Snapshot) -> Result<(), Error> {
     edit(house, snapshot, Durability::Durable, |record| {
         record.generation = record.generation.saturating_add(1);
+        record.intent.iter_mut().for_each(Intent::begin_anew);
     })
     .await
 }

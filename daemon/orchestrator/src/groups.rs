@@ -165,6 +165,7 @@ async fn raise_generation(house: &House, group: &Group) -> Result<(), Error> {
     }
     edit(house, group, Durability::Durable, |now| {
         now.generation = now.generation.saturating_add(1);
+        now.intent.begin_anew();
         for member in &mut now.members {
             if let Some(handle) = handles.get(&member.volume) {
                 member.token = Group::token(house.cluster, &now.name, handle, now.generation);

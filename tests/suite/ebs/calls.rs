@@ -91,9 +91,9 @@ fn many_that_wait_cost_fewer_looks_than_one_a_second_for_each() {
     is_detached(&aws);
     tell("attachments and detachments", cycles, &aws.all_calls(), waited);
     assert_eq!(aws.calls("DetachVolume"), cycles);
-    // Two that begin at the same moment may want the same device name, and one of them asks again.
+    // A device name that somebody else took at the same moment is another one the next time.
     let attached = aws.calls("AttachVolume");
-    assert!((cycles..cycles + cycles / 4).contains(&attached), "{attached} calls for {cycles} cycles");
+    assert!((cycles..=cycles + cycles / 10).contains(&attached), "{attached} calls for {cycles} attachments");
 
     node.remove_all();
     node.has_let_go();

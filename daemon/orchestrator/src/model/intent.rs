@@ -53,6 +53,11 @@ impl Intent {
     pub fn new(now: Timestamp) -> Self {
         Self { since: now, ..Self::default() }
     }
+
+    /// Forgets the work that the backend has under way: what it said of one token is of no use for the next.
+    pub fn begin_anew(&mut self) {
+        (self.resume, self.note) = (None, None);
+    }
 }
 
 impl Failure {

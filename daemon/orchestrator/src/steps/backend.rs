@@ -65,7 +65,10 @@ pub(super) fn under_way<'a>(
 }
 
 pub(super) async fn create(house: &Arc<House>, volume: &Volume) -> Result<(), Error> {
-    let raise = |volume: &mut Volume| volume.generation = volume.generation.saturating_add(1);
+    let raise = |volume: &mut Volume| {
+        volume.generation = volume.generation.saturating_add(1);
+        volume.intent.iter_mut().for_each(Intent::begin_anew);
+    };
     if house.is_buried(&volume.token(house.cluster)).await? {
         return edit_volume(house, volume, Durability::Durable, raise).await;
     }
