@@ -125,7 +125,7 @@ impl<'m> Node<'m> {
         let loops = self.run("losetup -nO BACK-FILE || true");
         assert!(!loops.contains(&folder.display().to_string()), "{loops}");
         let mounts = self.run("cat /proc/mounts");
-        assert!(!mounts.contains("fuse"), "{mounts}");
+        assert!(!mounts.contains(&folder.display().to_string()), "{mounts}");
     }
 }
 
