@@ -2,9 +2,9 @@
 //! `cargo xtask bench` builds and runs it. One file per group of rows; `table.rs` is how they are shown,
 //! `yardstick.rs` what the kernel alone would take.
 //!
-//! Arguments: names of groups (`raw`, `docker`, `csi`, `plugin`, `scale`, `data`, `ceph`; all by default), and `--smoke`
-//! for the smallest numbers, which show that the bench works and say nothing about speed. `ceph` starts a cluster, so
-//! `--smoke` leaves it out unless it is named.
+//! Arguments: names of groups (`raw`, `docker`, `csi`, `plugin`, `scale`, `data`, `ceph`, `ebs`; all by default), and `--smoke`
+//! for the smallest numbers, which show that the bench works and say nothing about speed. `ceph` starts a cluster and
+//! `ebs` needs a program of its own, so `--smoke` leaves them out unless they are named.
 
 #![expect(clippy::print_stdout, reason = "a table on standard output is what it is for")]
 
@@ -14,6 +14,7 @@ mod ceph;
 mod csi;
 mod data;
 mod docker;
+mod ebs;
 mod plugin;
 mod raw;
 mod scale;
@@ -44,7 +45,7 @@ impl Effort {
 
 type Group = fn(&Ground, Effort, &mut Table) -> Fallible;
 
-const GROUPS: [(&str, Group); 7] = [
+const GROUPS: [(&str, Group); 8] = [
     ("raw", raw::rows),
     ("docker", docker::rows),
     ("csi", csi::rows),
@@ -52,24 +53,25 @@ const GROUPS: [(&str, Group); 7] = [
     ("scale", scale::rows),
     ("data", data::rows),
     ("ceph", ceph::rows),
+    ("ebs", ebs::rows),
 ];
 
-/// The group that takes too long for a run that only shows that everything works.
-const SLOW: &str = "ceph";
+/// The groups that take too long for a run that only shows that everything works.
+const SLOW: [&str; 2] = ["ceph", "ebs"];
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let effort = Effort { smoke: arguments.iter().any(|argument| argument == "--smoke") };
     let names: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     if let Some(unknown) = names.iter().find(|name| GROUPS.iter().all(|(group, _)| *group != name.as_str())) {
-        println!("there is no group {unknown:?}: raw, docker, csi, plugin, scale, data, ceph");
+        println!("there is no group {unknown:?}: raw, docker, csi, plugin, scale, data, ceph, ebs");
         return ExitCode::FAILURE;
     }
     let mut table = Table::default();
     let mut whole = true;
     for (name, rows) in GROUPS {
         let named = names.iter().any(|wanted| *wanted == name);
-        let by_itself = names.is_empty() && !(effort.smoke && name == SLOW);
+        let by_itself = names.is_empty() && !(effort.smoke && SLOW.contains(&name));
         if !named && !by_itself {
             continue;
         }

@@ -108,8 +108,9 @@ pub(crate) fn chosen(names: &[String]) -> Fallible<Vec<&'static Part>> {
 /// dependencies are built once.
 pub(crate) fn check(shell: &Shell) -> Fallible {
     run(&mut shell.cargo(&["fmt", "--all", "--check"]))?;
-    for manifest in shell.guest_manifests() {
-        run(&mut shell.cargo(&["fmt", "--all", "--check", "--manifest-path", &manifest]))?;
+    let apart = shell.guest_manifests();
+    for manifest in apart.iter().map(String::as_str).chain([bench::NATIVE]) {
+        run(&mut shell.cargo(&["fmt", "--all", "--check", "--manifest-path", manifest]))?;
     }
     run(&mut shell.cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     for manifest in shell.guest_manifests() {
