@@ -2,6 +2,7 @@
 //! clock, and the CPU of the processes that do the work.
 
 use std::{
+    collections::HashMap,
     env, fs,
     ops::Add,
     path::{Path, PathBuf},
@@ -53,16 +54,16 @@ pub(super) fn measured(
 
 /// What a process and everything beneath it have used: those that run, and those that were waited for.
 pub(super) fn cpu_of(process: u32) -> Fallible<Cpu> {
-    let mut used = Cpu(0.0);
-    let mut left = vec![process];
-    while let Some(process) = left.pop() {
+    let processes = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
+        let number: u32 = entry.file_name().to_str()?.parse().ok()?;
         // One that ended meanwhile was waited for, and is in its parent's account.
-        let Ok(account) = Account::of(&format!("/proc/{process}/stat")) else { continue };
-        used = used + account.all();
-        for task in fs::read_dir(format!("/proc/{process}/task"))?.flatten() {
-            let children = fs::read_to_string(task.path().join("children"))?;
-            left.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-        }
+        Some((number, Account::of(&format!("/proc/{number}/stat")).ok()?))
+    });
+    let mut left: HashMap<u32, Account> = processes.collect();
+    let (mut used, mut tree) = (Cpu(0.0), vec![process]);
+    while let Some(process) = tree.pop() {
+        tree.extend(left.iter().filter(|(_, account)| account.parent == process).map(|(child, _)| *child));
+        used = left.remove(&process).map_or(used, |account| used + account.own + account.children);
     }
     Ok(used)
 }
@@ -74,6 +75,7 @@ pub(super) fn cost_of_children() -> Fallible<Cpu> {
 
 /// A process's accounts.
 struct Account {
+    parent: u32,
     own: Cpu,
     /// Of those that it waited for.
     children: Cpu,
@@ -82,6 +84,7 @@ struct Account {
 impl Account {
     fn of(path: &str) -> Fallible<Self> {
         /// Where they stand, behind the process's name.
+        const PARENT: usize = 1;
         const FIRST: usize = 11;
         let text = fs::read_to_string(path)?;
         let (_, behind) = text.rsplit_once(')').ok_or("a process without a name")?;
@@ -90,12 +93,9 @@ impl Account {
         let [user, system, children_user, children_system] = *ticks else {
             return Err("a process without accounts".into());
         };
+        let parent = behind.split_whitespace().nth(PARENT).ok_or("a process without a parent")?.parse()?;
         let cpu = |user: f64, system: f64| Cpu((user + system) / TICKS);
-        Ok(Self { own: cpu(user, system), children: cpu(children_user, children_system) })
-    }
-
-    fn all(&self) -> Cpu {
-        self.own + self.children
+        Ok(Self { parent, own: cpu(user, system), children: cpu(children_user, children_system) })
     }
 }
 
