@@ -138,6 +138,7 @@ fn made(progress: &Progress, node: &NodeId) -> Verdict<VolumeView> {
             Verdict::Answer(Err(Error::precondition(format!("it broke again as soon as it was made: {why}"))))
         }
         Some(MountState::Mounting) => Verdict::Wait,
-        Some(MountState::Unmounting) | None => Verdict::Answer(Err(contended())),
+        // It was made, and as nobody wanted it it is taken down again: what was broken is gone.
+        Some(MountState::Unmounting) | None => Verdict::Answer(family.view().ok_or_else(contended)),
     }
 }
