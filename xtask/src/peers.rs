@@ -85,6 +85,7 @@ const PEERS: &[Peer] = &[
         why: "volumes with an ext4 filesystem",
         parts: &[
             "host",
+            "backend",
             "docker",
             "crash",
             "cli",
@@ -105,6 +106,7 @@ const PEERS: &[Peer] = &[
         why: "volumes with an xfs filesystem",
         parts: &[
             "host",
+            "backend",
             "docker",
             "crash",
             "cli",
@@ -116,6 +118,12 @@ const PEERS: &[Peer] = &[
             "managed-plugin",
             "image",
         ],
+    },
+    Peer {
+        program: "mkfs.btrfs",
+        package: "btrfs-progs",
+        why: "a filesystem on which images share their blocks with copies of them",
+        parts: &["backend", "csi"],
     },
     Peer {
         program: "systemd-analyze",
@@ -176,8 +184,20 @@ const PEERS: &[Peer] = &[
 ];
 
 /// Parts that mount filesystems.
-const NEEDS_ROOT: &[&str] =
-    &["host", "docker", "crash", "cli", "csi", "ceph", "copies", "ebs", "deploy", "bench-smoke", "bench"];
+const NEEDS_ROOT: &[&str] = &[
+    "host",
+    "backend",
+    "docker",
+    "crash",
+    "cli",
+    "csi",
+    "ceph",
+    "copies",
+    "ebs",
+    "deploy",
+    "bench-smoke",
+    "bench",
+];
 
 /// Installs what these parts need and this machine lacks.
 pub(crate) fn ensure(shell: &Shell, parts: &[&Part]) -> Fallible {
