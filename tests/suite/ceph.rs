@@ -1,7 +1,7 @@
-//! What needs a real Ceph: the cluster of the kit itself, here; `backend`,
-//! the suite that every backend is asked; `docker`, from a container to an empty pool; `servers`,
-//! the userspace way; `faults`, of the cluster and of whoever else uses it; `kills`, of the daemon. A cluster takes seconds to start and each test runs in a process of its own, so there are few of
-//! them and each is a long story.
+//! What needs a real Ceph: the cluster of the kit itself, here; `backend`, the suite that every backend is asked;
+//! `docker`, from a container to an empty pool; `servers`, the userspace way, and `zeroes` that are asked of it;
+//! `faults`, of the cluster and of whoever else uses it; `kills`, of the daemon. A cluster takes seconds to start and
+//! each test runs in a process of its own, so there are few of them and each is a long story.
 
 mod backend;
 mod copies;
@@ -10,6 +10,7 @@ mod faults;
 mod ground;
 mod kills;
 mod servers;
+mod zeroes;
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 

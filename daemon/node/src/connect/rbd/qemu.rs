@@ -3,7 +3,12 @@
 //! way: one of the mounted filesystem's is one of librbd's.
 //!
 //! The server reads a configuration of its own: the cluster's, with our key and without limits on the data path. It also
-//! opens librbd's admin socket there, for whoever wants to see its counters.
+//! opens librbd's admin socket there, for whoever wants to see its counters. Two things in it keep data whole:
+//!
+//! - The kernel's wish for zeroes arrives as a discard, and librbd leaves out what is less than an object of one, unless
+//!   it is told to skip nothing.
+//! - A server may hear its next request into the memory of the last one, so what is written has to be copied at once.
+//!   librbd does, unless somebody asks it not to.
 
 use std::{
     fs,
@@ -76,7 +81,8 @@ fn serving(image: &Image, read_only: bool) -> Result<Serving, Error> {
         .map_err(|error| failed(format_args!("read {}", ceph.conf.display()), error))?;
     let ours = format!(
         "\n\n[client.{}]\nkeyring = {}\nlog_file = /dev/null\nadmin_socket = {FOLDER}/asok\n\
-         rados_osd_op_timeout = 0\nrados_mon_op_timeout = 0\n",
+         rados_osd_op_timeout = 0\nrados_mon_op_timeout = 0\n\
+         rbd_skip_partial_discard = false\nrbd_disable_zero_copy_writes = true\n",
         ceph.user,
         ceph.keyring.display()
     );
