@@ -214,22 +214,41 @@ pub(crate) fn ensure_for(shell: &Shell, names: &[&str]) -> Fallible {
         )?;
     }
     python::ensure_for(shell, names)?;
-    let mut missing: Vec<_> = PEERS.iter().filter(|peer| wants(peer.parts) && !is_there(peer)).collect();
+    let look = || PEERS.iter().filter(|peer| wants(peer.parts) && !is_there(peer)).collect::<Vec<_>>();
+    let mut missing = look();
+    // A package that is brought to another version may take a program away that is another package's then.
+    for _ in 0..2 {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if !install(shell, &missing)? {
+            return Ok(());
+        }
+        missing = look();
+    }
     if missing.is_empty() {
         return Ok(());
     }
-    for peer in &missing {
+    complain(&format!(
+        "still missing: {}; the tests that need them will say so",
+        packages_of(&missing).join(" ")
+    ))
+}
+
+/// Installs what is missing. Says so, and answers false, where that cannot be done.
+fn install(shell: &Shell, missing: &[&Peer]) -> Fallible<bool> {
+    for peer in missing {
         println!("missing: {} ({}): {}", peer.program, peer.package, peer.why);
     }
-    let packages = packages_of(&missing);
+    let packages = packages_of(missing);
     if find_program("apt-get").is_none() {
-        return complain(&format!(
-            "this machine has no apt: install by hand what Debian calls {}",
-            packages.join(" ")
-        ));
+        let names = packages.join(" ");
+        complain(&format!("this machine has no apt: install by hand what Debian calls {names}"))?;
+        return Ok(false);
     }
     if !is_root() {
-        return complain(&format!("only root may install them: sudo apt-get install {}", packages.join(" ")));
+        complain(&format!("only root may install them: sudo apt-get install {}", packages.join(" ")))?;
+        return Ok(false);
     }
     warn(apt::update(shell));
     // All at once is one look at what needs what; but one that fails shall not keep the others away.
@@ -240,14 +259,7 @@ pub(crate) fn ensure_for(shell: &Shell, names: &[&str]) -> Fallible {
             warn(apt::install(shell, &[package]));
         }
     }
-    missing.retain(|peer| !is_there(peer));
-    if missing.is_empty() {
-        return Ok(());
-    }
-    complain(&format!(
-        "still missing: {}; the tests that need them will say so",
-        packages_of(&missing).join(" ")
-    ))
+    Ok(true)
 }
 
 /// Each once, in the order of the table.
