@@ -28,7 +28,6 @@
 
 mod attach;
 mod blocks;
-mod clock;
 mod direct;
 mod error;
 mod fault;
@@ -60,16 +59,18 @@ use std::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+pub use self::{fault::Fault, sigv4::Credentials};
 use self::{
-    clock::Chance,
     fault::Faults,
-    server::Request,
     sigv4::{Doubt, Keys},
     tree::{Tree, serial_of},
     world::{KINDS, Node, NodeState, World},
 };
-pub use self::{fault::Fault, sigv4::Credentials};
-use crate::machine::{Machine, until};
+use crate::{
+    clock::Chance,
+    http::{self, Request},
+    machine::{Machine, until},
+};
 
 /// The region that there is.
 pub const REGION: &str = "eu-central-1";
@@ -155,7 +156,7 @@ impl Aws {
             calls: Mutex::default(),
             requests: AtomicU64::new(0),
         });
-        let listener = server::listen(machine);
+        let listener = http::listen(machine, ([127, 0, 0, 1], 0).into());
         let address = listener.local_addr().expect("an address");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -163,7 +164,7 @@ impl Aws {
             .enable_all()
             .build()
             .expect("a runtime");
-        runtime.spawn(server::serve(Arc::clone(&shared), listener));
+        runtime.spawn(http::serve(listener, server::Services(Arc::clone(&shared))));
         let of_time = Arc::downgrade(&shared);
         runtime.spawn(async move {
             let mut beat = tokio::time::interval(BEAT);

@@ -7,7 +7,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -18,6 +18,8 @@ use std::{
 use kato_orchestrator::Error;
 use serde::{Deserialize, Serialize};
 use tokio::process::Child;
+
+use crate::accounts::Plain;
 
 /// A program that we may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,9 @@ pub(crate) enum Program {
     RbdNbd,
     Ceph,
     QemuStorageDaemon,
+    Iscsiadm,
+    Multipath,
+    Multipathd,
     SystemdRun,
 }
 
@@ -46,6 +51,9 @@ impl Program {
             Self::RbdNbd => "rbd-nbd",
             Self::Ceph => "ceph",
             Self::QemuStorageDaemon => "qemu-storage-daemon",
+            Self::Iscsiadm => "iscsiadm",
+            Self::Multipath => "multipath",
+            Self::Multipathd => "multipathd",
             Self::SystemdRun => "systemd-run",
         }
     }
@@ -58,6 +66,8 @@ impl Program {
             Self::Rbd | Self::Ceph => "ceph-common",
             Self::RbdNbd => "rbd-nbd",
             Self::QemuStorageDaemon => "qemu-system-common",
+            Self::Iscsiadm => "open-iscsi",
+            Self::Multipath | Self::Multipathd => "multipath-tools",
             Self::SystemdRun => "systemd",
         }
     }
@@ -133,11 +143,12 @@ impl Programs {
     }
 
     /// Starts a server that goes into the background by itself, and waits until it did. It does not
-    /// keep the volume's lock: it outlives whatever is done for it.
+    /// keep the volume's lock: it outlives whatever is done for it. What it is handed it reads from its standard input.
     pub(crate) fn start_server(
         &self,
         program: Program,
         arguments: &[String],
+        handed: Option<&Plain>,
         unit: &str,
         limit: Duration,
     ) -> Result<(), Error> {
@@ -152,7 +163,17 @@ impl Programs {
         };
         let what = |error| crate::errno::failed(format_args!("start {}", path.display()), error);
         command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/");
+        if handed.is_some() {
+            command.stdin(Stdio::piped());
+        }
         let mut child = command.spawn().map_err(what)?;
+        if let (Some(handed), Some(mut pipe)) = (handed, child.stdin.take()) {
+            match pipe.write_all(handed.expose().as_bytes()) {
+                // It ended before it read, and says why.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                outcome => outcome.map_err(what)?,
+            }
+        }
         let mut waited = Duration::ZERO;
         let tick = Duration::from_millis(5);
         let status = loop {

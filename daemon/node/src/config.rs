@@ -1,12 +1,12 @@
 //! What the operator decides for the node: where mounts stand, which directories are granted, where devices and
 //! programs are found, and how patient we are. It is plain values; the daemon reads them from its own configuration.
 
-use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use kato_orchestrator::model::VolumeId;
 use serde::{Deserialize, Serialize};
 
-use crate::server::Place;
+use crate::{Accounts, server::Place};
 
 /// What the operator decides for the node.
 #[derive(Clone, Debug)]
@@ -23,10 +23,16 @@ pub struct Config {
     pub worker: Vec<OsString>,
     /// Where mkfs and its like are looked for.
     pub programs: Vec<PathBuf>,
-    /// Who this node is in the Ceph clusters, by the names that connections call them by.
-    pub ceph: BTreeMap<String, Ceph>,
+    /// Who this node is at its backends.
+    pub accounts: Accounts,
     /// The ways to connect an image of Ceph that are tried, in this order.
     pub rbd: Vec<RbdDriver>,
+    /// The ways to connect a unit behind iSCSI portals that are tried, in this order.
+    pub iscsi: Vec<IscsiDriver>,
+    /// What this node is called among initiators of iSCSI.
+    pub initiator: String,
+    /// Where open-iscsi keeps its records; distributions differ.
+    pub iscsi_records: Vec<PathBuf>,
     /// Where the host's device nodes are, for finding devices: `/dev`, but for a container that has them elsewhere.
     pub dev: PathBuf,
     /// Where the host's sysfs is, for the same.
@@ -41,17 +47,6 @@ pub struct Config {
     pub workers: usize,
 }
 
-/// Who somebody is in a Ceph cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ceph {
-    /// The cluster's configuration file.
-    pub conf: PathBuf,
-    /// The file with the key.
-    pub keyring: PathBuf,
-    /// The user, without `client.`.
-    pub user: String,
-}
-
 /// A way to make a block device of an image in Ceph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RbdDriver {
@@ -59,6 +54,15 @@ pub enum RbdDriver {
     Krbd,
     /// The kernel's network block device, with Ceph's server.
     Nbd,
+    /// A server of QEMU's, behind FUSE and a loop device.
+    Qemu,
+}
+
+/// A way to make a block device of a unit behind iSCSI portals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IscsiDriver {
+    /// The kernel's own initiator.
+    OpenIscsi,
     /// A server of QEMU's, behind FUSE and a loop device.
     Qemu,
 }
@@ -85,8 +89,11 @@ impl Config {
             programs: ["/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
                 .map(PathBuf::from)
                 .to_vec(),
-            ceph: BTreeMap::new(),
+            accounts: Accounts::default(),
             rbd: RbdDriver::ALL.to_vec(),
+            iscsi: IscsiDriver::ALL.to_vec(),
+            initiator: String::new(),
+            iscsi_records: ["/etc/iscsi", "/var/lib/iscsi"].map(PathBuf::from).to_vec(),
             dev: "/dev".into(),
             sys: "/sys".into(),
             servers_anywhere: false,

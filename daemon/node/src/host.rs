@@ -4,7 +4,7 @@
 //! whose a disk was that has only a name (`connect/device/notes.rs`); each is found out anew when it is not known.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -30,7 +30,7 @@ use kato_orchestrator::{
 use tokio::task::JoinSet;
 
 use crate::{
-    Ceph, Config,
+    Accounts, Config,
     command::Programs,
     connect::{Connected, Way},
     errno::failed,
@@ -50,8 +50,8 @@ pub struct LinuxHost {
     elsewhere: Elsewhere,
     /// Volumes that we have mounted as directories since we began: a hint that saves asking a worker.
     directories: Mutex<HashSet<VolumeId>>,
-    /// Who this node is in Ceph clusters: it may hear of another while it stands.
-    ceph: RwLock<BTreeMap<String, Ceph>>,
+    /// Who this node is at its backends: it may hear of another while it stands.
+    accounts: RwLock<Accounts>,
     /// Those who hold a freeze.
     freezes: Mutex<HashMap<VolumeId, Worker>>,
 }
@@ -83,14 +83,14 @@ impl LinuxHost {
             Ok(config)
         })
         .await?;
-        let ceph = std::mem::take(&mut config.ceph);
+        let accounts = std::mem::take(&mut config.accounts);
         let host = Self {
             pool: Pool::new(config.worker.clone(), config.workers),
             config,
             threads: Threads::default(),
             elsewhere: Elsewhere::default(),
             directories: Mutex::default(),
-            ceph: RwLock::new(ceph),
+            accounts: RwLock::new(accounts),
             freezes: Mutex::default(),
         };
         host.thaw_what_was_left().await?;
@@ -131,14 +131,14 @@ impl LinuxHost {
         places
     }
 
-    /// Tells the node who it is in Ceph clusters from now on.
-    pub fn know(&self, ceph: BTreeMap<String, Ceph>) {
-        *self.ceph.write().unwrap_or_else(PoisonError::into_inner) = ceph;
+    /// Tells the node who it is at its backends from now on.
+    pub fn know(&self, accounts: Accounts) {
+        *self.accounts.write().unwrap_or_else(PoisonError::into_inner) = accounts;
     }
 
     fn way(&self, connection: &Connection) -> Result<Way, Error> {
-        let ceph = self.ceph.read().unwrap_or_else(PoisonError::into_inner);
-        Way::of(connection, &self.config, &ceph)
+        let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+        Way::of(connection, &self.config, &accounts)
     }
 
     fn job(&self, volume: Option<VolumeId>, is_locked: bool, task: Task) -> Job {

@@ -5,6 +5,7 @@
 //!
 //! Begin with `host.rs`. What can stall happens in `work.rs`, in processes of their own; `worker.rs` tells why.
 
+mod accounts;
 mod config;
 mod host;
 
@@ -15,6 +16,7 @@ mod work;
 mod worker;
 
 mod connect;
+mod fuse;
 mod loopdev;
 mod qmp;
 mod server;
@@ -41,7 +43,9 @@ pub mod export;
 mod kernel;
 
 pub use self::{
-    config::{Ceph, Config, Layout, RbdDriver},
+    accounts::{Accounts, Ceph, Chap, Secret},
+    config::{Config, IscsiDriver, Layout, RbdDriver},
+    connect::iscsi::name::{initiator_of, is_initiator},
     host::LinuxHost,
     worker::worker_main,
 };

@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    accounts::Plain,
     command::{Program, Programs},
     errno::failed,
     holders, loopdev,
@@ -48,6 +49,9 @@ pub(crate) const START: Duration = Duration::from_secs(20);
 
 /// How long one has to end by itself. Everything was written out before it is asked to.
 const END: Duration = Duration::from_secs(10);
+
+/// What a server calls the secret that it is handed.
+pub(crate) const SECRET: &str = "secret";
 
 /// Stands for a server's folder, which has a name only when it is started.
 pub(crate) const FOLDER: &str = "{FOLDER}";
@@ -77,6 +81,8 @@ pub(crate) struct Serving {
     pub(crate) what: String,
     /// Files of its own, by name, with [`FOLDER`] where that is to stand.
     pub(crate) files: Vec<(&'static str, String)>,
+    /// What it is handed as [`SECRET`], through a pipe: no file and no command line has it.
+    pub(crate) secret: Option<Plain>,
     /// The node of its block graph called `disk`, as `--blockdev` has it, with [`FOLDER`] too.
     pub(crate) blockdev: String,
     /// Whether it refuses writes.
@@ -94,11 +100,12 @@ impl Server {
         Self { folder: servers.join(volume.to_string()).join(number.to_string()), volume }
     }
 
-    /// Starts one and waits until it serves.
+    /// Starts one and waits until it serves, for no longer than this.
     pub(crate) fn start(
         servers: &Place,
         volume: VolumeId,
         serving: &Serving,
+        limit: Duration,
         programs: &Programs,
     ) -> Result<Self, Error> {
         servers.may_serve()?;
@@ -115,7 +122,8 @@ impl Server {
         fs::write(server.file(), "").map_err(what)?;
         let folder = &text;
         let (writable, at) = (if serving.read_only { "off" } else { "on" }, server.file());
-        let line = [
+        let blockdev = serving.blockdev.replace(FOLDER, &text);
+        let mut line = vec![
             "--daemonize".to_owned(),
             "--pidfile".to_owned(),
             format!("{folder}/pid"),
@@ -123,20 +131,28 @@ impl Server {
             format!("socket,id=q,path={folder}/q,server=on,wait=off"),
             "--monitor".to_owned(),
             "chardev=q".to_owned(),
+        ];
+        if serving.secret.is_some() {
+            line.extend(["--object".to_owned(), format!("secret,id={SECRET},file=/proc/self/fd/0")]);
+        }
+        line.extend([
             "--blockdev".to_owned(),
-            serving.blockdev.replace(FOLDER, &text),
+            blockdev.clone(),
             "--export".to_owned(),
             format!("type=fuse,id=out,node-name=disk,mountpoint={},writable={writable}", at.display()),
-        ];
+        ]);
         let unit = format!("kato-{volume}-{number}");
-        let started = programs.start_server(Program::QemuStorageDaemon, &line, &unit, START);
+        let started =
+            programs.start_server(Program::QemuStorageDaemon, &line, serving.secret.as_ref(), &unit, limit);
         match started {
             Ok(()) => {
                 server.own_cgroup(&unit);
                 Ok(server)
             }
-            Err(error) => {
+            Err(mut error) => {
                 server.give_up()?;
+                // It repeats what it was told before it says what is wrong with that.
+                error.message = error.message.replace(&format!("--blockdev {blockdev}: "), "");
                 Err(error)
             }
         }
@@ -204,6 +220,21 @@ impl Server {
     pub(crate) fn resize(&self, size: u64) -> Result<(), Error> {
         let mut monitor = Monitor::open(&self.folder.join("q"))?;
         monitor.ask("block_resize", json!({ "node-name": "disk", "size": size })).map(drop)
+    }
+
+    /// Has it ask what it serves for its size anew, and tells that. To be resized to what it is is no change, but a look.
+    pub(crate) fn refresh(&self) -> Result<u64, Error> {
+        let mut monitor = Monitor::open(&self.folder.join("q"))?;
+        let size = |monitor: &mut Monitor| {
+            let nodes = monitor.ask("query-named-block-nodes", json!({ "flat": true }))?;
+            let nodes = nodes.as_array().map(Vec::as_slice).unwrap_or_default();
+            let disk = nodes.iter().find(|node| node.get("node-name").is_some_and(|name| name == "disk"));
+            disk.and_then(|disk| disk.pointer("/image/virtual-size")?.as_u64())
+                .ok_or_else(|| Error::internal("the server does not tell how large its image is"))
+        };
+        let before = size(&mut monitor)?;
+        monitor.ask("block_resize", json!({ "node-name": "disk", "size": before }))?;
+        size(&mut monitor)
     }
 
     /// Ends it and what is left of it, when nobody uses its device any more and everything is written out.

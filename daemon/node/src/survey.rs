@@ -63,6 +63,11 @@ pub(crate) fn facts(config: &Config) -> Result<Facts, Error> {
     Ok(Facts {
         boot_id: boot_id.trim().to_owned(),
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        identities: Some(&config.initiator)
+            .filter(|name| !name.is_empty())
+            .map(|name| ("iscsi-initiator".to_owned(), name.clone()))
+            .into_iter()
+            .collect(),
         connectors: connect::reasons(config),
     })
 }

@@ -28,7 +28,8 @@
 //!   reads it, and is refused where that is in doubt.
 //! - *a Ceph pool* (`grants/ceph.rs`): command lines that this project answers for, with the pool and the identity fixed
 //!   by the operator, and connections to images in that pool.
-//! - *connections* (`grants/connections.rs`): what a plugin answers is checked before the node sees it.
+//! - *connections* (`grants/connections.rs`): what a plugin answers is checked before the node sees it. Targets of iSCSI
+//!   (`grants/iscsi.rs`) are opened by an account of the operator's that no connection carries.
 //!
 //! **Both must agree.** A plugin asks in its manifest, the operator grants in the configuration, and the
 //! effective power is what both name. So a plugin that is replaced by one that wants more gets no more, and
@@ -41,6 +42,7 @@ pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod directories;
 pub(crate) mod http;
+pub(crate) mod iscsi;
 pub(crate) mod leaks;
 pub(crate) mod way;
 
@@ -53,9 +55,10 @@ pub use self::{
     aws::{AwsEndpoints, AwsGrant},
     ceph::CephGrant,
     commands::CommandGrant,
-    connections::{ConnectionGrants, IscsiGrant},
+    connections::ConnectionGrants,
     credentials::{Authoriser, Secret, SecretSource},
     http::{Addresses, HttpGrant},
+    iscsi::{ChapGrant, IscsiGrant},
     way::ProxyGrant,
 };
 use crate::manifest::Asks;

@@ -36,7 +36,7 @@ use kato_orchestrator::{Error, model::BackendName, ports::Backend};
 pub use self::{
     aws::AwsSigv4,
     grants::{
-        Addresses, Authoriser, AwsEndpoints, AwsGrant, CephGrant, CommandGrant, ConnectionGrants,
+        Addresses, Authoriser, AwsEndpoints, AwsGrant, CephGrant, ChapGrant, CommandGrant, ConnectionGrants,
         Environment, Grants, HttpGrant, IscsiGrant, Power, ProxyGrant, Secret, SecretSource,
     },
     limits::Limits,

@@ -14,11 +14,11 @@ use super::{
     error::Exception,
     fault::Fault,
     ground::BLOCK,
-    query::pairs,
-    server::{Answer, Request},
+    server::Answer,
     sigv4::hex,
     world::{GIB, Snapshot, SnapshotState, Tags, Token, World},
 };
+use crate::http::{Request, pairs};
 
 /// How long a token of a block is good for, and one of a page.
 const BLOCK_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);

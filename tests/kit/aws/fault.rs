@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::clock::Chance;
+use crate::clock::Chance;
 
 /// What goes wrong with a call.
 #[derive(Clone, Debug, PartialEq, Eq)]

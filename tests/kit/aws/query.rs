@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{clock::Moment, error::Refusal, world::Tags};
+use super::{error::Refusal, world::Tags};
+use crate::{clock::Moment, http::pairs};
 
 /// How many values a filter may have.
 const FILTER_VALUES: usize = 200;
@@ -214,34 +215,6 @@ impl Page {
 /// The token of a page was kept for too long.
 pub(super) fn expired_page() -> Refusal {
     Refusal::new("InvalidPaginationToken", "The specified pagination token is not valid or is expired.")
-}
-
-/// The names and values of a form or of what is behind the question mark of a URL.
-pub(super) fn pairs(form: &str) -> Vec<(String, String)> {
-    let parts = form.split('&').filter(|part| !part.is_empty());
-    parts
-        .map(|part| {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            (decoded(name), decoded(value))
-        })
-        .collect()
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16)).unwrap_or(0);
-                let (high, low) = (digit(), digit());
-                u8::try_from(high * 16 + low).unwrap_or(0)
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A text as it stands in a URL.

@@ -1,19 +1,11 @@
 //! HTTP in front of both services: a request is read whole, its signature is looked at, the fault that is due befalls it,
 //! and its service answers it. What is asked with a path is asked of the EBS direct APIs, all else of EC2.
 
-use std::{
-    convert::Infallible,
-    net::TcpListener,
-    sync::{Arc, OnceLock},
-    thread,
-};
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Response, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use sha2::{Digest as _, Sha256};
+use http_body_util::Full;
+use hyper::Response;
 
 use super::{
     Shared, direct,
@@ -24,30 +16,7 @@ use super::{
     world::World,
     xml::Xml,
 };
-use crate::machine::Machine;
-
-/// A request, read whole.
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) query: String,
-    headers: hyper::HeaderMap,
-    pub(super) body: Bytes,
-    digest: OnceLock<[u8; 32]>,
-}
-
-impl Request {
-    /// A header. Of several of one name, the first: no client of ours sends more.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-
-    /// SHA-256 of the body, for which a large one is gone through only once.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        *self.digest.get_or_init(|| Sha256::digest(&self.body).into())
-    }
-}
+use crate::http::{Answering, Lost, Request};
 
 /// What is answered.
 #[derive(Debug)]
@@ -81,74 +50,22 @@ impl Answer {
     }
 }
 
-/// The connection ends without an answer.
-#[derive(Debug)]
-struct Lost;
+/// Both services, as whoever comes finds them.
+#[derive(Clone, Debug)]
+pub(super) struct Services(pub(super) Arc<Shared>);
 
-impl std::fmt::Display for Lost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the answer is lost on command")
-    }
-}
-
-impl std::error::Error for Lost {}
-
-/// A socket on a loopback port of its own, inside of a machine where one is named.
-pub(super) fn listen(machine: Option<&Machine>) -> TcpListener {
-    let net = machine.map(|machine| machine.path("/proc/1/ns/net"));
-    let bind = move || {
-        if let Some(net) = net {
-            let net = std::fs::File::open(net).expect("the machine's network");
-            // Only this thread moves, and it ends; the socket stays where it was made.
-            move_into_link_name_space(std::os::fd::AsFd::as_fd(&net), Some(LinkNameSpaceType::Network))
-                .expect("a machine whose network can be entered");
+impl Answering for Services {
+    async fn answer(&self, request: Request) -> Result<Response<Full<Bytes>>, Lost> {
+        let Self(shared) = self;
+        let call = Call::of(&request);
+        let answer = respond(shared, &request, &call).await?;
+        let mut response =
+            Response::builder().status(answer.status).header("x-amzn-requestid", shared.request_id());
+        for (name, value) in answer.headers {
+            response = response.header(name, value);
         }
-        TcpListener::bind("127.0.0.1:0").expect("a loopback port")
-    };
-    thread::spawn(bind).join().expect("a socket")
-}
-
-/// Answers whoever comes, until the runtime ends.
-pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
-    listener.set_nonblocking(true).expect("a socket that does not block");
-    let listener = tokio::net::TcpListener::from_std(listener).expect("a socket of the runtime's");
-    while let Ok((stream, _)) = listener.accept().await {
-        stream.set_nodelay(true).ok();
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let shared = Arc::clone(&shared);
-                async move { answer(&shared, request).await }
-            });
-            // Who goes away in the middle, or is sent away on command, is none of our business.
-            http1::Builder::new()
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service)
-                .await
-                .ok();
-        });
+        response.body(Full::new(answer.body)).map_err(|_| Lost)
     }
-}
-
-async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Result<Response<Full<Bytes>>, Lost> {
-    let (parts, body) = request.into_parts();
-    let body = body.collect().await.map_err(|_| Lost)?.to_bytes();
-    let request = Request {
-        method: parts.method.to_string(),
-        path: parts.uri.path().to_owned(),
-        query: parts.uri.query().unwrap_or_default().to_owned(),
-        headers: parts.headers,
-        body,
-        digest: OnceLock::new(),
-    };
-    let call = Call::of(&request);
-    let answer = respond(shared, &request, &call).await?;
-    let mut response =
-        Response::builder().status(answer.status).header("x-amzn-requestid", shared.request_id());
-    for (name, value) in answer.headers {
-        response = response.header(name, value);
-    }
-    response.body(Full::new(answer.body)).map_err(|_| Lost)
 }
 
 /// What is asked for.

@@ -5,10 +5,10 @@
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
-use super::{
+use super::query::encoded;
+use crate::{
     clock::parse_stamp,
-    query::{encoded, pairs},
-    server::Request,
+    http::{Request, pairs},
 };
 
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";

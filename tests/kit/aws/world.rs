@@ -21,12 +21,12 @@ use std::{
 use super::{
     Site,
     blocks::Blocks,
-    clock::{Chance, Clock, Moment},
     error::Refusal,
     ground::Ground,
     loops::{Loop, Released},
     tree::Tree,
 };
+use crate::clock::{Chance, Clock, Moment};
 
 /// A GiB, in which EBS counts.
 pub(super) const GIB: u64 = 1 << 30;

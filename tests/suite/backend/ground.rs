@@ -1,7 +1,7 @@
 //! What the backend suite stands on: each subject is a backend in a world of its own, and a way to write and
 //! read the bytes of its volumes as a node would. The `local` plugin runs as the component that the daemon
 //! carries, on this machine's disk and on a filesystem with reflinks and project quotas in a loop device; `rbd` in a
-//! cluster, and `ebs` in the kit's model of Amazon's house; anybody else's comes with `cargo xtask conform` (`xtask/src/conform.rs`).
+//! cluster, `ebs` in the kit's model of Amazon's house and `packet` in that of Packet's; anybody else's comes with `cargo xtask conform` (`xtask/src/conform.rs`).
 
 use std::{
     collections::BTreeMap,
@@ -24,17 +24,21 @@ use kato_orchestrator::{
     testing::{self, BackendWorld, FakeBackend, Fuse},
 };
 use kato_plugin_host::{
-    Addresses, AwsEndpoints, AwsGrant, BackendSpec, CephGrant, Config, ConnectionGrants, Grants, Limits,
-    PluginHost, embedded, inspect,
+    Addresses, Authoriser, AwsEndpoints, AwsGrant, BackendSpec, CephGrant, Config, ConnectionGrants, Grants,
+    HttpGrant, IscsiGrant, Limits, PluginHost, SecretSource, embedded, inspect,
 };
 use kato_tests::{
     apart::{Apart, mounting},
     aws::{Aws, Fault, Instance, REGION, Site},
     ceph::Cluster,
+    packet::{self, Device, Packet},
+    tgt::LUN,
 };
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::{runtime::Handle, task::block_in_place};
+
+use crate::packet::client::Initiator;
 
 /// A backend to try.
 pub(crate) struct Subject {
@@ -54,6 +58,8 @@ enum World {
     Ceph(Arc<Cluster<'static>>, String),
     /// An account, and the instance that volumes are written and read on.
     Ebs(Box<Aws>, Instance),
+    /// A project, and the device that volumes are written on.
+    Packet(Box<Packet<'static>>, Device),
     /// Somebody else's, of which nothing is known but what it answers.
     Theirs {
         _temp: TempDir,
@@ -112,6 +118,10 @@ impl Subject {
             // It takes a while in any case, and a longer one until it is to be seen.
             (World::Ebs(aws, _), Verb::Create) => {
                 aws.fault("CreateVolume", 1, Fault::NotFoundFor(Duration::from_secs(2)));
+            }
+            (World::Packet(packet, _), Verb::Create) => {
+                let longer = packet::Fault::TakesAtLeast(Duration::from_secs(2));
+                packet.fault(packet::Action::CreateVolume, 1, longer);
             }
             _ => panic!("nothing holds {verb:?} up here"),
         }
@@ -255,21 +265,27 @@ impl Subject {
 
     /// Attaches a volume to an instance, does something with its device, and detaches it.
     fn on_device<T>(&self, made: &Made, instance: &Instance, act: impl FnOnce(&Path) -> T) -> T {
+        self.attached(made, instance.id(), |_| act(&instance.wait_for(made.handle.as_str())))
+    }
+
+    /// Attaches a volume to a node, does something with it, and detaches it.
+    fn attached<T>(&self, made: &Made, node: &str, act: impl FnOnce(&Connection) -> T) -> T {
         let which = Which { token: made.token.clone().unwrap(), handle: Some(made.handle.clone()) };
-        let node = NodeFacts { name: instance.id().to_owned(), ..NodeFacts::default() };
+        let node = NodeFacts { name: node.to_owned(), ..NodeFacts::default() };
         let attachments = self.backend.attachments().unwrap();
         let pause = || tokio::time::sleep(Duration::from_millis(5));
         block_in_place(|| {
-            Handle::current().block_on(async {
+            let attached = Handle::current().block_on(async {
                 let mut resume = None;
-                while let Effect::Pending(pending) =
-                    attachments.attach(which.clone(), node.clone(), false, resume).await.unwrap()
-                {
+                loop {
+                    match attachments.attach(which.clone(), node.clone(), false, resume).await.unwrap() {
+                        Effect::Done(attached) => return attached,
+                        Effect::Pending(pending) => resume = Some(pending.resume),
+                    }
                     pause().await;
-                    resume = Some(pending.resume);
                 }
             });
-            let done = act(&instance.wait_for(made.handle.as_str()));
+            let done = act(&attached.connection);
             Handle::current().block_on(async {
                 let mut resume = None;
                 while let Effect::Pending(pending) =
@@ -283,6 +299,79 @@ impl Subject {
         })
     }
 
+    /// The `packet` plugin, in a project of its own.
+    pub(crate) async fn volumes_of_packet() -> Self {
+        static HOST: OnceLock<Arc<PluginHost>> = OnceLock::new();
+        let site = packet::Site {
+            pace: 0.002,
+            page: 10,
+            attach_lag: Duration::ZERO,
+            // Whoever deletes while it lasts is told to come again, which is the hall's to do.
+            detach_lag: Duration::ZERO,
+            ..packet::Site::default()
+        };
+        let packet = Packet::start_with(site);
+        let device = packet.add_device("tst1", "node-a");
+        let token = packet.token();
+        let environment = move |name: &str| (name == "PACKET_TOKEN").then(|| token.clone());
+        let grant = HttpGrant {
+            url: packet.endpoint(),
+            methods: Vec::new(),
+            paths: Vec::new(),
+            addresses: Addresses::Many(vec!["loopback".to_owned()]),
+            authoriser: Some(Authoriser::Header {
+                name: "X-Auth-Token".to_owned(),
+                secret: SecretSource::Env("PACKET_TOKEN".to_owned()),
+            }),
+            proxy: None,
+            ca: None,
+        };
+        let iscsi = IscsiGrant {
+            portals: packet.target().portals().to_vec(),
+            iqn_prefix: packet::IQN_PREFIX.to_owned(),
+            chap: None,
+        };
+        let connections = ConnectionGrants { iscsi: Some(iscsi), ..ConnectionGrants::default() };
+        let words = [
+            ("base-url", packet.endpoint()),
+            ("project", packet.project()),
+            ("facility", device.facility().to_owned()),
+            ("min-size", "1GiB".to_owned()),
+            ("default-size", "1GiB".to_owned()),
+            ("lun", LUN.to_string()),
+        ];
+        let spec = BackendSpec {
+            name: BackendName::parse("packet").unwrap(),
+            component: embedded::component("packet").unwrap().into(),
+            configuration: words.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            grants: Grants { http: vec![grant], connections, ..Grants::default() },
+            limits: Limits::default(),
+        };
+        let config = Config { environment: Arc::new(environment), ..Config::default() };
+        // Everybody's token is the same one.
+        let host = HOST.get_or_init(|| PluginHost::new(config).unwrap());
+        let backend = host.load(spec).await.unwrap();
+        backend.check().await.unwrap();
+        let world = World::Packet(Box::new(packet), device);
+        Self { backend, size: Bytes::GIB, parameters: BTreeMap::new(), world }
+    }
+
+    /// Writes as a node does that logs in, by the way that the plugin tells.
+    fn write_at_packets(&self, made: &Made, packet: &Packet<'_>, device: &Device, bytes: &[u8]) {
+        self.attached(made, device.id(), |connection| {
+            let Connection::Iscsi { portals, iqn, initiator, .. } = connection else {
+                panic!("nothing logs in to {connection:?}")
+            };
+            let row = tempfile::NamedTempFile::new().unwrap();
+            fs::write(row.path(), [bytes, &vec![0; 512 - bytes.len()]].concat()).unwrap();
+            device.wait_for(made.handle.as_str());
+            let initiator = Initiator::named(initiator.as_deref().unwrap());
+            let write = format!("write -s {} 0 512", row.path().display());
+            initiator.on(&portals[0], iqn, &[&write, "flush"]).unwrap();
+        });
+        assert_eq!(packet.target().sessions(), []);
+    }
+
     /// What is made where something of this name was deleted. EC2 lets a token make one volume for good, and it takes the
     /// plugin a minute to be sure of it, so the token is another one there, as it is for whoever asks the hall.
     pub(super) fn free_again(&self, name: &'static str) -> &'static str {
@@ -293,6 +382,8 @@ impl Subject {
     pub(super) fn many(&self) -> usize {
         match &self.world {
             World::Ebs(..) => 510,
+            // The API's own pages are smaller here.
+            World::Packet(..) => 30,
             World::Ceph(..) => 34,
             World::Memory(_) | World::Folder(_) | World::Theirs { .. } => 110,
         }
@@ -301,7 +392,11 @@ impl Subject {
     pub(super) fn folder(&self) -> &Folder {
         match &self.world {
             World::Folder(folder) => folder,
-            World::Memory(_) | World::Ceph(..) | World::Ebs(..) | World::Theirs { .. } => {
+            World::Memory(_)
+            | World::Ceph(..)
+            | World::Ebs(..)
+            | World::Packet(..)
+            | World::Theirs { .. } => {
                 panic!("this backend has no folder of ours")
             }
         }
@@ -321,6 +416,9 @@ impl Subject {
         }
         if let World::Ebs(_, instance) = &self.world {
             return self.on_device(made, instance, |device| write_at_start(device, bytes));
+        }
+        if let World::Packet(packet, device) = &self.world {
+            return self.write_at_packets(made, packet, device, bytes);
         }
         match (&self.world, made.connection.as_ref().unwrap()) {
             (World::Memory(world), _) => {
@@ -351,6 +449,9 @@ impl Subject {
         if let World::Ebs(_, instance) = &self.world {
             return self.on_device(made, instance, read_at_start);
         }
+        if let World::Packet(packet, _) = &self.world {
+            return trimmed(packet.read(made.handle.as_str(), 0, 100));
+        }
         match (&self.world, made.connection.as_ref().unwrap()) {
             (World::Memory(world), _) => world.lock().unwrap().bytes(made.handle.as_str()).unwrap().clone(),
             (_, Connection::Directory { root, path }) => {
@@ -371,6 +472,10 @@ impl Subject {
                 let volumes = aws.volumes().into_iter().filter(|volume| volume.state != "deleting");
                 let snapshots = aws.snapshots().into_iter().map(|shot| shot.id);
                 volumes.map(|volume| volume.id).chain(snapshots).collect()
+            }
+            World::Packet(packet, _) => {
+                let volumes = packet.volumes().into_iter().map(|volume| volume.id);
+                volumes.chain(packet.snapshots().into_iter().map(|(id, _)| id)).collect()
             }
             World::Theirs { .. } => block_in_place(|| Handle::current().block_on(self.handles())),
             World::Memory(world) => {
@@ -422,6 +527,11 @@ fn write_at_start(volume: &Path, bytes: &[u8]) {
 fn read_at_start(volume: &Path) -> Vec<u8> {
     let mut bytes = vec![0; 100];
     File::open(volume).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+    trimmed(bytes)
+}
+
+/// Without the zeroes at the end.
+fn trimmed(mut bytes: Vec<u8>) -> Vec<u8> {
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     bytes.truncate(end);
     bytes

@@ -23,7 +23,10 @@ use kato_orchestrator::{
     },
 };
 use kato_tests::apart::{Apart, mounting};
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::{
+    mount::{UnmountFlags, unmount},
+    process::{Pid, Signal, kill_process},
+};
 use tempfile::TempDir;
 
 /// Small enough to be quick, large enough for ext4.
@@ -92,6 +95,21 @@ impl Ground {
         mounts_beneath(self.folder.path())
     }
 
+    /// Servers of block devices whose folders are in this one.
+    pub(crate) fn servers(&self) -> Vec<Pid> {
+        let folder = self.folder.path().to_str().unwrap();
+        let is_ours = |pid: &Pid| {
+            let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            let program = line.split('\0').next().unwrap_or_default();
+            program.ends_with("qemu-storage-daemon") && line.contains(folder)
+        };
+        let pids = fs::read_dir("/proc").unwrap().flatten();
+        pids.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+            .filter(is_ours)
+            .collect()
+    }
+
     /// Loop devices over files in the folder, in the manner of `/dev/loop3`.
     pub(crate) fn loops(&self) -> Vec<PathBuf> {
         loops_beneath(self.folder.path())
@@ -100,7 +118,14 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        for mount in self.mounts().iter().rev() {
+        // Only a test that failed leaves any; its target may be gone, and whatever is written would wait for it.
+        for server in self.servers() {
+            // One that ends by itself meanwhile is what is wanted.
+            kill_process(server, Signal::KILL).ok();
+        }
+        // A loop device over what a server shows is only known by it as long as that is mounted.
+        let shown = mounts_of("fuse");
+        for mount in self.mounts().iter().rev().filter(|mount| !shown.contains(mount)) {
             // A worker that was abandoned may still look at it.
             let gone = retry(|| unmount(mount.as_str(), UnmountFlags::empty()).is_ok());
             if !gone {
@@ -110,6 +135,9 @@ impl Drop for Ground {
         }
         for device in self.loops() {
             run("losetup", &["-d", device.to_str().unwrap()]);
+        }
+        for mount in self.mounts().iter().rev() {
+            unmount(mount.as_str(), UnmountFlags::DETACH).ok();
         }
     }
 }
@@ -240,8 +268,9 @@ impl Drop for Running {
     }
 }
 
+/// A program that hears nothing.
 #[expect(clippy::disallowed_methods, reason = "the suite prepares disks with the usual programs")]
-fn command(program: &str, arguments: &[&str]) -> Command {
+pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
     command
@@ -275,6 +304,14 @@ pub(crate) fn options_of(path: &str) -> String {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = text.lines().rfind(|line| line.split(' ').nth(4) == Some(path)).unwrap();
     line.to_owned()
+}
+
+/// The places of filesystems of a kind.
+fn mounts_of(kind: &str) -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let is_of =
+        |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.split(' ').next() == Some(kind));
+    text.lines().filter(is_of).filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect()
 }
 
 fn loops_beneath(folder: &Path) -> Vec<PathBuf> {

@@ -8,10 +8,11 @@
 pub(crate) mod device;
 pub(crate) mod directory;
 pub(crate) mod file;
+pub(crate) mod iscsi;
 pub(crate) mod rbd;
+mod served;
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
@@ -24,7 +25,7 @@ use kato_orchestrator::{
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use serde::{Deserialize, Serialize};
 
-use crate::{Ceph, Config, RbdDriver, command::Programs, errno::failed};
+use crate::{Accounts, Config, RbdDriver, command::Programs, errno::failed};
 
 /// A connection that a worker can make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ pub(crate) enum Way {
     Device(device::Device),
     /// An image in a Ceph pool.
     Rbd(Box<rbd::Image>),
+    /// A unit behind iSCSI portals.
+    Iscsi(Box<iscsi::Unit>),
 }
 
 /// What a way led to.
@@ -50,14 +53,10 @@ pub(crate) struct Connected {
 
 impl Way {
     /// The way of a connection, or why there is none.
-    pub(crate) fn of(
-        connection: &Connection,
-        config: &Config,
-        ceph: &BTreeMap<String, Ceph>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn of(connection: &Connection, config: &Config, accounts: &Accounts) -> Result<Self, Error> {
         match connection {
             Connection::Rbd { cluster, pool, namespace, image, snapshot } => {
-                let ceph = ceph.get(cluster).cloned().ok_or_else(|| {
+                let ceph = accounts.ceph.get(cluster).cloned().ok_or_else(|| {
                     Error::precondition(format!(
                         "this node does not know who it is in the Ceph cluster of the backend {cluster}: its \
                          configuration needs that backend, with its grant"
@@ -80,13 +79,28 @@ impl Way {
             Connection::Directory { .. } => {
                 Err(Error::precondition("a directory has no device: it can only be mounted"))
             }
-            Connection::Iscsi { .. } | Connection::Nbd { .. } | Connection::Nfs { .. } => {
-                Err(Error::unsupported(format!(
-                    "this node has no connector for {}: {}",
-                    connection.kind(),
-                    absent(connection.kind())
-                )))
+            // A map is found by what it is over: what it is called is the host's multipath.conf's to say.
+            Connection::Iscsi { backend, portals, iqn, lun, multipath: _, initiator } => {
+                let chap = accounts.iscsi.get(backend).cloned().ok_or_else(|| {
+                    Error::precondition(format!(
+                        "this node does not know how the iSCSI targets of the backend {backend} are opened: its \
+                         configuration needs that backend, with its grant"
+                    ))
+                })?;
+                Ok(Self::Iscsi(Box::new(iscsi::Unit {
+                    portals: portals.clone(),
+                    iqn: iqn.clone(),
+                    lun: *lun,
+                    initiator: initiator.clone().unwrap_or_else(|| config.initiator.clone()),
+                    chap,
+                    site: iscsi::Site::of(config),
+                })))
             }
+            Connection::Nbd { .. } | Connection::Nfs { .. } => Err(Error::unsupported(format!(
+                "this node has no connector for {}: {}",
+                connection.kind(),
+                absent(connection.kind())
+            ))),
         }
     }
 
@@ -139,6 +153,7 @@ impl Way {
             Self::File { root, path } => file::connect(volume, root, path, read_only),
             Self::Device(device) => device.wait(),
             Self::Rbd(image) => image.connect(volume, read_only, programs),
+            Self::Iscsi(unit) => unit.connect(volume, read_only, programs),
         }
     }
 
@@ -150,7 +165,8 @@ impl Way {
         programs: &Programs,
     ) -> Result<Option<String>, Error> {
         match self {
-            Self::File { .. } | Self::Device(_) => Ok(None),
+            // A session ends with its connection: who it was says nothing that a backend would wait for.
+            Self::File { .. } | Self::Device(_) | Self::Iscsi(_) => Ok(None),
             Self::Rbd(image) => image.client(volume, read_only, programs),
         }
     }
@@ -161,6 +177,7 @@ impl Way {
             Self::File { path, .. } => file::find(volume, path),
             Self::Device(device) => device.find().map(Some),
             Self::Rbd(image) => image.find(volume),
+            Self::Iscsi(unit) => unit.find(volume),
         }
     }
 
@@ -175,6 +192,7 @@ impl Way {
             Self::File { root, path } => file::require_same(volume, root, path, called)?,
             Self::Device(device) => return device.require_same(numbers),
             Self::Rbd(image) => image.still_leads_to(volume, called)?,
+            Self::Iscsi(unit) => return unit.still_leads_to(volume, called, numbers),
         }
         Ok(called.to_owned())
     }
@@ -196,6 +214,7 @@ impl Way {
             Self::File { root, path } => file::disconnect(volume, root, path),
             Self::Device(device) => device.release(),
             Self::Rbd(image) => image.disconnect(volume, programs),
+            Self::Iscsi(unit) => unit.disconnect(volume, programs),
         }
     }
 
@@ -219,6 +238,7 @@ impl Way {
             Self::File { .. } => crate::loopdev::resize(path),
             Self::Device(device) => device.rescan(path),
             Self::Rbd(image) => image.rescan(volume, path, programs),
+            Self::Iscsi(unit) => unit.rescan(volume, path, programs),
         }
     }
 }
@@ -240,12 +260,13 @@ pub(crate) fn reasons(config: &Config) -> Vec<(String, Result<(), String>)> {
         };
         (format!("rbd by {}", driver.name()), usable)
     }));
-    found.extend(["iscsi", "nbd", "nfs"].map(|kind| (kind.to_owned(), Err(absent(kind)))));
+    found.extend(iscsi::reasons(config));
+    found.extend(["nbd", "nfs"].map(|kind| (kind.to_owned(), Err(absent(kind)))));
     found
 }
 
 fn absent(kind: &str) -> String {
-    format!("this version cannot connect {kind}; use directory, file, device or rbd")
+    format!("this version cannot connect {kind}; use directory, file, device, rbd or iscsi")
 }
 
 /// An error says that a device is smaller than its volume. A device has whole sectors.
@@ -258,6 +279,13 @@ fn require_size(path: &Path, shown: Bytes, wanted: Bytes) -> Result<(), Error> {
          another disk",
         path.display()
     )))
+}
+
+/// Whether the kernel refuses writes to this device.
+fn is_read_only(device: &Path) -> bool {
+    let name = device.file_name().unwrap_or_default();
+    std::fs::read_to_string(Path::new("/sys/block").join(name).join("ro"))
+        .is_ok_and(|text| text.trim() == "1")
 }
 
 /// Opens a block device for reading, and nothing but a block device.

@@ -8,7 +8,7 @@ use kato_orchestrator::{Error, model::Connection};
 use rustix::fs::{FileType, OFlags, fstat};
 use serde::Deserialize;
 
-use super::{ceph::CephGrant, denied, directories::Directories};
+use super::{ceph::CephGrant, denied, directories::Directories, iscsi::IscsiGrant};
 use crate::files::beneath;
 
 /// What a plugin may tell the node to connect to.
@@ -28,17 +28,6 @@ pub struct ConnectionGrants {
     pub nbd: Vec<String>,
     /// NFS servers, as `server:/path` for a directory and what is beneath it.
     pub nfs: Vec<String>,
-}
-
-/// Logical units behind iSCSI portals.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IscsiGrant {
-    /// The portals, as `address:port`.
-    pub portals: Vec<String>,
-    /// What the target's name has to begin with; empty for any target of these portals.
-    #[serde(default)]
-    pub iqn_prefix: String,
 }
 
 impl ConnectionGrants {
@@ -83,6 +72,7 @@ impl Kinds {
                 IDENTITIES.join(", ")
             )));
         }
+        grants.iscsi.iter().flat_map(IscsiGrant::mistakes).for_each(&mut *mistake);
         for server in grants.nfs.iter().filter(|server| !server.contains(":/")) {
             mistake(Error::invalid(format!("the NFS grant {server:?} is not server:/path")));
         }
@@ -140,16 +130,10 @@ impl Kinds {
                 }
                 Ok(())
             }
-            Connection::Iscsi { portals, iqn, multipath, initiator, lun: _ } => {
+            Connection::Iscsi { backend: _, portals, iqn, multipath, initiator, lun: _ } => {
                 let Some(grant) = &self.grants.iscsi else { return refuse("iSCSI".into()) };
-                if portals.is_empty() || !portals.iter().all(|portal| grant.portals.contains(portal)) {
-                    return refuse(format!("the portals {portals:?}"));
-                }
-                if !iqn.starts_with(&grant.iqn_prefix) || !is_iscsi_name(iqn) {
-                    return refuse(format!("the target {iqn:?}"));
-                }
-                if initiator.as_ref().is_some_and(|name| !is_iscsi_name(name)) {
-                    return refuse("a target for an initiator whose name is none".into());
+                if let Some(what) = grant.refusal(portals, iqn, initiator.as_deref()) {
+                    return refuse(what);
                 }
                 if multipath.as_ref().is_some_and(|name| !plain(name)) {
                     return refuse("a multipath map whose name is no plain word".into());
@@ -196,12 +180,6 @@ fn is_ebs(value: &str) -> bool {
         && (1..=2).contains(&letters.len())
         && letters.bytes().all(|b| b.is_ascii_lowercase())
         && letters != "a"
-}
-
-/// Whether this can be the name of a target or an initiator.
-fn is_iscsi_name(name: &str) -> bool {
-    let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'_');
-    (1..=223).contains(&name.len()) && name.bytes().all(word)
 }
 
 /// Options that only say how to talk to the server.
@@ -338,6 +316,18 @@ mod tests {
         {
             assert!(rbd(bad.0, bad.1, bad.2).is_err(), "{bad:?}");
         }
+        let iscsi = |portal: &str, multipath: Option<&str>| {
+            kinds.check(&Connection::Iscsi {
+                backend: "cloud".into(),
+                portals: vec![portal.into()],
+                iqn: "iqn.2026-01.x:a".into(),
+                lun: 1,
+                multipath: multipath.map(str::to_owned),
+                initiator: None,
+            })
+        };
+        iscsi("10.0.0.1:3260", Some("volume-1")).unwrap();
+        assert!(iscsi("10.0.0.2:3260", None).is_err() && iscsi("10.0.0.1:3260", Some("../m")).is_err());
         let nfs = |path: &str, options: &[&str]| {
             let options = options.iter().map(|option| (*option).to_owned()).collect();
             kinds.check(&Connection::Nfs { server: "h".into(), path: path.into(), options })

@@ -108,8 +108,9 @@ enum Host {
     Named(String),
 }
 
+/// Addresses that go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Network {
+pub(super) enum Network {
     Public,
     Private,
     Loopback,
@@ -401,7 +402,7 @@ impl Host {
 }
 
 impl Network {
-    fn parse(word: &str) -> Option<Self> {
+    pub(super) fn parse(word: &str) -> Option<Self> {
         match word {
             "public" => return Some(Self::Public),
             "private" => return Some(Self::Private),
@@ -415,7 +416,7 @@ impl Network {
         (bits <= widest).then_some(Self::Cidr(address, bits))
     }
 
-    fn holds(self, address: IpAddr) -> bool {
+    pub(super) fn holds(self, address: IpAddr) -> bool {
         let address = unwrap(address);
         match (self, reach(address)) {
             // Only a network that lies wholly among such addresses was granted on purpose.

@@ -209,7 +209,7 @@ pub(crate) fn connection_from_wire(wire: types::Connection, powers: &Powers) -> 
             Connection::Rbd { cluster: powers.backend.clone(), pool, namespace, image, snapshot }
         }
         types::Connection::Iscsi(types::Iscsi { portals, iqn, lun, multipath, initiator }) => {
-            Connection::Iscsi { portals, iqn, lun, multipath, initiator }
+            Connection::Iscsi { backend: powers.backend.clone(), portals, iqn, lun, multipath, initiator }
         }
         types::Connection::Nbd(types::Nbd { server, export }) => Connection::Nbd { server, export },
         types::Connection::Nfs(types::Nfs { server, path, options }) => {

@@ -126,9 +126,12 @@ pub(crate) fn marks(made: &Made) -> impl Iterator<Item = String> {
     std::iter::once(format!("the handle {}", made.handle)).chain(made.connection.as_ref().map(way))
 }
 
-/// A way to a volume's bytes, as a mark.
+/// A way to a volume's bytes, as a mark. A unit behind iSCSI is the same by whichever portals it is reached.
 pub(crate) fn way(connection: &Connection) -> String {
-    format!("the connection {connection:?}")
+    match connection {
+        Connection::Iscsi { iqn, lun, .. } => format!("the unit {lun} of the target {iqn:?}"),
+        other => format!("the connection {other:?}"),
+    }
 }
 
 /// Which token each handle and connection was last answered for. It forgets the oldest: it is here to catch a
@@ -203,6 +206,20 @@ mod tests {
             assert!(page(extents, next).is_err(), "{extents:?} {next:?}");
         }
         assert!(page(&vec![(20, 1); limits::ITEMS + 1], None).is_err());
+    }
+
+    #[test]
+    fn a_unit_is_the_same_by_every_portal() {
+        let unit = |portal: &str, lun| Connection::Iscsi {
+            backend: "cloud".into(),
+            portals: vec![portal.into()],
+            iqn: "iqn.2026-01.x:a".into(),
+            lun,
+            multipath: None,
+            initiator: None,
+        };
+        assert_eq!(way(&unit("10.0.0.1:3260", 1)), way(&unit("10.0.0.2:3260", 1)));
+        assert_ne!(way(&unit("10.0.0.1:3260", 1)), way(&unit("10.0.0.1:3260", 2)));
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) fn client(device: &Path) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Ceph, server::Place};
+    use crate::{accounts::Ceph, server::Place};
 
     #[test]
     fn a_mapped_image_is_found_by_its_pool_namespace_and_name_and_no_snapshot_is() {

@@ -23,9 +23,11 @@ use kato_orchestrator::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::is_read_only;
 use crate::{
+    accounts::Ceph,
     command::{Ended, Program, Programs},
-    config::{Ceph, RbdDriver},
+    config::RbdDriver,
     server::Place,
 };
 
@@ -333,11 +335,4 @@ impl RbdDriver {
             Self::Qemu => qemu::disconnect(image, volume, device),
         }
     }
-}
-
-/// Whether the kernel refuses writes to this device.
-fn is_read_only(device: &Path) -> bool {
-    let name = device.file_name().unwrap_or_default();
-    std::fs::read_to_string(Path::new("/sys/block").join(name).join("ro"))
-        .is_ok_and(|text| text.trim() == "1")
 }

@@ -32,7 +32,7 @@ pub(super) fn connect(
     let mut line = image.identity();
     line.extend(["map".to_owned(), image.spec()]);
     line.push(if read_only { "--read-only" } else { "--exclusive" }.to_owned());
-    programs.start_server(Program::RbdNbd, &line, &format!("kato-{volume}-nbd"), server::START)?;
+    programs.start_server(Program::RbdNbd, &line, None, &format!("kato-{volume}-nbd"), server::START)?;
     find(image).ok_or_else(|| {
         Error::unavailable(format!("the image {} was mapped and is not to be seen", image.spec()))
     })

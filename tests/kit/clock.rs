@@ -1,5 +1,7 @@
-//! The model's time and its chance. Time is real, but a test can let it pass; delays are drawn from a seed, and shortened by
-//! the site's pace so that a test need not wait as long as people do.
+//! A model's time and its chance. Time is real, but a test can let it pass; delays are drawn from a seed, and shortened by
+//! the site's pace so that a test need not wait as long as people do. Amazon's house and Packet's have one of each.
+
+#![expect(clippy::disallowed_methods, reason = "a model has a clock of its own")]
 
 use std::{
     ops::Range,
@@ -7,37 +9,42 @@ use std::{
 };
 
 /// How long the model has run.
-pub(super) type Moment = Duration;
+pub(crate) type Moment = Duration;
 
 /// Time that a test can let pass.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     begun: Instant,
     wall: SystemTime,
     passed: Duration,
 }
 
 impl Clock {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { begun: Instant::now(), wall: SystemTime::now(), passed: Duration::ZERO }
     }
 
-    pub(super) fn now(&self) -> Moment {
+    pub(crate) fn now(&self) -> Moment {
         self.begun.elapsed() + self.passed
     }
 
-    pub(super) fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         self.passed += time;
     }
 
     /// Seconds since 1970 of a moment.
-    pub(super) fn seconds(&self, moment: Moment) -> f64 {
-        (self.wall + moment).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    pub(crate) fn seconds(&self, moment: Moment) -> f64 {
+        self.since_1970(moment).as_secs_f64()
     }
 
-    /// A moment as EC2 writes it.
-    pub(super) fn written(&self, moment: Moment) -> String {
-        let since = (self.wall + moment).duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// How long after 1970 a moment is.
+    pub(crate) fn since_1970(&self, moment: Moment) -> Duration {
+        (self.wall + moment).duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    /// A moment as RFC 3339 has it, with milliseconds.
+    pub(crate) fn written(&self, moment: Moment) -> String {
+        let since = self.since_1970(moment);
         let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
         let (year, month, day) = date(days);
         let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
@@ -49,7 +56,7 @@ impl Clock {
 }
 
 /// Seconds since 1970 of what a signature says, as `20261126T183000Z`.
-pub(super) fn parse_stamp(text: &str) -> Option<i64> {
+pub(crate) fn parse_stamp(text: &str) -> Option<i64> {
     let number = |range: Range<usize>| text.get(range)?.parse::<i64>().ok();
     let (year, month, day) = (number(0..4)?, number(4..6)?, number(6..8)?);
     let (hour, minute, second) = (number(9..11)?, number(11..13)?, number(13..15)?);
@@ -74,14 +81,14 @@ fn date(days: u64) -> (u64, u64, u64) {
 
 /// Numbers by chance, the same for the same seed.
 #[derive(Debug)]
-pub(super) struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
-    pub(super) fn of_seed(seed: u64) -> Self {
+    pub(crate) fn of_seed(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -91,15 +98,15 @@ impl Chance {
     }
 
     /// From 0 to 1.
-    pub(super) fn part(&mut self) -> f64 {
+    pub(crate) fn part(&mut self) -> f64 {
         f64::from(u32::try_from(self.number() >> 32).unwrap_or(0)) / f64::from(u32::MAX)
     }
 
-    pub(super) fn happens(&mut self, probability: f64) -> bool {
+    pub(crate) fn happens(&mut self, probability: f64) -> bool {
         self.part() < probability
     }
 
-    pub(super) fn between(&mut self, seconds: Range<f64>) -> Duration {
+    pub(crate) fn between(&mut self, seconds: Range<f64>) -> Duration {
         Duration::from_secs_f64(seconds.start + self.part() * (seconds.end - seconds.start))
     }
 }
