@@ -3,32 +3,59 @@
 
 #![expect(clippy::disallowed_methods, reason = "each test waits for the tasks that it starts")]
 
+mod dumps;
+mod limits;
+mod members;
+mod migrate;
+mod moving;
+mod secured;
+mod set_back;
+mod trouble;
+mod wire;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use kato_orchestrator::{
     Kind,
     model::Bytes,
-    ports::store::{Batch, Claim, Durability, Entry, Guard, Key, Revision, Store},
+    ports::store::{Batch, Claim, Durability, Entry, Guard, Key, Revision, Store, members::Members},
 };
-use kato_store::{Config, MemoryStore, SledStore};
+use kato_store::{Config, EtcdConfig, EtcdStore, MemoryStore, SledStore};
+use kato_tests::etcd::Etcd;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 /// A store to try.
 struct Subject {
     store: Arc<dyn Store>,
+    members: Arc<dyn Members>,
     flushes: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// The same records for another node, or for the next process of the same; none where they are never shared.
+    another: Option<Arc<dyn Members>>,
+    another_store: Option<Arc<dyn Store>>,
     _folder: Option<TempDir>,
+    _etcd: Option<Etcd>,
 }
 
 impl Subject {
     fn memory() -> Self {
         let store = MemoryStore::new();
         let counted = store.clone();
-        Self { store: Arc::new(store), flushes: Box::new(move || counted.flushes()), _folder: None }
+        let another = Arc::new(store.of_another_node());
+        let store = Arc::new(store);
+        Self {
+            store: store.clone(),
+            members: store,
+            flushes: Box::new(move || counted.flushes()),
+            another: Some(another.clone()),
+            another_store: Some(another),
+            _folder: None,
+            _etcd: None,
+        }
     }
 
     fn sled() -> Self {
@@ -37,7 +64,32 @@ impl Subject {
         config.reserve = Bytes::MIB;
         let store = Arc::new(SledStore::open(config).unwrap());
         let counted = store.clone();
-        Self { store, flushes: Box::new(move || counted.flushes()), _folder: Some(folder) }
+        Self {
+            store: store.clone(),
+            members: store,
+            flushes: Box::new(move || counted.flushes()),
+            another: None,
+            another_store: None,
+            _folder: Some(folder),
+            _etcd: None,
+        }
+    }
+
+    /// Over a real etcd of one member. It flushes by itself, and nobody counts that.
+    async fn etcd() -> Self {
+        let etcd = Etcd::start();
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(EtcdStore::open(at(&etcd, &folder, "one")).await.unwrap());
+        let another = Arc::new(EtcdStore::open(at(&etcd, &folder, "two")).await.unwrap());
+        Self {
+            store: store.clone(),
+            members: store,
+            flushes: Box::new(|| 0),
+            another: Some(another.clone()),
+            another_store: Some(another),
+            _folder: Some(folder),
+            _etcd: Some(etcd),
+        }
     }
 
     async fn put(&self, key: &str, value: &str, durability: Durability) -> Revision {
@@ -52,6 +104,20 @@ impl Subject {
     async fn keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Key> {
         let entries = self.store.scan(prefix, after, limit).await.unwrap();
         entries.into_iter().map(|entry| entry.key).collect()
+    }
+}
+
+/// Where a node's records in this etcd are.
+fn at(etcd: &Etcd, folder: &TempDir, node: &str) -> EtcdConfig {
+    EtcdConfig {
+        endpoints: etcd.endpoints(),
+        prefix: "kato/".to_owned(),
+        tls: None,
+        user: None,
+        node: node.to_owned(),
+        mark: folder.path().join(node).join("etcd"),
+        keep_history: Duration::ZERO,
+        patience: Duration::from_secs(20),
     }
 }
 
@@ -113,7 +179,7 @@ async fn a_guard_that_does_not_hold_refuses_the_whole_batch(subject: Subject) {
         Guard::At("b".into(), one),
     ] {
         let key = match &guard {
-            Guard::At(key, _) | Guard::Absent(key) => key.clone(),
+            Guard::At(key, _) | Guard::Absent(key) | Guard::Claimed(key, _) => key.clone(),
         };
         for durability in [Durability::Durable, Durability::Lazy] {
             let good = Guard::At("a".into(), two);
@@ -329,6 +395,57 @@ async fn a_claimant_that_gives_up_leaves_the_queue(subject: Subject) {
     assert!(again.fencing_token() > 0);
 }
 
+async fn what_is_written_under_a_claim_that_is_gone_is_refused(subject: Subject) {
+    let claim = subject.store.claim("volume 1").await.unwrap();
+    assert!(claim.is_sure());
+    let guard = claim.guard();
+    subject
+        .store
+        .commit(guarded(put("a", "1"), std::slice::from_ref(&guard)), Durability::Durable)
+        .await
+        .unwrap();
+    let mixed = [Guard::Absent("b".into()), guard.clone()];
+    subject.store.commit(guarded(put("b", "1"), &mixed), Durability::Durable).await.unwrap();
+    let error = subject.store.commit(guarded(put("b", "2"), &mixed), Durability::Durable).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Busy, "the claim is there, and a record is not as it was: {error}");
+    drop(claim);
+    // Somebody else's is no better.
+    let next = subject.store.claim("volume 1").await.unwrap();
+    let late = guarded(put("a", "2"), &[guard]);
+    let error = subject.store.commit(late, Durability::Durable).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable, "{error}");
+    assert!(error.is_final() && error.message.contains("claim of volume 1 "), "{error}");
+    assert_eq!(subject.value("a").await.as_deref(), Some("1"));
+    subject.store.commit(guarded(put("a", "3"), &[next.guard()]), Durability::Durable).await.unwrap();
+}
+
+async fn claims_of_many_keys_hold_up_nobody(subject: Subject) {
+    let mut tasks = JoinSet::new();
+    for worker in 0..64 {
+        let store = subject.store.clone();
+        tasks.spawn(async move {
+            for n in 0..4 {
+                let claim = store.claim(&format!("volume {}", (worker + n) % 48)).await.unwrap();
+                let batch = guarded(put(&format!("k/{worker}"), &n.to_string()), &[claim.guard()]);
+                store.commit(batch, Durability::Durable).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert_eq!(subject.keys("k/", None, 100).await.len(), 64);
+}
+
+async fn what_was_committed_can_be_watched_without_waiting(subject: Subject) {
+    let mut next = subject.store.watch_from("", 0).await.unwrap().next;
+    for n in 0..20 {
+        let last = subject.put(&format!("k/{n}"), "x", Durability::Durable).await;
+        subject.store.catch_up().await.unwrap();
+        let changes = tokio::time::timeout(Duration::ZERO, subject.store.watch_from("k/", next));
+        next = changes.await.expect("it is there").unwrap().next;
+        assert_eq!(next, last);
+    }
+}
+
 async fn a_watcher_sees_every_change_beneath_its_prefix_once(subject: Subject) {
     let from = subject.put("v/0", "old", Durability::Durable).await;
     let store = subject.store.clone();
@@ -474,6 +591,10 @@ macro_rules! asked_of_every_store {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $fact() { super::$fact(super::Subject::sled()).await; })*
         }
+        mod etcd {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $fact() { super::$fact(super::Subject::etcd().await).await; })*
+        }
     };
 }
 
@@ -491,6 +612,9 @@ asked_of_every_store! {
     committers_that_wait_together_share_flushes,
     a_claim_excludes_others_and_serves_them_in_their_order,
     a_claimant_that_gives_up_leaves_the_queue,
+    what_is_written_under_a_claim_that_is_gone_is_refused,
+    claims_of_many_keys_hold_up_nobody,
+    what_was_committed_can_be_watched_without_waiting,
     a_watcher_sees_every_change_beneath_its_prefix_once,
     a_watch_from_nothing_begins_with_the_present,
     a_watcher_and_a_scan_leave_no_gap,

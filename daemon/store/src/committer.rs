@@ -5,7 +5,7 @@
 //! whole group is made durable with one flush. Only then does any reader see it: a reader that acted on a
 //! record which a power cut then takes back would have acted without a record. Answers come last.
 //!
-//! This file knows no disk: [`Engine`] is implemented by `memory.rs` and `sled.rs`.
+//! This file knows no disk: [`Engine`] is implemented by `memory.rs` and `sled.rs`. etcd has an order of its own.
 
 use std::{
     collections::BTreeMap,
@@ -48,6 +48,9 @@ pub(crate) struct Applied {
 pub(crate) trait Engine {
     /// The newest revision of a key, seen by readers or not.
     fn revision_of(&mut self, key: &str) -> Result<Option<Revision>, Error>;
+
+    /// Whether a key is claimed with this token.
+    fn is_claimed(&self, key: &str, token: u64) -> bool;
 
     /// Refuses a batch for which there is no room.
     fn admit(&mut self, batch: &Batch) -> Result<(), Error>;
@@ -126,11 +129,11 @@ impl Committer {
             let (key, wanted) = match guard {
                 Guard::At(key, revision) => (key, Some(*revision)),
                 Guard::Absent(key) => (key, None),
+                Guard::Claimed(key, token) if engine.is_claimed(key, *token) => continue,
+                Guard::Claimed(key, _) => return Err(claim_lost(key)),
             };
             if engine.revision_of(key)? != wanted {
-                return Err(Error::busy(format!(
-                    "the record {key} was changed by another request in the meantime: try again"
-                )));
+                return Err(changed(key));
             }
         }
         let revision = self.last + 1;
@@ -147,8 +150,21 @@ impl Committer {
     }
 }
 
+/// The error of a batch whose guard did not hold.
+pub(crate) fn changed(key: &str) -> Error {
+    Error::busy(format!("the record {key} was changed by another request in the meantime: try again"))
+}
+
+/// The error of a batch whose writer is not the claimant any more.
+pub(crate) fn claim_lost(key: &str) -> Error {
+    Error::unavailable(format!(
+        "the claim of {key} ended before this was written, because its node was not heard for longer than its lease: \
+         nothing was written, and whoever has the claim now goes on"
+    ))
+}
+
 /// What cannot be kept is refused before anything happens.
-fn check(batch: &Batch) -> Result<(), Error> {
+pub(crate) fn check(batch: &Batch) -> Result<(), Error> {
     let keys = batch.puts.iter().map(|(key, _)| key).chain(&batch.deletes);
     for key in keys {
         if key.is_empty() || key.len() > KEY_LIMIT || !key.is_ascii() {

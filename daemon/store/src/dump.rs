@@ -56,6 +56,9 @@ pub async fn dump(store: &dyn Store, out: impl Write + Send) -> Result<u64, Erro
             _ => break,
         }
     }
+    // The changes of a shared store take their time to come in.
+    store.catch_up().await?;
+    meanwhile(store, next, &mut lines).await?;
     lines.end()
 }
 
@@ -115,6 +118,22 @@ pub fn load(config: &Config, lines: impl BufRead) -> Result<u64, Error> {
     let _lock = Lock::take(store)?;
     let _reserve = Reserve::open(store, config.reserve, config.low_water)?;
     place::tidy(store)?;
+    clear_empty(config)?;
+    place::write_format(store)?;
+    let mut count = 0;
+    let made = open::make(config, |opened| {
+        count = fill(config, opened, lines)?;
+        Ok(())
+    });
+    if made.is_err() {
+        place::tidy(store)?;
+    }
+    made.map(|()| count)
+}
+
+/// Makes room for a new engine where there is none, or one without a record; one with records is refused.
+pub(crate) fn clear_empty(config: &Config) -> Result<(), Error> {
+    let store = &config.path;
     let engine = place::engine(store);
     if engine.exists() {
         let opened = open::open_engine(config, &engine)?;
@@ -129,55 +148,90 @@ pub fn load(config: &Config, lines: impl BufRead) -> Result<u64, Error> {
         place::wait_for_engine(&engine)?;
         fs::remove_dir_all(&engine).map_err(|error| place::unusable(&engine, error))?;
     }
-    place::write_format(store)?;
-    let mut count = 0;
-    let made = open::make(config, |opened| {
-        count = fill(config, opened, lines)?;
-        Ok(())
-    });
-    if made.is_err() {
-        place::tidy(store)?;
-    }
-    made.map(|()| count)
+    Ok(())
 }
 
 fn fill(config: &Config, opened: &Opened, lines: impl BufRead) -> Result<u64, Error> {
-    let failed = |error| unreadable(&config.path, error);
-    let mut batch = Batch::default();
-    let mut revision = REVISIONS_PER_EPOCH;
-    let mut tally = Tally::default();
-    let mut commit = |batch: Batch| {
-        revision += 1;
-        let layer = layer(revision, batch);
-        tally = tallied(opened, tally, revision, &layer).map_err(failed)?;
-        opened.records.apply_batch(packed(&layer, tally)).map_err(failed)
-    };
-    read(lines, |key, value| {
-        match value {
-            Some(value) => batch.puts.push((key, value)),
-            None => {
-                // Deletes come first in a batch, and what was put before is to go.
-                commit(std::mem::take(&mut batch))?;
-                batch.deletes.push(key);
-            }
-        }
-        if batch.puts.len() >= PAGE || weight(&batch) > BATCH_LIMIT {
-            commit(std::mem::take(&mut batch))?;
-        }
-        Ok(())
+    let mut filling = Filling::new(config, opened);
+    read(lines, |key, value| match value {
+        Some(value) => filling.put(key, value),
+        None => filling.delete(key),
     })?;
-    commit(batch)?;
-    let tree = opened.db.open_tree("store").map_err(failed)?;
-    tree.insert("epoch", &1u64.to_be_bytes()).map_err(failed)?;
+    filling.end()?;
     let mut count = 0;
     for item in &opened.records {
-        let (key, value) = item.map_err(failed)?;
+        let (key, value) = item.map_err(|error| unreadable(&config.path, error))?;
         if !key.is_empty() {
             frame::unpack(&key, &value)?;
             count += 1;
         }
     }
     Ok(count)
+}
+
+/// Writes records into a new engine, many at once.
+pub(crate) struct Filling<'a> {
+    config: &'a Config,
+    opened: &'a Opened,
+    batch: Batch,
+    revision: u64,
+    tally: Tally,
+}
+
+impl<'a> Filling<'a> {
+    pub(crate) fn new(config: &'a Config, opened: &'a Opened) -> Self {
+        Self {
+            config,
+            opened,
+            batch: Batch::default(),
+            revision: REVISIONS_PER_EPOCH,
+            tally: Tally::default(),
+        }
+    }
+
+    pub(crate) fn put(&mut self, key: Key, value: Vec<u8>) -> Result<(), Error> {
+        self.batch.puts.push((key, value));
+        if self.batch.puts.len() >= PAGE || weight(&self.batch) > BATCH_LIMIT {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: Key) -> Result<(), Error> {
+        // Deletes come first in a batch, and what was put before is to go.
+        self.commit()?;
+        self.batch.deletes.push(key);
+        Ok(())
+    }
+
+    pub(crate) fn end(mut self) -> Result<(), Error> {
+        self.commit()?;
+        let failed = |error| unreadable(&self.config.path, error);
+        let tree = self.opened.db.open_tree("store").map_err(failed)?;
+        tree.insert("epoch", &1u64.to_be_bytes()).map_err(failed)?;
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        let failed = |error| unreadable(&self.config.path, error);
+        self.revision += 1;
+        let layer = layer(self.revision, std::mem::take(&mut self.batch));
+        self.tally = tallied(self.opened, self.tally, self.revision, &layer).map_err(failed)?;
+        self.opened.records.apply_batch(packed(&layer, self.tally)).map_err(failed)
+    }
+}
+
+/// Reads back what an engine has, and checks each record.
+pub(crate) fn read_records(config: &Config, opened: &Opened) -> Result<BTreeMap<Key, Vec<u8>>, Error> {
+    let mut records = BTreeMap::new();
+    for item in &opened.records {
+        let (key, value) = item.map_err(|error| unreadable(&config.path, error))?;
+        if !key.is_empty() {
+            let entry = frame::unpack(&key, &value)?;
+            records.insert(entry.key, entry.value);
+        }
+    }
+    Ok(records)
 }
 
 /// Reads a dump to its last line and checks that it is whole.

@@ -1,8 +1,9 @@
-//! The journal: the orchestrator's `Store` port over memory and over sled.
+//! The journal: the orchestrator's `Store` port over memory, over sled and over etcd.
 //!
-//! `committer.rs` is the one order in which both commit; `memory.rs` also models crashes for the suites;
+//! `committer.rs` is the one order in which memory and sled commit; `memory.rs` also models crashes for the suites;
 //! `sled.rs` says what it takes to be durable, `tally.rs` how a gap is found, `look.rs` how a store is refused
-//! without being touched. Read these, then `open.rs`.
+//! without being touched. Read these, then `open.rs`. `etcd.rs` is the store of several hosts; `migrate.rs` moves
+//! records between it and a host's own.
 //!
 //! Nothing here knows what a record means: values come sealed and leave sealed, and a dump shows what is in
 //! them without looking.
@@ -12,9 +13,12 @@ use std::path::PathBuf;
 use kato_orchestrator::model::Bytes;
 
 mod dump;
+mod etcd;
 mod memory;
+mod migrate;
 mod sled;
 
+mod attendance;
 mod claims;
 mod committer;
 mod frame;
@@ -28,7 +32,9 @@ mod watch;
 
 pub use self::{
     dump::{dump, keep_dump, kept_dumps, load, newest_dump, read_dump},
+    etcd::{EtcdConfig, EtcdStore, Hidden, Tls, User},
     memory::{LazyFate, MemoryStore},
+    migrate::{into_etcd, into_sled},
     sled::SledStore,
 };
 

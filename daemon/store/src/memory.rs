@@ -15,11 +15,15 @@ use std::{
 use async_trait::async_trait;
 use kato_orchestrator::{
     Error,
-    ports::store::{Batch, Changes, Claim, Durability, Entry, Key, Revision, Store},
+    ports::store::{
+        Batch, Changes, Claim, Durability, Entry, Key, Revision, Store,
+        members::{Attendance, Lease, LeaseId, Members, Present},
+    },
 };
 use tokio::sync::oneshot;
 
 use crate::{
+    attendance::Attendances,
     claims::Claims,
     committer::{Applied, Asked, Committer, Counters, Engine, REVISIONS_PER_EPOCH},
     watch::History,
@@ -36,16 +40,20 @@ pub enum LazyFate {
     FirstKept(usize),
 }
 
-/// A journal in memory.
+/// A journal in memory. A clone is the same node's; [`MemoryStore::of_another_node`] is somebody else's door to the same
+/// records.
 #[derive(Clone)]
 pub struct MemoryStore {
     room: Arc<Room>,
+    /// What this node's claims are made under, once it attends.
+    lease: Arc<Mutex<Option<LeaseId>>>,
 }
 
 struct Room {
     queue: Mutex<Vec<Asked>>,
     desk: Mutex<Desk>,
     claims: Claims,
+    attendances: Attendances,
     history: Arc<History>,
     counters: Arc<Counters>,
 }
@@ -64,6 +72,7 @@ struct Journal {
     /// What was committed since.
     tail: Vec<(Revision, Batch)>,
     history: Arc<History>,
+    claims: Claims,
     counters: Arc<Counters>,
     stop: Option<Stop>,
     /// Those who are never answered.
@@ -92,11 +101,13 @@ impl MemoryStore {
     fn holding(entries: BTreeMap<Key, Entry>, last: Revision) -> Self {
         let history = Arc::new(History::new(last));
         let counters = Arc::new(Counters::default());
+        let claims = Claims::new(last);
         let journal = Journal {
             durable: entries.clone(),
             entries,
             tail: Vec::new(),
             history: history.clone(),
+            claims: claims.clone(),
             counters: counters.clone(),
             stop: None,
             stalled: Vec::new(),
@@ -106,11 +117,24 @@ impl MemoryStore {
             room: Arc::new(Room {
                 queue: Mutex::default(),
                 desk: Mutex::new(Desk { committer, journal }),
-                claims: Claims::new(last),
+                attendances: Attendances::new(claims.clone()),
+                claims,
                 history,
                 counters,
             }),
+            lease: Arc::default(),
         }
+    }
+
+    /// The same records, for another node: with a lease and claims of its own.
+    #[must_use]
+    pub fn of_another_node(&self) -> Self {
+        Self { room: self.room.clone(), lease: Arc::default() }
+    }
+
+    /// Lets a lease run out, as it does when its node is not heard for too long.
+    pub fn lapse(&self, lease: LeaseId) {
+        self.room.attendances.lapse(lease);
     }
 
     /// The store as the next process finds it when this one is killed now. This one goes on undisturbed, so
@@ -216,6 +240,10 @@ impl Engine for Journal {
         Ok(self.entries.get(key).map(|entry| entry.revision))
     }
 
+    fn is_claimed(&self, key: &str, token: u64) -> bool {
+        self.claims.is_held(key, token)
+    }
+
     fn admit(&mut self, _batch: &Batch) -> Result<(), Error> {
         let commits = self.counters.commits.load(Ordering::Relaxed);
         if self.stop.is_some_and(|stop| commits >= stop.after) {
@@ -293,7 +321,9 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, key: &str) -> Result<Box<dyn Claim>, Error> {
-        Ok(self.room.claims.claim(key).await)
+        let lease = *self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        self.room.attendances.check(lease)?;
+        Ok(Box::new(self.room.claims.claim(key, lease).await))
     }
 
     async fn watch_from(&self, prefix: &str, revision: Revision) -> Result<Changes, Error> {
@@ -302,6 +332,33 @@ impl Store for MemoryStore {
 
     async fn flush(&self) -> Result<(), Error> {
         self.commit(Batch::default(), Durability::Durable).await.map(|_| ())
+    }
+}
+
+#[async_trait]
+impl Members for MemoryStore {
+    async fn attend(&self, attendance: Attendance) -> Result<Box<dyn Lease>, Error> {
+        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.room.attendances.attend(attendance, *lease)?;
+        *lease = Some(kept.id());
+        Ok(Box::new(kept))
+    }
+
+    async fn present(&self) -> Result<Present, Error> {
+        Ok(self.room.attendances.present())
+    }
+
+    async fn changed_since(&self, revision: Revision) -> Result<Present, Error> {
+        self.room.attendances.changed_since(revision).await
+    }
+
+    async fn schema(&self) -> Result<u16, Error> {
+        Ok(self.room.attendances.schema())
+    }
+
+    async fn believe(&self, _: Vec<Entry>) -> Result<bool, Error> {
+        // Nothing sets it back, so nothing was refused.
+        Ok(false)
     }
 }
 

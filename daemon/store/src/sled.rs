@@ -29,7 +29,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, PoisonError, RwLock, atomic::Ordering, mpsc},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -37,12 +37,16 @@ use std::{
 use async_trait::async_trait;
 use kato_orchestrator::{
     Error, Kind,
-    ports::store::{Batch, Changes, Claim, Durability, Entry, Key, Revision, Store},
+    ports::store::{
+        Batch, Changes, Claim, Durability, Entry, Key, Revision, Store,
+        members::{Attendance, Lease, LeaseId, Members, Present},
+    },
 };
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Config,
+    attendance::Attendances,
     claims::Claims,
     committer::{Applied, Asked, Committer, Counters, Engine, Layer, layer, weight},
     frame, look, open,
@@ -71,6 +75,9 @@ pub(crate) struct Shared {
     config: Config,
     view: RwLock<View>,
     claims: Claims,
+    attendances: Attendances,
+    /// What claims are made under, once somebody attends.
+    lease: Mutex<Option<LeaseId>>,
     history: History,
     counters: Arc<Counters>,
     _lock: Lock,
@@ -87,9 +94,12 @@ impl SledStore {
     pub fn open(config: Config) -> Result<Self, Error> {
         let started = open::open(&config)?;
         let counters = Arc::new(Counters::default());
+        let claims = Claims::new(started.floor);
         let shared = Arc::new(Shared {
             view: RwLock::new(View::over(started.opened)),
-            claims: Claims::new(started.floor),
+            attendances: Attendances::new(claims.clone()),
+            lease: Mutex::default(),
+            claims,
             history: History::new(started.floor),
             counters: counters.clone(),
             _lock: started.lock,
@@ -339,6 +349,10 @@ impl Engine for Desk {
         }
     }
 
+    fn is_claimed(&self, key: &str, token: u64) -> bool {
+        self.shared.claims.is_held(key, token)
+    }
+
     fn admit(&mut self, batch: &Batch) -> Result<(), Error> {
         self.check()?;
         let nothing = batch.puts.is_empty() && batch.deletes.is_empty();
@@ -503,7 +517,9 @@ impl Store for SledStore {
     }
 
     async fn claim(&self, key: &str) -> Result<Box<dyn Claim>, Error> {
-        Ok(self.shared.claims.claim(key).await)
+        let lease = *self.shared.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.attendances.check(lease)?;
+        Ok(Box::new(self.shared.claims.claim(key, lease).await))
     }
 
     async fn watch_from(&self, prefix: &str, revision: Revision) -> Result<Changes, Error> {
@@ -512,5 +528,33 @@ impl Store for SledStore {
 
     async fn flush(&self) -> Result<(), Error> {
         self.commit(Batch::default(), Durability::Durable).await.map(|_| ())
+    }
+}
+
+/// Nobody else shares it: whoever attends is alone, and stays for as long as the process.
+#[async_trait]
+impl Members for SledStore {
+    async fn attend(&self, attendance: Attendance) -> Result<Box<dyn Lease>, Error> {
+        let mut lease = self.shared.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.shared.attendances.attend(attendance, *lease)?;
+        *lease = Some(kept.id());
+        Ok(Box::new(kept))
+    }
+
+    async fn present(&self) -> Result<Present, Error> {
+        Ok(self.shared.attendances.present())
+    }
+
+    async fn changed_since(&self, revision: Revision) -> Result<Present, Error> {
+        self.shared.attendances.changed_since(revision).await
+    }
+
+    async fn schema(&self) -> Result<u16, Error> {
+        Ok(self.shared.attendances.schema())
+    }
+
+    async fn believe(&self, _: Vec<Entry>) -> Result<bool, Error> {
+        // Whoever sets a disk back sets back all that there is.
+        Ok(false)
     }
 }

@@ -67,6 +67,14 @@ impl History {
         self.newest.send_replace(newest);
     }
 
+    /// Forgets everything: what comes after this revision is remembered, and what came before is not.
+    pub(crate) fn begin_at(&self, start: Revision) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        *recent = Recent { start, commits: VecDeque::new(), events: 0, bytes: 0 };
+        drop(recent);
+        self.newest.send_replace(start);
+    }
+
     /// Waits for changes beneath `prefix` after `revision`.
     pub(crate) async fn watch_from(&self, prefix: &str, revision: Revision) -> Result<Changes, Error> {
         let mut newest = self.newest.subscribe();
@@ -136,6 +144,17 @@ mod tests {
         }
         assert_eq!(history.watch_from("", 6).await.unwrap_err().kind, Kind::OutOfRange);
         assert_eq!(history.watch_from("", 14).await.unwrap().next, 15);
+    }
+
+    #[tokio::test]
+    async fn who_watches_across_a_gap_is_told_to_read_again() {
+        let history = History::new(5);
+        history.push(vec![commit(6, "a", 1)]);
+        let waiting = history.watch_from("", 6);
+        history.begin_at(9);
+        assert_eq!(waiting.await.unwrap_err().kind, Kind::OutOfRange);
+        history.push(vec![commit(10, "a", 1)]);
+        assert_eq!(history.watch_from("", 9).await.unwrap().next, 10);
     }
 
     #[tokio::test]
