@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Kind},
     hold::{self, Copied, Copying, Holding},
     house::House,
+    journal,
     mark::SnapshotMark,
     model::{
         Buried, Dependant, Failure, Intent, Snapshot, SnapshotId, SnapshotState, Timestamp, Volume, VolumeId,
@@ -23,6 +24,7 @@ use crate::{
         backend::{Cut, Effect, Pending, Shot, Snapshots, Standing, Verb, Which},
         store::Durability,
     },
+    records::{Marker, keys},
     steps::{asked_later, backend::which, still_as},
     tombstones::{self, Grave},
 };
@@ -47,17 +49,21 @@ pub(crate) async fn one_turn(
     if let Some(intent) = paused.filter(|intent| !hurry || intent.resume.is_some()) {
         return Ok(Turn::Wait(intent.next_try));
     }
+    let mark = house.journal.record::<Marker>(keys::work_snapshot(id)).await?.value;
+    if !house.leads(mark.as_ref(), snapshot.seat.as_ref()) {
+        return Ok(Turn::Rest);
+    }
     let step = match snapshot.state {
         SnapshotState::Creating => "cut",
         SnapshotState::Cut => "ready",
         SnapshotState::Ready | SnapshotState::Deleting => "delete-snapshot",
     };
-    let _claim = house.ports.store.claim(&driver.subject.to_string()).await?;
-    match take(house, &snapshot).await {
+    let claim = house.ports.store.claim(&driver.subject.to_string()).await?;
+    match journal::under(&*claim, take(house, &snapshot)).await {
         Ok(()) => driver.succeeded(step),
         Err(error) => {
             warn!(snapshot.id = %id, snapshot.name = %snapshot.name, step, error = %error, "a step failed");
-            let attempts = fail(house, &snapshot, &error).await?;
+            let attempts = journal::under(&*claim, fail(house, &snapshot, &error)).await?;
             driver.failed(step, Failed { turn, error, attempts });
         }
     }

@@ -21,6 +21,7 @@ use crate::{
     family::Family,
     groups,
     house::House,
+    journal,
     model::{Failure, Intent, Timestamp, VolumeId},
     plan::{self, Next, Role, Step},
     ports::store::Durability,
@@ -43,7 +44,7 @@ pub(crate) async fn until_rest(house: &Arc<House>, driver: &Driver) {
     while !house.stopping.is_cancelled() {
         let (turn, hurry) = driver.begin();
         let took = match driver.subject {
-            Subject::Volume(id) => one_turn(house, driver, id, turn, hurry).await,
+            Subject::Volume(id) => Box::pin(one_turn(house, driver, id, turn, hurry)).await,
             Subject::Snapshot(id) => cut::one_turn(house, driver, id, turn, hurry).await,
             Subject::Group(id) => groups::one_turn(house, driver, id, turn, hurry).await,
         };
@@ -99,11 +100,24 @@ async fn one_turn(
         }
     };
 
+    let by_anybody =
+        !step.is_local() || (matches!(step, Step::Fill | Step::LetGo) && !family.is_attached(house.node()));
+    if by_anybody && !house.leads_family(mark.value.as_ref(), &family) {
+        // Whoever leads records how it goes, and that rings here.
+        if let Some(failed) =
+            intents(&family).find_map(|intent| Some((intent.attempts, intent.last_error.as_ref()?)))
+        {
+            driver.failed(step.name(), Failed { turn, error: failed.1.to_error(), attempts: failed.0 });
+        }
+        driver.report(turn, Sight::Volume(Arc::new(family)));
+        return Ok(Turn::Rest);
+    }
+
     let key = match step.is_local() {
         true => format!("{}/{}", Subject::Volume(id), house.node()),
         false => Subject::Volume(id).to_string(),
     };
-    let _claim = house.ports.store.claim(&key).await?;
+    let claim = house.ports.store.claim(&key).await?;
     let family = house.journal.family(id).await?.value;
     if decide(house, &family, hurry) != Next::Step(step.clone()) {
         return Ok(Turn::Again);
@@ -114,7 +128,7 @@ async fn one_turn(
         span.record("volume.name", volume.name.as_str()).record("backend", volume.backend.as_str());
     }
     let started = house.now();
-    let result = steps::take(house, &family, &step).instrument(span.clone()).await;
+    let result = journal::under(&*claim, steps::take(house, &family, &step)).instrument(span.clone()).await;
     metrics::histogram!("kato_step_seconds", "step" => step.name())
         .record(house.now().since(started).as_secs_f64());
     match result {
@@ -125,7 +139,8 @@ async fn one_turn(
         }
         Err(error) => {
             warn!(parent: &span, error = %error, kind = error.kind.name(), "a step failed");
-            let (family, attempts) = fail(house, id, &step, &error).await?;
+            // Whoever lost its claim meanwhile has no say in what becomes of the wish.
+            let (family, attempts) = journal::under(&*claim, fail(house, id, &step, &error)).await?;
             driver.failed(step.name(), Failed { turn, error, attempts });
             driver.report(turn, Sight::Volume(Arc::new(family)));
             Ok(Turn::Again)

@@ -173,6 +173,16 @@ impl Drivers {
         }
     }
 
+    /// Whether somebody waits for a subject, or drives it.
+    pub(crate) fn is_known(&self, subject: Subject) -> bool {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&subject)
+    }
+
+    /// Everything that somebody waits for, or drives.
+    pub(crate) fn all(&self) -> Vec<Subject> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     /// Lets a driver that has nothing to do end; false if somebody rang meanwhile.
     pub(crate) fn retire(&self, driver: &Driver) -> bool {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);

@@ -37,6 +37,11 @@ impl Family {
         }
     }
 
+    /// The node that the volume lies on, where its backend is a part of one: what is asked of that backend is asked there.
+    pub(crate) fn seat(&self) -> Option<NodeId> {
+        self.volume.as_ref().and_then(Volume::seat)
+    }
+
     /// Who holds the volume on a node.
     pub(crate) fn holders<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a Publication> {
         self.publications.values().filter(move |publication| publication.node == *node)
@@ -63,6 +68,11 @@ impl Family {
             .get(node)
             .is_some_and(|mount| matches!(mount.state, MountState::Mounted | MountState::Broken(_)))
             && self.attachments.get(node).is_some_and(|one| one.state == AttachmentState::Attached)
+    }
+
+    /// Whether the volume is attached to a node, or on its way there or back.
+    pub(crate) fn is_attached(&self, node: &NodeId) -> bool {
+        self.attachments.contains_key(node)
     }
 
     /// Whether anybody holds the volume anywhere.

@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Kind},
     hold::{self, Copied, Copying, Holding},
     house::House,
-    journal::{Change, Draft},
+    journal::{self, Change, Draft},
     mark::{SnapshotMark, kept_group},
     model::{
         Buried, Dependant, Failure, Group, GroupId, GroupState, Intent, Member, Place, Snapshot, SnapshotId,
@@ -36,7 +36,7 @@ use crate::{
         backend::{Cut, Cutting, Effect, Pending, Shot, Snapshots, Which},
         store::Durability,
     },
-    records::keys,
+    records::{Marker, keys},
     steps::{asked_later, backend::which},
     tombstones::{self, Grave},
 };
@@ -56,16 +56,19 @@ pub(crate) async fn one_turn(
     if paused && !(hurry && group.intent.resume.is_none()) {
         return Ok(Turn::Wait(group.intent.next_try));
     }
+    if !house.leads(Some(&Marker { by: group.seat.clone() }), None) {
+        return Ok(Turn::Rest);
+    }
     let step = match group.state {
         GroupState::Creating => "cut-group",
         GroupState::Deleting => "delete-group",
     };
-    let _claim = house.ports.store.claim(&driver.subject.to_string()).await?;
-    match take(house, &group).await {
+    let claim = house.ports.store.claim(&driver.subject.to_string()).await?;
+    match journal::under(&*claim, take(house, &group)).await {
         Ok(()) => driver.succeeded(step),
         Err(error) => {
             warn!(group.id = %id, group.name = %group.name, step, error = %error, "a step failed");
-            let attempts = fail(house, &group, &error).await?;
+            let attempts = journal::under(&*claim, fail(house, &group, &error)).await?;
             driver.failed(step, Failed { turn, error, attempts });
         }
     }
@@ -140,6 +143,7 @@ fn snapshot(group: &Group, index: usize, source: &Volume) -> Result<Snapshot, Er
         volume_handle: source.handle.clone(),
         class: source.class.clone(),
         backend: group.backend.clone(),
+        seat: source.seat(),
         generation: 0,
         made_as: Some(member.token.clone()),
         group: Some(place),

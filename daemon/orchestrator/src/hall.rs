@@ -2,7 +2,7 @@
 //! carried out here: each has a file in `ops/`, and what comes of a wish is `plan.rs` and `drive.rs`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
@@ -13,30 +13,34 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Catalog,
     consult::{self, Consultation},
-    doctor, drive,
+    doctor,
     error::{Error, Outcome},
-    handles,
+    fellows::{Fellows, Sharing},
+    gauges::Gauges,
     house::House,
     journal::{Change, Journal},
     model::{
-        BackendName, BackendRecord, ClusterId, GroupId, GroupRef, MountState, Node, NodeId, Snapshot,
-        SnapshotId, SnapshotName, SnapshotRef, SnapshotState, VolumeId, VolumeName, VolumeRef, VolumeState,
+        BackendName, BackendRecord, ClusterId, GroupRef, Node, NodeId, Snapshot, SnapshotId, SnapshotName,
+        SnapshotRef, VolumeId, VolumeName, VolumeRef,
     },
     ops::{
         AskRoom, AttachVolume, AttachedVolume, Context, CopyVolume, CreateGroup, CreateSnapshot,
         CreateVolume, DeleteGroup, DeleteSnapshot, DeleteVolume, DetachVolume, ExamineHouse, ExtentsView,
         GroupView, GrowVolume, ListExtents, ListPage, Measure, MeasureVolume, ModifyVolume, MountVolume,
-        MountedVolume, ReadSnapshot, RecoverRecords, RepairVolume, RoomView, SnapshotPiece, UnmountVolume,
-        VolumeView, Why,
+        MountedVolume, NodeView, ReadSnapshot, RecoverRecords, RepairVolume, RoomView, SnapshotPiece,
+        UnmountVolume, VolumeView, Why,
     },
     ports::{
         Clock, Host, Ids, Store,
         backend::{Check, Description},
+        host::Facts,
         store::Durability,
     },
     reconcile,
     records::keys,
-    recover, watch,
+    recover,
+    replica::{Replica, is_away},
+    watch,
 };
 
 /// The ports that the hall stands on.
@@ -50,6 +54,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Fresh ids.
     pub ids: Arc<dyn Ids>,
+    /// How the records are shared with other daemons; nothing where they are this one's alone.
+    pub sharing: Option<Sharing>,
 }
 
 impl fmt::Debug for Ports {
@@ -107,9 +113,21 @@ pub struct Orchestrator {
 impl Orchestrator {
     /// Reads what is in the journal, takes up what was unfinished, and is ready.
     pub async fn open(ports: Ports, catalog: Catalog, config: Config) -> Result<Arc<Self>, Error> {
-        let journal = Journal::new(Arc::clone(&ports.store));
-        let cluster = cluster(&journal, &ports, &config).await?;
-        let boot_id = ports.host.facts().await?.boot_id;
+        let journal = Journal::new(Arc::clone(&ports.store), config.node.clone(), ports.sharing.is_some());
+        let fellows = ports.sharing.as_ref().map(Fellows::unknown);
+        let replica = ports
+            .sharing
+            .as_ref()
+            .map(|sharing| Replica::new(Arc::clone(&sharing.replica), config.node.clone()));
+        let known = match (journal.record(keys::cluster()).await, &replica) {
+            (Err(error), Some(replica)) if is_away(&error) => {
+                replica.lost_them();
+                Some(replica.journal().record(keys::cluster()).await?.value.ok_or(error)?)
+            }
+            (known, _) => known?.value,
+        };
+        let cluster = cluster(known, &journal, &ports, &config).await?;
+        let Facts { boot_id, identities, .. } = ports.host.facts().await?;
         let started = ports.clock.now();
         let house = Arc::new(House {
             ports,
@@ -118,6 +136,7 @@ impl Orchestrator {
             drivers: Arc::default(),
             cluster,
             boot_id,
+            identities,
             started,
             catalog: RwLock::new(Arc::new(catalog)),
             trusted: Mutex::default(),
@@ -128,13 +147,26 @@ impl Orchestrator {
             complaints: Default::default(),
             census: tokio::sync::Mutex::default(),
             polls: Default::default(),
+            fellows,
+            replica,
             filled: Default::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             abandoning: CancellationToken::new(),
         });
-        handles::fill(&house.journal).await?;
-        reconcile::start(&house).await?;
+        // Where the records are away it arrives later, and says until then what it remembers.
+        let away = || house.replica.as_ref().is_some_and(Replica::is_away);
+        if !away() {
+            match (house.arrive().await, &house.replica) {
+                (Err(error), Some(replica)) if is_away(&error) => replica.lost_them(),
+                (arrived, _) => arrived?,
+            }
+        }
+        if house.fellows.is_some() {
+            house.spawn(Arc::clone(&house).mind_the_others());
+            house.spawn(Arc::clone(&house).keep_my_place());
+            house.spawn(Arc::clone(&house).await_records());
+        }
         Ok(Arc::new(Self { house }))
     }
 
@@ -385,43 +417,16 @@ impl Orchestrator {
 
     /// Numbers for the metrics page and for `kato node inspect`.
     pub async fn gauges(&self) -> Result<Gauges, Error> {
-        let journal = &self.house.journal;
-        let (unfinished, now) = (journal.segments(keys::WORK_VOLUMES).await?, self.house.now());
-        let mut oldest = Duration::ZERO;
-        for id in unfinished.iter().filter_map(|segment| VolumeId::parse(segment)) {
-            let family = journal.family(id).await?.value;
-            oldest =
-                drive::intents(&family).map(|intent| now.since(intent.since)).fold(oldest, Duration::max);
-        }
-        let unfinished_snapshots = journal.segments(keys::WORK_SNAPSHOTS).await?;
-        for id in unfinished_snapshots.iter().filter_map(|segment| SnapshotId::parse(segment)) {
-            let intent = journal.snapshot(id).await?.value.and_then(|snapshot| snapshot.intent);
-            oldest = oldest.max(intent.map_or(Duration::ZERO, |intent| now.since(intent.since)));
-        }
-        let unfinished_groups = journal.segments(keys::GROUPS).await?;
-        for id in unfinished_groups.iter().filter_map(|segment| GroupId::parse(segment)) {
-            let group = journal.group(id).await?.value;
-            oldest = oldest.max(group.map_or(Duration::ZERO, |group| now.since(group.intent.since)));
-        }
-        let count = self.house.count().await?;
-        let of = |counts: &HashMap<&'static str, u64>, name: &'static str| {
-            (name, counts.get(name).copied().unwrap_or_default())
-        };
-        Ok(Gauges {
-            volumes: VolumeState::ALL.map(|state| of(&count.volumes, state.name())),
-            snapshots: SnapshotState::ALL.map(|state| of(&count.snapshots, state.name())),
-            mounts: MountState::NAMES.map(|name| of(&count.mounts, name)),
-            intents: (unfinished.len() + unfinished_snapshots.len() + unfinished_groups.len()) as u64,
-            oldest_intent: oldest,
-            mounts_stalled: self.house.stalls.count() as u64,
-            volumes_unwell: self.house.complaints.count() as u64,
-            tombstones: journal.segments(keys::TOMBSTONES).await?.len() as u64,
-        })
+        self.house.gauges().await
     }
 
     /// Whether the records can be read: the whole of being alive.
     pub async fn is_alive(&self) -> Result<(), Error> {
-        self.house.journal.record::<ClusterId>(keys::cluster()).await.map(drop)
+        match self.house.records_answer().await {
+            // A daemon that is ended because others are away is of use to nobody.
+            Err(_) if self.house.replica.is_some() => Ok(()),
+            answer => answer,
+        }
     }
 
     /// Starts no more steps, and lets those in flight end for so long; then they are dropped, which is what a crash does
@@ -438,9 +443,35 @@ impl Orchestrator {
         self.house.tasks.wait().await;
     }
 
+    /// Says to the others that this node stops for a while, and that what it has mounted goes on.
+    pub async fn say_away(&self) {
+        self.house.say_away().await;
+    }
+
+    /// Whether other daemons share the records.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.house.fellows.is_some()
+    }
+
     /// The hosts that the records know.
     pub async fn nodes(&self) -> Result<Vec<Node>, Error> {
         self.house.journal.all::<Node>(keys::NODES).await
+    }
+
+    /// What is known of all hosts, and who holds what there.
+    pub async fn node_views(&self) -> Result<Vec<NodeView>, Error> {
+        self.house.node_views().await
+    }
+
+    /// Lets nothing new be mounted on a host, or lets it again.
+    pub async fn drain(&self, id: &NodeId, drained: bool) -> Result<Outcome<NodeView>, Error> {
+        self.house.drain(id, drained).await
+    }
+
+    /// A person made sure that a host is down, and does not write to anything any more.
+    pub async fn confirm_down(&self, id: &NodeId) -> Result<Outcome<NodeView>, Error> {
+        self.house.confirm_down(id).await
     }
 
     /// What this host is called.
@@ -481,9 +512,13 @@ impl Orchestrator {
 }
 
 /// The id of this set of records: the journal's, else the configured one, else a fresh one, recorded first.
-async fn cluster(journal: &Journal, ports: &Ports, config: &Config) -> Result<ClusterId, Error> {
-    let seen = journal.record::<ClusterId>(keys::cluster()).await?;
-    match (seen.value, config.cluster) {
+async fn cluster(
+    known: Option<ClusterId>,
+    journal: &Journal,
+    ports: &Ports,
+    config: &Config,
+) -> Result<ClusterId, Error> {
+    match (known, config.cluster) {
         (Some(known), Some(wanted)) if known != wanted => Err(Error::precondition(format!(
             "the journal belongs to cluster {known}, but this data folder to cluster {wanted}: put the right one in its \
              place, or remove the folder's marker if the journal is right"
@@ -530,42 +565,6 @@ pub struct Finding {
     pub fixable: bool,
     /// Whether it was mended just now.
     pub fixed: bool,
-}
-
-/// Numbers of the house. What has states is counted by them, each with its name, whether there are any or not.
-#[derive(Clone, Debug, Default)]
-pub struct Gauges {
-    /// Volumes.
-    pub volumes: [(&'static str, u64); 4],
-    /// Snapshots.
-    pub snapshots: [(&'static str, u64); 4],
-    /// Mounts on this node.
-    pub mounts: [(&'static str, u64); 4],
-    /// Records with unfinished wishes.
-    pub intents: u64,
-    /// How long the oldest unfinished wish has waited.
-    pub oldest_intent: Duration,
-    /// Mounts on this node whose device does not answer now.
-    pub mounts_stalled: u64,
-    /// Volumes that their backend complains of.
-    pub volumes_unwell: u64,
-    /// Tombstones.
-    pub tombstones: u64,
-}
-
-impl Gauges {
-    /// How many there are in all.
-    #[must_use]
-    pub fn sum(states: &[(&'static str, u64)]) -> u64 {
-        states.iter().map(|(_, count)| count).sum()
-    }
-
-    /// How many mounts do not reach their bytes any more.
-    #[must_use]
-    pub fn broken(&self) -> u64 {
-        let broken = MountState::Broken(String::new()).name();
-        self.mounts.iter().filter(|(state, _)| *state == broken).map(|(_, count)| count).sum()
-    }
 }
 
 impl fmt::Debug for Orchestrator {

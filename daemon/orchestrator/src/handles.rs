@@ -47,6 +47,6 @@ pub(crate) async fn fill(journal: &Journal) -> Result<(), Error> {
         }
     }
     let mut change = Change::default();
-    change.put(keys::handles(), &Marker);
+    change.put(keys::handles(), &Marker::default());
     journal.commit(change, Durability::Durable).await
 }

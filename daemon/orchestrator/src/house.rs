@@ -16,12 +16,14 @@ use crate::{
     consult::Complaints,
     drivers::{Drivers, Progress, Subject, Watcher},
     error::{Error, Kind, Retry},
+    fellows::Fellows,
     hall::{Config, Ports},
     journal::Journal,
     model::{BackendName, ClusterId, NodeId, SnapshotId, Timestamp, VolumeId},
     ops::Context,
     polls::Polls,
     ports::blocks::Place,
+    replica::Replica,
     trust::LastCheck,
     watch::Stalls,
 };
@@ -37,6 +39,8 @@ pub(crate) struct House {
     pub(crate) drivers: Arc<Drivers>,
     pub(crate) cluster: ClusterId,
     pub(crate) boot_id: String,
+    /// Who else this node is, for backends that let nodes in by such names.
+    pub(crate) identities: Vec<(String, String)>,
     /// When this life of the daemon began.
     pub(crate) started: Timestamp,
     pub(crate) catalog: RwLock<Arc<Catalog>>,
@@ -51,6 +55,10 @@ pub(crate) struct House {
     /// What was counted when somebody asked last.
     pub(crate) census: tokio::sync::Mutex<Census>,
     pub(crate) polls: Polls,
+    /// The other daemons that share the records, where any do.
+    pub(crate) fellows: Option<Fellows>,
+    /// What this node remembers of such records.
+    pub(crate) replica: Option<Replica>,
     /// When the records were last filled from what the backends have, where they are not kept for good.
     pub(crate) filled: tokio::sync::Mutex<Option<Timestamp>>,
     /// When other mount namespaces were last seen to have a volume that a doubtful holder has.

@@ -7,22 +7,28 @@
 //!
 //! **Work index.** `w/v/<id>` stands for every family with an unfinished wish, so that a start need not read
 //! everything. Each wish writes it anew, and only a driver that came to rest removes it, guarded at the
-//! revision that stood before the driver read the family: a wish that came in between keeps it.
+//! revision that stood before the driver read the family: a wish that came in between keeps it. Where several
+//! daemons share the records, it names the one whose driver looks after what can be done anywhere.
+//!
+//! **Claims.** What is written while a step is taken is written under the step's claim ([`under`]): a node that
+//! was paused for longer than its lease writes nothing late.
+
+mod change;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+pub(crate) use self::change::Change;
 use crate::{
     error::{Error, Kind},
     family::Family,
     model::{
-        Attachment, BackendName, Group, GroupId, GroupState, Handle, HolderId, LostMount, Mount, MountState,
-        NodeId, Publication, Snapshot, SnapshotId, SnapshotName, SnapshotState, Volume, VolumeId, VolumeName,
-        VolumeState,
+        Attachment, BackendName, Group, GroupId, Handle, LostMount, Mount, NodeId, Publication, Snapshot,
+        SnapshotId, SnapshotName, VolumeId, VolumeName,
     },
-    ports::store::{Batch, Durability, Entry, Guard, Key, Revision, Store},
+    ports::store::{Claim, Durability, Entry, Guard, Key, Revision, Store},
     records::{self, Marker, Record, keys},
 };
 
@@ -35,6 +41,16 @@ const PAGE: usize = 1_000;
 /// How many records of a family, or of another short list, are read at once: nearly all are shorter, and stores
 /// answer short pages at once.
 const FAMILY_PAGE: usize = 16;
+
+tokio::task_local! {
+    /// The claim that what is written here and now is written under.
+    static CLAIM: Guard;
+}
+
+/// Takes a step: everything that it commits is refused unless the claim is held still.
+pub(crate) async fn under<T>(claim: &dyn Claim, step: impl Future<Output = T>) -> T {
+    CLAIM.scope(claim.guard(), step).await
+}
 
 /// A value with the revisions that it was read at.
 #[derive(Clone, Debug)]
@@ -54,20 +70,24 @@ impl<T> Seen<T> {
 #[derive(Clone)]
 pub(crate) struct Journal {
     store: Arc<dyn Store>,
-}
-
-/// Changes to any number of records that happen together.
-#[derive(Debug, Default)]
-pub(crate) struct Change {
-    guards: BTreeMap<Key, Option<Revision>>,
-    puts: BTreeMap<Key, Vec<u8>>,
-    deletes: BTreeSet<Key>,
-    frees_space: bool,
+    /// Who writes.
+    node: NodeId,
+    /// What was committed here, so that it is no news when it is heard of; nothing where nobody else writes.
+    own: Option<Arc<Mutex<BTreeSet<Revision>>>>,
 }
 
 impl Journal {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+    pub(crate) fn new(store: Arc<dyn Store>, node: NodeId, is_shared: bool) -> Self {
+        Self { store, node, own: is_shared.then(Arc::default) }
+    }
+
+    /// Whether this is what was committed here; to be asked in the order of revisions.
+    pub(crate) fn is_own(&self, revision: Revision) -> bool {
+        let Some(own) = &self.own else { return false };
+        let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = own.contains(&revision);
+        *own = own.split_off(&revision);
+        found
     }
 
     /// Everything that the records say of a volume.
@@ -223,12 +243,36 @@ impl Journal {
         }
     }
 
+    /// All marks beneath a prefix, with what they mark.
+    pub(crate) async fn marks(&self, prefix: &str) -> Result<Vec<(String, Marker)>, Error> {
+        let mut all = Vec::new();
+        let mut after: Option<Key> = None;
+        loop {
+            let page = self.store.scan(prefix, after.as_deref(), PAGE).await?;
+            for entry in &page {
+                if let Some(segment) = entry.key.strip_prefix(prefix) {
+                    all.push((segment.to_owned(), records::decode(entry)?));
+                }
+            }
+            if page.len() < PAGE {
+                return Ok(all);
+            }
+            after = page.last().map(|entry| entry.key.clone());
+        }
+    }
+
     /// Commits a change; `Busy` says that somebody else was faster and nothing happened.
     pub(crate) async fn commit(&self, change: Change, durability: Durability) -> Result<(), Error> {
         if change.puts.is_empty() && change.deletes.is_empty() {
             return Ok(());
         }
-        self.store.commit(change.into_batch(), durability).await.map(drop)
+        let mut batch = change.into_batch();
+        batch.guards.extend(CLAIM.try_with(Clone::clone));
+        let revision = self.store.commit(batch, durability).await?;
+        if let Some(own) = &self.own {
+            own.lock().unwrap_or_else(PoisonError::into_inner).insert(revision);
+        }
+        Ok(())
     }
 
     /// Takes a family off the work index, unless somebody wished something since the mark was read.
@@ -295,7 +339,7 @@ impl Journal {
                 draft.snapshots.insert(*id, seen.value.clone());
                 seen_snapshots.push((*id, seen));
             }
-            let mut change = Change::default();
+            let mut change = Change { by: Some(self.node.clone()), ..Change::default() };
             let value = edit(&mut draft, &mut change)?;
             for seen in &seen_families {
                 change.family(seen, draft.family(seen.value.id));
@@ -364,189 +408,6 @@ impl Draft {
 /// What is answered when a record was rewritten by others each time we tried.
 pub(crate) fn contended() -> Error {
     Error::busy("other requests keep changing this volume's records: try again in a moment")
-}
-
-impl Change {
-    /// The difference between a family as it was read and as it is to be.
-    pub(crate) fn family(&mut self, seen: &Seen<Family>, now: &Family) {
-        let (was, id) = (&seen.value, now.id);
-        self.one(seen, keys::volume(id), was.volume.as_ref(), now.volume.as_ref());
-        if was.volume.is_some()
-            && now.volume.is_none()
-            && let Some(volume) = &was.volume
-        {
-            self.deletes.insert(keys::volume_name(&volume.name));
-        }
-        let handle = |volume: &Option<Volume>| {
-            let volume = volume.as_ref()?;
-            volume.handle.as_ref().map(|handle| keys::volume_handle(&volume.backend, handle))
-        };
-        self.index(handle(&was.volume), handle(&now.volume), &id);
-        let nodes: BTreeSet<&NodeId> = was
-            .attachments
-            .keys()
-            .chain(now.attachments.keys())
-            .chain(was.mounts.keys())
-            .chain(now.mounts.keys())
-            .chain(was.lost.keys())
-            .chain(now.lost.keys())
-            .collect();
-        for node in nodes {
-            self.one(seen, keys::attachment(id, node), was.attachments.get(node), now.attachments.get(node));
-            self.one(seen, keys::mount(id, node), was.mounts.get(node), now.mounts.get(node));
-            self.one(seen, keys::lost_mount(id, node), was.lost.get(node), now.lost.get(node));
-            match (was.has_on(node), now.has_on(node)) {
-                (false, true) => self.put(keys::node_mount(node, id), &Marker),
-                (true, false) => self.delete(keys::node_mount(node, id)),
-                _ => {}
-            }
-        }
-        let holders: BTreeSet<&(NodeId, HolderId)> =
-            was.publications.keys().chain(now.publications.keys()).collect();
-        for pair in holders {
-            let key = keys::publication(id, &pair.0, &pair.1);
-            let (before, after) = (was.publications.get(pair), now.publications.get(pair));
-            self.one(seen, key, before, after);
-            if before.is_none() && after.is_some() {
-                self.guard(seen, keys::volume(id));
-                self.guard(seen, keys::attachment(id, &pair.0));
-                if let Some(mount) = now.mounts.get(&pair.0) {
-                    self.touch(seen, keys::mount(id, &pair.0), mount);
-                }
-            }
-        }
-        if was != now {
-            if now.is_unfinished() {
-                self.put(keys::work_volume(id), &Marker);
-            }
-            self.frees_space |= frees_space(was, now);
-        }
-    }
-
-    /// The difference between a snapshot's record as it was read and as it is to be.
-    pub(crate) fn snapshot(&mut self, id: SnapshotId, seen: &Seen<Option<Snapshot>>, now: Option<&Snapshot>) {
-        self.one(seen, keys::snapshot(id), seen.value.as_ref(), now);
-        if let (Some(was), None) = (&seen.value, now) {
-            self.deletes.insert(keys::snapshot_name(&was.name));
-            self.frees_space = true;
-        }
-        let handle = |snapshot: Option<&Snapshot>| {
-            let snapshot = snapshot?;
-            snapshot.handle.as_ref().map(|handle| keys::snapshot_handle(&snapshot.backend, handle))
-        };
-        self.index(handle(seen.value.as_ref()), handle(now), &id);
-        let place = |snapshot: Option<&Snapshot>| snapshot?.group.as_ref().map(keys::place);
-        self.index(place(seen.value.as_ref()), place(now), &id);
-        if let Some(place) = now.filter(|_| seen.value.is_none()).and_then(|now| now.group.as_ref()) {
-            self.put(keys::group_name(&place.name), &place.group);
-        }
-        if seen.value.as_ref() == now {
-            return;
-        }
-        match now.map(|snapshot| snapshot.state) {
-            Some(SnapshotState::Creating | SnapshotState::Cut | SnapshotState::Deleting) => {
-                self.put(keys::work_snapshot(id), &Marker);
-            }
-            Some(SnapshotState::Ready) | None => self.delete(keys::work_snapshot(id)),
-        }
-        self.frees_space |= now.is_some_and(|snapshot| snapshot.state == SnapshotState::Deleting);
-    }
-
-    /// The difference between what is wished of a group as it was read and as it is to be.
-    fn group(&mut self, id: GroupId, seen: &Seen<Option<Group>>, now: Option<&Group>) {
-        self.one(seen, keys::group(id), seen.value.as_ref(), now);
-        self.frees_space |= now.is_some_and(|group| group.state == GroupState::Deleting);
-    }
-
-    /// Moves a thing's entry in an index.
-    fn index<T: Record>(&mut self, was: Option<Key>, now: Option<Key>, thing: &T) {
-        if was == now {
-            return;
-        }
-        if let Some(key) = was {
-            self.delete(key);
-        }
-        if let Some(key) = now {
-            self.put(key, thing);
-        }
-    }
-
-    /// Lets the change fail unless this record is as it was read, although it is not changed.
-    pub(crate) fn guard<T>(&mut self, seen: &Seen<T>, key: Key) {
-        let revision = seen.revision(&key);
-        self.guards.insert(key, revision);
-    }
-
-    /// Lets the change fail unless there is no such record.
-    pub(crate) fn guard_absent(&mut self, key: Key) {
-        self.guards.insert(key, None);
-    }
-
-    /// Writes a record again although it did not change, so that whoever read it before loses.
-    pub(crate) fn touch<T, R: Record>(&mut self, seen: &Seen<T>, key: Key, record: &R) {
-        self.guard(seen, key.clone());
-        self.put(key, record);
-    }
-
-    /// Writes a record.
-    pub(crate) fn put<T: Record>(&mut self, key: Key, record: &T) {
-        let value = records::encode(&key, record);
-        self.deletes.remove(&key);
-        self.puts.insert(key, value);
-    }
-
-    /// Removes a record.
-    pub(crate) fn delete(&mut self, key: Key) {
-        self.puts.remove(&key);
-        self.deletes.insert(key);
-    }
-
-    /// Says that the change only frees space, so that a full disk takes it.
-    pub(crate) fn frees_space(&mut self) {
-        self.frees_space = true;
-    }
-
-    fn one<T, R: Record + PartialEq>(&mut self, seen: &Seen<T>, key: Key, was: Option<&R>, now: Option<&R>) {
-        if was == now {
-            return;
-        }
-        self.guard(seen, key.clone());
-        match now {
-            Some(record) => self.put(key, record),
-            None => self.delete(key),
-        }
-    }
-
-    fn into_batch(self) -> Batch {
-        Batch {
-            guards: self
-                .guards
-                .into_iter()
-                .map(|(key, revision)| match revision {
-                    Some(revision) => Guard::At(key, revision),
-                    None => Guard::Absent(key),
-                })
-                .collect(),
-            puts: self.puts.into_iter().collect(),
-            deletes: self.deletes.into_iter().collect(),
-            frees_space: self.frees_space,
-        }
-    }
-}
-
-/// Whether a change of a family only takes things down: a full disk takes such changes still.
-fn frees_space(was: &Family, now: &Family) -> bool {
-    let fewer = now.publications.len() < was.publications.len()
-        || now.mounts.len() < was.mounts.len()
-        || now.attachments.len() < was.attachments.len()
-        || now.lost.len() < was.lost.len()
-        || (was.volume.is_some() && now.volume.is_none());
-    let leaving = now.volume.as_ref().is_some_and(|volume| volume.state == VolumeState::Deleting)
-        || now.mounts.values().any(|mount| mount.state == MountState::Unmounting)
-        || now.publications.iter().any(|(key, publication)| {
-            was.publications.get(key).is_some_and(|before| before.count > publication.count)
-        });
-    fewer || leaving
 }
 
 fn sort_in(family: &mut Family, root: &str, entry: &Entry) -> Result<(), Error> {

@@ -23,6 +23,9 @@ mod doctor;
 mod drive;
 mod drivers;
 mod family;
+mod fellows;
+mod follow;
+mod gauges;
 mod groups;
 mod hall;
 mod handles;
@@ -34,6 +37,7 @@ mod plan;
 mod polls;
 mod reconcile;
 mod recover;
+mod replica;
 mod steps;
 mod tombstones;
 mod trust;
@@ -43,6 +47,8 @@ pub use self::{
     catalog::Catalog,
     consult::Consultation,
     error::{Error, Finality, Kind, Outcome, Retry},
-    hall::{BackendView, Config, Finding, Gauges, Orchestrator, Ports, Role},
+    fellows::{Keepsake, Sharing},
+    gauges::Gauges,
+    hall::{BackendView, Config, Finding, Orchestrator, Ports, Role},
     mark::{Mark, SnapshotMark},
 };

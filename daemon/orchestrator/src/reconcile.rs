@@ -23,9 +23,10 @@ use crate::{
     drivers::Subject,
     error::Error,
     house::House,
+    journal::Journal,
     model::{
-        AttachmentState, GroupId, Hold, Intent, Mount, MountState, Node, NodeState, Snapshot, SnapshotId,
-        Timestamp, Tombstone, VolumeId,
+        AttachmentState, Hold, Intent, Mount, MountState, Node, NodeId, NodeState, Snapshot, Timestamp,
+        Tombstone, VolumeId,
     },
     ops::{
         copy::TEMPORARY,
@@ -53,23 +54,8 @@ pub(crate) async fn start(house: &Arc<House>) -> Result<(), Error> {
     for id in mounts_here(house).await? {
         take_up(house, id, mounted.as_ref()).await?;
     }
-    for segment in house.journal.segments(keys::WORK_VOLUMES).await? {
-        if let Some(id) = VolumeId::parse(&segment) {
-            house.ring(Subject::Volume(id), false);
-        }
-    }
-    for segment in house.journal.segments(keys::WORK_SNAPSHOTS).await? {
-        if let Some(id) = SnapshotId::parse(&segment) {
-            house.ring(Subject::Snapshot(id), false);
-        }
-    }
     drop_temporaries(house).await?;
-    for segment in house.journal.segments(keys::GROUPS).await? {
-        if let Some(id) = GroupId::parse(&segment) {
-            house.ring(Subject::Group(id), false);
-        }
-    }
-    Ok(())
+    house.ring_work().await
 }
 
 /// Has snapshots deleted that were cut for a copy whose wish was never recorded: whoever asked for it is gone.
@@ -91,24 +77,33 @@ async fn drop_temporaries(house: &Arc<House>) -> Result<(), Error> {
     }
 }
 
-/// Records this life of this node.
-async fn register(house: &House) -> Result<(), Error> {
+/// The number of the life that a node is to begin now.
+pub(crate) async fn next_session(journal: &Journal, node: &NodeId) -> Result<u64, Error> {
+    let known = journal.record::<Node>(keys::node(node)).await?.value;
+    Ok(known.map_or(1, |node| node.session.saturating_add(1)))
+}
+
+/// Records this life of this node, and answers its number.
+pub(crate) async fn register(house: &House) -> Result<u64, Error> {
     let key = keys::node(house.node());
     let seen = house.journal.record::<Node>(key.clone()).await?;
+    let session = seen.value.as_ref().map_or(1, |node| node.session.saturating_add(1));
     let node = Node {
         id: house.node().clone(),
         boot_id: house.boot_id.clone(),
-        session: seen.value.as_ref().map_or(1, |node| node.session.saturating_add(1)),
+        session,
         topology: house.config.topology.clone(),
         names: house.config.names.clone(),
         state: NodeState::Live,
+        drained: seen.value.as_ref().is_some_and(|node| node.drained),
         schema: records::SCHEMA,
         seen: house.now(),
     };
     let mut change = crate::journal::Change::default();
     change.touch(&seen, key, &node);
     change.frees_space();
-    house.journal.commit(change, Durability::Lazy).await
+    house.journal.commit(change, Durability::Lazy).await?;
+    Ok(session)
 }
 
 /// The volumes that are mounted on this node by the records, or that it lost.
@@ -184,6 +179,9 @@ pub(crate) async fn tidy(house: &Arc<House>) -> Result<(), Error> {
         if let Err(error) = tidy_mount(house, id).await {
             warn!(volume.id = %id, error = %error, "could not tidy a mount, trying again later");
         }
+    }
+    if !house.is_steward() {
+        return Ok(());
     }
     for tombstone in house.journal.all::<Tombstone>(keys::TOMBSTONES).await? {
         if let Err(error) = tombstones::look_for(house, &tombstone).await {

@@ -291,6 +291,7 @@ impl Town {
             host: Arc::new(host.beside(Arc::clone(&self.far))),
             clock: Arc::clone(clock) as Arc<dyn Clock>,
             ids: Arc::clone(&self.ids) as _,
+            sharing: None,
         };
         let config = Config { node: NodeId::parse(node).unwrap(), ..config() };
         Orchestrator::open(ports, catalog(Arc::new(fake.cutting(cutting)), Arc::new(far)), config).await
@@ -483,7 +484,7 @@ pub(crate) fn holder(text: &str) -> HolderId {
     HolderId::parse(text).unwrap()
 }
 
-fn catalog(backend: Arc<dyn Backend>, far: Arc<dyn Backend>) -> Catalog {
+pub(crate) fn catalog(backend: Arc<dyn Backend>, far: Arc<dyn Backend>) -> Catalog {
     let class = |name| ClassName::parse(name).unwrap();
     let backends = [("fake", backend), ("far", far)];
     let backends = backends.map(|(name, backend)| (BackendName::parse(name).unwrap(), backend));

@@ -41,7 +41,9 @@ pub enum Connection {
     },
     /// A logical unit behind iSCSI portals.
     Iscsi {
-        /// `address:port` of each portal.
+        /// Whose grant has the account (CHAP) that opens the target: a backend's name. No secret is in a connection.
+        backend: String,
+        /// `address:port` of each portal; an IPv6 address is in brackets.
         portals: Vec<String>,
         /// The target's name.
         iqn: String,

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::{
-    BackendName, ClusterId, GroupId, GroupName, Handle, Intent, SnapshotId, SnapshotName, Timestamp, Token,
-    VolumeId,
+    BackendName, ClusterId, GroupId, GroupName, Handle, Intent, NodeId, SnapshotId, SnapshotName, Timestamp,
+    Token, VolumeId,
 };
 
 /// A group of snapshots that is to be cut, or to be gone.
@@ -19,6 +19,8 @@ pub struct Group {
     pub name: GroupName,
     /// Where all of it lives.
     pub backend: BackendName,
+    /// The node whose daemon cuts it, and holds its volumes still meanwhile.
+    pub seat: Option<NodeId>,
     /// Which attempt at this name it is: part of the creation tokens.
     pub generation: u32,
     /// What it consists of, in the order of the volumes' ids; while it is being deleted, what is left of it.

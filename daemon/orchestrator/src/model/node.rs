@@ -17,21 +17,25 @@ pub struct Node {
     pub topology: BTreeMap<String, String>,
     /// What each backend calls it.
     pub names: BTreeMap<BackendName, String>,
-    /// Which life it is in.
+    /// What was last said of it.
     pub state: NodeState,
+    /// Whether nothing new is to be mounted there.
+    pub drained: bool,
     /// The newest schema of records that it can read.
     pub schema: u16,
     /// When its daemon last started.
     pub seen: Timestamp,
 }
 
-/// Which life a node is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was last said of a node. Whether its daemon is there its lease tells, and no record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NodeState {
-    /// At work.
+    /// It is at work, or was when it was last heard of.
+    #[default]
     Live,
-    /// Being cut off from every backend.
-    Fencing,
-    /// Cut off.
-    Fenced,
+    /// Its daemon stopped on purpose and means to be back by then. What is mounted there stays mounted, and written.
+    Away(Timestamp),
+    /// A person made sure that it is down, or cut off. True of the session that stands beside it: the next start of its
+    /// daemon is another life.
+    Down,
 }

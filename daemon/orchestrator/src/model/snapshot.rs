@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    BackendName, Bytes, ClassName, ClusterId, Filesystem, Handle, Intent, Place, SnapshotId, SnapshotName,
-    Timestamp, Token, VolumeId, VolumeName,
+    BackendName, Bytes, ClassName, ClusterId, Filesystem, Handle, Intent, NodeId, Place, SnapshotId,
+    SnapshotName, Timestamp, Token, VolumeId, VolumeName,
 };
 
 /// A volume's bytes at one moment.
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub class: ClassName,
     /// Where it lives.
     pub backend: BackendName,
+    /// The node that it lies on, where its backend is a part of one.
+    pub seat: Option<NodeId>,
     /// Which attempt at this name it is: part of the creation token.
     pub generation: u32,
     /// The token that it was cut with, where its name does not tell.

@@ -209,6 +209,15 @@ pub struct Tombstone {
 }
 
 impl Volume {
+    /// The word of a place that names the node itself.
+    pub const SEAT: &str = "node";
+
+    /// The node that it lies on, where its backend is a part of one: what is asked of that backend is asked there.
+    #[must_use]
+    pub fn seat(&self) -> Option<NodeId> {
+        NodeId::parse(self.topology.get(Self::SEAT)?).ok()
+    }
+
     /// How the backend finds it without a handle.
     #[must_use]
     pub fn token(&self, cluster: ClusterId) -> Token {

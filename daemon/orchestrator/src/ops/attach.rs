@@ -6,7 +6,7 @@
 //! its unmount would keep a pod from ever starting elsewhere; to obey blindly would give two writers. So:
 //!
 //! - A node that answers lets go by itself. While somebody holds the volume there it is refused, and the holder named.
-//!   Only this very node is known to answer; whoever has leases of others asks them in [`House::answering`].
+//!   This very node answers, and where records are shared every node whose lease lives.
 //! - One that keeps its records here and has no mount by them is clean: it is detached.
 //! - Any other may still write. Its mount is *lost*: it counts no more, and is that node's to take down. The node is
 //!   fenced before it is detached, where the backend can prove that; else there is an ordinary detach, which the
@@ -25,6 +25,7 @@ use crate::{
     drivers::{Progress, Sight, Subject},
     error::{Error, Kind, Outcome},
     family::Family,
+    fellows::Presence,
     hall::Role,
     house::{House, Verdict},
     journal::{Change, contended},
@@ -188,6 +189,7 @@ impl House {
                 topology: BTreeMap::new(),
                 names: address.names.clone(),
                 state: NodeState::Live,
+                drained: false,
                 schema: records::SCHEMA,
                 seen: self.now(),
             },
@@ -222,8 +224,8 @@ impl House {
         };
         let recorded =
             self.recorded(suspects.iter().chain(family.attachments.keys())).await.map_err(about)?;
-        let taking =
-            Taking { node, suspects, recorded, answering: self.answering(), abilities, now: self.now() };
+        let (answering, down) = self.standing_of(family.attachments.keys()).await.map_err(about)?;
+        let taking = Taking { node, suspects, recorded, answering, down, abilities, now: self.now() };
         let watcher = self.drivers.watch(Subject::Volume(id));
         let (_, going) = self
             .journal
@@ -242,9 +244,26 @@ impl House {
         answer.map(Outcome::Changed).map_err(lasting).map_err(about)
     }
 
-    /// The node that is known to be there and to let go by itself. A controller is no node, whatever it is called.
-    fn answering(&self) -> Option<&NodeId> {
-        (self.config.role != Role::Controller).then_some(self.node())
+    /// Which of these nodes are known to be there and to let go by themselves, and of which somebody made sure that they
+    /// are down. A controller is no node, whatever it is called.
+    async fn standing_of(
+        &self,
+        nodes: impl Iterator<Item = &NodeId> + Send,
+    ) -> Result<(BTreeSet<NodeId>, BTreeSet<NodeId>), Error> {
+        let (mut answering, mut down) = (BTreeSet::new(), BTreeSet::new());
+        for node in nodes.filter(|node| self.is_a_node() || *node != self.node()) {
+            match self.presence(node).await? {
+                Presence::There => answering.insert(node.clone()),
+                Presence::Down => down.insert(node.clone()),
+                Presence::Away(_) | Presence::Gone | Presence::Unknown => false,
+            };
+        }
+        Ok((answering, down))
+    }
+
+    /// Whether this daemon mounts anything.
+    fn is_a_node(&self) -> bool {
+        self.config.role != Role::Controller
     }
 
     /// Which of these nodes keep their records here, so that nothing is mounted there of which none says so. All
@@ -254,7 +273,7 @@ impl House {
         for node in nodes {
             let known = self.journal.record::<Node>(keys::node(node)).await?.value;
             let lives = known.is_some_and(|known| known.session > 0);
-            if lives && (node != self.node() || self.answering().is_some()) {
+            if lives && (node != self.node() || self.is_a_node()) {
                 recorded.insert(node.clone());
             }
         }
@@ -370,17 +389,19 @@ fn attached(progress: &Progress, node: &NodeId) -> Verdict<AttachedVolume> {
 }
 
 /// Taking a volume back from a node, or from all.
-struct Taking<'a> {
-    node: Option<&'a NodeId>,
+pub(crate) struct Taking<'a> {
+    pub(crate) node: Option<&'a NodeId>,
     /// Those that may be attached although no record says so: by another daemon, or by this one before it lost its
     /// records. Their backend is asked for them.
-    suspects: Vec<NodeId>,
+    pub(crate) suspects: Vec<NodeId>,
     /// Those that keep their records here.
-    recorded: BTreeSet<NodeId>,
-    /// The one that lets go by itself.
-    answering: Option<&'a NodeId>,
-    abilities: Abilities,
-    now: Timestamp,
+    pub(crate) recorded: BTreeSet<NodeId>,
+    /// Those that let go by themselves.
+    pub(crate) answering: BTreeSet<NodeId>,
+    /// Those of which a person made sure that they do not write.
+    pub(crate) down: BTreeSet<NodeId>,
+    pub(crate) abilities: Abilities,
+    pub(crate) now: Timestamp,
 }
 
 impl Taking<'_> {
@@ -391,17 +412,18 @@ impl Taking<'_> {
     /// Refuses to take from a node what it has in use, where it is there to be asked.
     fn in_use(&self, family: &Family) -> Result<(), Error> {
         let mut holders = family.publications.values();
-        match holders.find(|one| self.is_meant(&one.node) && self.answering == Some(&one.node)) {
+        match holders.find(|one| self.is_meant(&one.node) && self.answering.contains(&one.node)) {
             None => Ok(()),
-            Some(_) => Err(Error::in_use(format!(
-                "this node has it in use for {}: let that be unpublished and unstaged first",
+            Some(one) => Err(Error::in_use(format!(
+                "node {} has it in use for {}: let that be unpublished and unstaged first",
+                one.node,
                 family.holders_text()
             ))),
         }
     }
 
     /// Lets attachments go; false if there is nothing to let go.
-    fn take_back(&self, family: &mut Family) -> bool {
+    pub(crate) fn take_back(&self, family: &mut Family) -> bool {
         for node in &self.suspects {
             suspect(family, node, self.now);
         }
@@ -414,7 +436,8 @@ impl Taking<'_> {
             if let Some(attachment) = family.attachments.get_mut(node) {
                 self.let_go(attachment, clean);
             }
-            if self.answering == Some(node) || !has_a_say {
+            let lets_go = self.answering.contains(node) || !has_a_say;
+            if lets_go && !self.down.contains(node) {
                 take_down(family, node, self.now);
             } else {
                 family.lose(node, self.now);
@@ -436,7 +459,9 @@ impl Taking<'_> {
             Fence::Unneeded | Fence::Unproven => !at_work,
             Fence::Wished | Fence::Done => false,
         };
-        if self.abilities.fence && !clean && self.answering != Some(&attachment.node) && asks {
+        if self.down.contains(&attachment.node) {
+            attachment.fence = Fence::Done;
+        } else if self.abilities.fence && !clean && !self.answering.contains(&attachment.node) && asks {
             attachment.fence = Fence::Wished;
         }
     }

@@ -16,7 +16,7 @@ use crate::{
         Bytes, CapacityRange, Class, DataRoot, Dependant, Filesystem, Filling, FsState, Intent,
         SnapshotState, Source, Volume, VolumeId, VolumeState, Wanted,
     },
-    ops::{Context, CreateVolume, SourceName, VolumeView, room::NODE},
+    ops::{Context, CreateVolume, SourceName, VolumeView},
     ports::{backend::Description, store::Durability},
     records::keys,
 };
@@ -201,7 +201,7 @@ impl House {
             held_still: None,
             handle: None,
             connection: None,
-            topology: Default::default(),
+            topology: self.places_of(&description.abilities, &BTreeMap::new()),
             state: VolumeState::Creating,
             filesystem,
             dependants: BTreeSet::new(),
@@ -229,7 +229,7 @@ impl House {
         if wish.places.is_empty() || wish.places.iter().any(|place| self.is_here(abilities, place)) {
             let mut places = wish.places.clone();
             for place in &mut places {
-                place.remove(NODE);
+                place.remove(Volume::SEAT);
             }
             places.retain(|place| !place.is_empty());
             return Ok(places);

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Kind},
     hall::Role,
     house::House,
-    journal::contended,
+    journal::{Journal, contended},
     model::{
         BackendName, CapacityRange, ClusterId, FsState, Handle, Keeping, SnapshotId, SnapshotName,
         SnapshotRef, Token, Volume, VolumeId, VolumeName, VolumeRef, VolumeState, Wanted,
@@ -31,9 +31,18 @@ use crate::{
 impl House {
     /// The volume that is meant, if the records know it.
     pub(crate) async fn known_volume(&self, which: &VolumeRef) -> Result<Option<VolumeId>, Error> {
+        self.known_in(&self.journal, which).await
+    }
+
+    /// The same, if these records know it.
+    pub(crate) async fn known_in(
+        &self,
+        journal: &Journal,
+        which: &VolumeRef,
+    ) -> Result<Option<VolumeId>, Error> {
         match which {
-            VolumeRef::Name(name) => self.journal.volume_id(name).await,
-            VolumeRef::Handle(backend, handle) => self.journal.volume_of_handle(backend, handle).await,
+            VolumeRef::Name(name) => journal.volume_id(name).await,
+            VolumeRef::Handle(backend, handle) => journal.volume_of_handle(backend, handle).await,
         }
     }
 

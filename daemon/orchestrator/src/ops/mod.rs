@@ -14,12 +14,16 @@ mod grow;
 mod measure;
 mod modify;
 pub(crate) mod mount;
+mod node;
 mod read;
 mod refill;
 mod repair;
 pub(crate) mod room;
 pub(crate) mod snapshot;
+mod take_over;
 pub(crate) mod unmount;
+
+pub use self::node::NodeView;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -42,9 +42,14 @@ impl House {
         wish: &MountVolume,
     ) -> Result<Outcome<MountedVolume>, Error> {
         let about = |error: Error| error.about(format!("volume {}", wish.volume));
+        self.pay().await?;
         let restarted = self.is_restarted(wish).await?;
         for _ in 0..64 {
             let id = self.volume_to_mount(ctx, wish).await?;
+            self.receives().await.map_err(about)?;
+            if !wish.access.many {
+                self.take_over(ctx, id).await.map_err(about)?;
+            }
             let watcher = self.drivers.watch(Subject::Volume(id));
             let now = self.now();
             let recorded = self
@@ -244,6 +249,9 @@ fn usable(family: &Family, wish: &MountVolume, node: &NodeId) -> Result<(), Erro
             ));
         }
         VolumeState::Creating | VolumeState::Deleting => return Err(unknown(&wish.volume)),
+    }
+    if let Some(seat) = volume.seat().filter(|seat| seat != node) {
+        return Err(Error::precondition(format!("it lies on node {seat}, and no other can have it")));
     }
     if let Some(other) = family.attachments.keys().find(|other| *other != node && !wish.access.many) {
         return Err(Error::in_use(format!(

@@ -1,4 +1,5 @@
-//! Reads come from the records alone: they answer with every backend down.
+//! Reads come from the records alone: they answer with every backend down. Where records are shared and cannot be reached,
+//! they come from what this node remembers of them.
 
 use std::sync::Arc;
 
@@ -6,24 +7,33 @@ use crate::{
     drive::intents,
     error::Error,
     house::House,
+    journal::Journal,
     model::{
         AttachmentState, Dependant, Fence, Intent, MountState, PublicationState, Snapshot, SnapshotId,
         VolumeId, VolumeName, VolumeRef, VolumeState,
     },
     ops::{ListPage, VolumeView, Why, mount::unknown},
+    ports::store::Entry,
     records::{self, keys},
+    replica::{Look, Replica},
 };
+
+/// What everything waits for then.
+const AWAY: &str =
+    "the records cannot be reached; this is what this node remembers of them. See whether etcd is well";
 
 impl House {
     pub(crate) async fn inspect(&self, name: &VolumeName) -> Result<VolumeView, Error> {
-        let id = self.journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
-        self.journal
-            .family(id)
-            .await?
-            .value
-            .view()
-            .map(|view| self.with_complaint(view))
-            .ok_or_else(|| unknown(name))
+        match self.look(self.inspect_in(&self.journal, name)).await {
+            Look::Records(found) => found,
+            Look::Away(replica) => Replica::recalled(self.inspect_in(replica.journal(), name).await),
+        }
+    }
+
+    async fn inspect_in(&self, journal: &Journal, name: &VolumeName) -> Result<VolumeView, Error> {
+        let id = journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
+        let view = journal.family(id).await?.value.view();
+        view.map(|view| self.with_complaint(view)).ok_or_else(|| unknown(name))
     }
 
     pub(crate) async fn find(self: &Arc<Self>, which: &VolumeRef) -> Result<VolumeView, Error> {
@@ -41,13 +51,10 @@ impl House {
         after: Option<&str>,
         limit: usize,
     ) -> Result<ListPage<VolumeName>, Error> {
-        let (segments, next) = self.page_of(keys::VOLUME_NAMES, after, limit).await?;
-        let items = segments
-            .iter()
-            .filter_map(|entry| keys::name_of(entry.key.strip_prefix(keys::VOLUME_NAMES)?))
-            .map(|name| VolumeName::parse(&name))
-            .collect::<Result<_, _>>()?;
-        Ok(ListPage { items, next })
+        match self.look(names_in(&self.journal, after, limit)).await {
+            Look::Records(found) => found,
+            Look::Away(replica) => Replica::recalled(names_in(replica.journal(), after, limit).await),
+        }
     }
 
     pub(crate) async fn list(
@@ -55,11 +62,23 @@ impl House {
         after: Option<&str>,
         limit: usize,
     ) -> Result<ListPage<VolumeView>, Error> {
-        let (entries, next) = self.page_of(keys::VOLUME_NAMES, after, limit).await?;
+        match self.look(self.list_in(&self.journal, after, limit)).await {
+            Look::Records(found) => found,
+            Look::Away(replica) => Replica::recalled(self.list_in(replica.journal(), after, limit).await),
+        }
+    }
+
+    async fn list_in(
+        &self,
+        journal: &Journal,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<ListPage<VolumeView>, Error> {
+        let (entries, next) = page_of(journal, keys::VOLUME_NAMES, after, limit).await?;
         let mut items = Vec::with_capacity(entries.len());
         for entry in &entries {
             // A volume that was removed since the page was read is simply not on it.
-            if let Some(view) = self.journal.family(records::decode(entry)?).await?.value.view() {
+            if let Some(view) = journal.family(records::decode(entry)?).await?.value.view() {
                 items.push(self.with_complaint(view));
             }
         }
@@ -107,25 +126,29 @@ impl House {
         Ok(ListPage { items, next })
     }
 
-    /// A page of an index. The token is the last name on the page: it survives restarts and deletes.
     pub(crate) async fn page_of(
         &self,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<(Vec<crate::ports::store::Entry>, Option<String>), Error> {
-        let limit = limit.clamp(1, 100_000);
-        let after = after.map(|token| format!("{prefix}{token}"));
-        let entries = self.journal.page(prefix, after.as_deref(), limit).await?;
-        let next = (entries.len() == limit)
-            .then(|| entries.last().and_then(|entry| entry.key.strip_prefix(prefix)).map(str::to_owned))
-            .flatten();
-        Ok((entries, next))
+    ) -> Result<(Vec<Entry>, Option<String>), Error> {
+        page_of(&self.journal, prefix, after, limit).await
     }
 
-    pub(crate) async fn why(self: &Arc<Self>, name: &VolumeName) -> Result<Why, Error> {
-        let id = self.journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
-        let family = self.journal.family(id).await?.value;
+    pub(crate) async fn why(&self, name: &VolumeName) -> Result<Why, Error> {
+        match self.look(self.why_in(&self.journal, name)).await {
+            Look::Records(found) => found,
+            Look::Away(replica) => {
+                let mut why = Replica::recalled(self.why_in(replica.journal(), name).await)?;
+                why.waits.insert(0, AWAY.to_owned());
+                Ok(why)
+            }
+        }
+    }
+
+    async fn why_in(&self, journal: &Journal, name: &VolumeName) -> Result<Why, Error> {
+        let id = journal.volume_id(name).await?.ok_or_else(|| unknown(name))?;
+        let family = journal.family(id).await?.value;
         let view = family.view().map(|view| self.with_complaint(view)).ok_or_else(|| unknown(name))?;
         let mut waits: Vec<String> = Vec::new();
         match view.volume.state {
@@ -228,6 +251,36 @@ impl House {
         }
         (!parts.is_empty()).then(|| parts.join("; "))
     }
+}
+
+/// A page of an index. The token is the last name on the page: it survives restarts and deletes.
+async fn page_of(
+    journal: &Journal,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<(Vec<Entry>, Option<String>), Error> {
+    let limit = limit.clamp(1, 100_000);
+    let after = after.map(|token| format!("{prefix}{token}"));
+    let entries = journal.page(prefix, after.as_deref(), limit).await?;
+    let next = (entries.len() == limit)
+        .then(|| entries.last().and_then(|entry| entry.key.strip_prefix(prefix)).map(str::to_owned))
+        .flatten();
+    Ok((entries, next))
+}
+
+async fn names_in(
+    journal: &Journal,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<ListPage<VolumeName>, Error> {
+    let (entries, next) = page_of(journal, keys::VOLUME_NAMES, after, limit).await?;
+    let items = entries
+        .iter()
+        .filter_map(|entry| keys::name_of(entry.key.strip_prefix(keys::VOLUME_NAMES)?))
+        .map(|name| VolumeName::parse(&name))
+        .collect::<Result<_, _>>()?;
+    Ok(ListPage { items, next })
 }
 
 /// A time as people say it.

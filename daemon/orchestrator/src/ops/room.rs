@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     error::Error,
     house::House,
-    model::Bytes,
+    model::{Bytes, Volume},
     ops::{AskRoom, RoomView},
     ports::backend::Abilities,
 };
@@ -37,7 +37,7 @@ impl House {
     pub(crate) fn is_here(&self, abilities: &Abilities, place: &BTreeMap<String, String>) -> bool {
         !abilities.node_bound
             || place.iter().all(|(word, value)| match word.as_str() {
-                NODE => value == self.node().as_str(),
+                Volume::SEAT => value == self.node().as_str(),
                 word => self.config.topology.get(word).is_none_or(|here| here == value),
             })
     }
@@ -49,11 +49,8 @@ impl House {
         told: &BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
         match abilities.node_bound && told.is_empty() {
-            true => BTreeMap::from([(NODE.to_owned(), self.node().as_str().to_owned())]),
+            true => BTreeMap::from([(Volume::SEAT.to_owned(), self.node().as_str().to_owned())]),
             false => told.clone(),
         }
     }
 }
-
-/// The word of a place that names the node itself.
-pub(crate) const NODE: &str = "node";

@@ -73,6 +73,11 @@ impl House {
         let catalog = self.catalog();
         self.journal
             .edit(&[source], &[id], Durability::Durable, |draft, change| {
+                let family = draft.family(source);
+                // Whoever writes to it holds it still: it is cut there.
+                if let Some(writer) = family.mounts.keys().find(|node| self.is_anothers(node)) {
+                    change.leave_to(writer.clone());
+                }
                 let volume =
                     draft.family(source).volume.as_mut().filter(|one| one.state == VolumeState::Ready);
                 let volume = volume.ok_or_else(|| unknown(&wish.volume))?;
@@ -188,6 +193,7 @@ pub(crate) fn record(
         volume_handle: volume.handle.clone(),
         class: volume.class.clone(),
         backend: volume.backend.clone(),
+        seat: volume.seat(),
         generation: 0,
         made_as: None,
         group: None,

@@ -15,10 +15,25 @@ use crate::{
     },
     ops::{Context, DeleteVolume, UnmountVolume},
     ports::store::Durability,
+    replica,
 };
 
 impl House {
     pub(crate) async fn unmount(
+        self: &Arc<Self>,
+        ctx: &Context,
+        wish: &UnmountVolume,
+    ) -> Result<Outcome<()>, Error> {
+        let given_back = self.unmount_now(ctx, wish).await;
+        let (Err(error), Some(replica)) = (&given_back, &self.replica) else { return given_back };
+        if replica::is_away(error) && self.records_answer().await.is_err() {
+            let about = |error: Error| error.about(format!("volume {}", wish.volume));
+            return self.owe(replica, wish).await.map_err(about);
+        }
+        given_back
+    }
+
+    async fn unmount_now(
         self: &Arc<Self>,
         ctx: &Context,
         wish: &UnmountVolume,
@@ -56,7 +71,8 @@ impl House {
                 Ok(leave(family, &node, &wish.holder, wish.all, now))
             })
             .await?;
-        if !left {
+        // Whoever asks again after he hung up waits for the same end.
+        if !left && !family.is_going(&node) {
             return Ok(Outcome::Unchanged(()));
         }
         let leaving = family

@@ -181,6 +181,8 @@ pub struct Facts {
     pub boot_id: String,
     /// The host's name.
     pub hostname: String,
+    /// Who else it is, for backends that let nodes in by such names: `iscsi-initiator`.
+    pub identities: Vec<(String, String)>,
     /// Ways of connecting that work here, and why the others do not.
     pub connectors: Vec<(String, Result<(), String>)>,
 }

@@ -14,5 +14,5 @@ pub use self::{
     clock::{Clock, Ids},
     extents::Extents,
     host::Host,
-    store::Store,
+    store::{Store, members::Members},
 };

@@ -4,6 +4,15 @@
 //! batch as a whole, makes it durable when it was asked to, and answers. Batches that wait together share one
 //! flush. A batch is either applied or refused: after an error of kind `Busy` (a guard did not hold) nothing
 //! of it happened; after any other error the outcome is unknown to the caller but the store is consistent.
+//! A store that several hosts share finds out by itself what became of a commit whose answer was lost, and says
+//! `Pending` only where it could not.
+//!
+//! **Claims** are the right to execute a step. On a shared store a claim lives as long as the lease of its node,
+//! and a node may be paused for longer than that without noticing. So whoever writes under a claim puts
+//! [`Claim::guard`] among the guards: the store compares it in the same stroke, and a late write is refused. Who
+//! shares a store is in [`members`].
+
+pub mod members;
 
 use async_trait::async_trait;
 
@@ -33,6 +42,10 @@ pub enum Guard {
     At(Key, Revision),
     /// There is no such key.
     Absent(Key),
+    /// The claim of this key is still the one with this token. Only [`Claim::guard`] makes one, and calls the key as its
+    /// store does. When it is not, the batch is refused as
+    /// `Unavailable`, finally: reading again and trying again is of no use to a node that lost its claim.
+    Claimed(Key, u64),
 }
 
 /// A change that happens whole or not at all.
@@ -58,10 +71,17 @@ pub enum Durability {
     Lazy,
 }
 
-/// The right to execute a step, held until it is dropped.
+/// The right to execute a step, held until it is dropped, or until its node's lease ran out.
 pub trait Claim: Send + Sync {
     /// Rises with every claim of the key: a step on another host can be told from a later one.
     fn fencing_token(&self) -> u64;
+
+    /// What a batch carries that is written under this claim.
+    fn guard(&self) -> Guard;
+
+    /// Whether it is certainly held still, as far as this host's clock can tell: to be asked right before an
+    /// effect outside of the store, which no guard protects. A false answer may be too careful.
+    fn is_sure(&self) -> bool;
 }
 
 /// What happened to keys.
@@ -85,14 +105,20 @@ pub trait Store: Send + Sync + 'static {
     /// Applies a batch. Answers the new revision, which all its puts now have.
     async fn commit(&self, batch: Batch, durability: Durability) -> Result<Revision, Error>;
 
-    /// Waits for the right to execute a step on this key. Local stores keep claims in memory: they end with
-    /// the process.
+    /// Waits for the right to execute a step on this key; whoever asked first is served first. Local stores keep
+    /// claims in memory: they end with the process. Those of a shared store end with the lease of the node.
     async fn claim(&self, key: &str) -> Result<Box<dyn Claim>, Error>;
 
     /// Waits for changes beneath `prefix` after `revision`. Revision 0 asks for the present: it is answered at
     /// once, without events, and what is scanned after that has no gap to what is watched from there. A store
     /// that no longer has the changes answers `OutOfRange`: begin with the present and read everything again.
     async fn watch_from(&self, prefix: &str, revision: Revision) -> Result<Changes, Error>;
+
+    /// Returns when everything that was committed before, by whomever, can be watched without waiting. A local
+    /// store has nothing to wait for.
+    async fn catch_up(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Makes every lazy commit durable.
     async fn flush(&self) -> Result<(), Error>;

@@ -29,6 +29,8 @@ struct NodeForm {
     names: BTreeMap<BackendName, String>,
     #[serde(with = "form")]
     state: NodeState,
+    #[serde(default, skip_serializing_if = "empty")]
+    drained: bool,
     schema: u16,
     #[serde(with = "form")]
     seen: Timestamp,
@@ -38,8 +40,8 @@ struct NodeForm {
 #[serde(remote = "NodeState", rename_all = "kebab-case")]
 enum NodeStateForm {
     Live,
-    Fencing,
-    Fenced,
+    Away(#[serde(with = "form")] Timestamp),
+    Down,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,9 +58,11 @@ struct BackendRecordForm {
 
 impl Stored for Marker {
     fn write<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_unit()
+        self.by.as_ref().map(NodeId::as_str).serialize(to)
     }
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        <()>::deserialize(from).map(|()| Self)
+        let by = Option::<String>::deserialize(from)?;
+        let by = by.map(|by| NodeId::parse(&by).map_err(serde::de::Error::custom)).transpose()?;
+        Ok(Self { by })
     }
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::form::{self, empty, mirror};
 use crate::model::{
-    BackendName, Group, GroupId, GroupName, GroupState, Handle, Intent, Member, Place, SnapshotId, Timestamp,
-    Token, VolumeId,
+    BackendName, Group, GroupId, GroupName, GroupState, Handle, Intent, Member, NodeId, Place, SnapshotId,
+    Timestamp, Token, VolumeId,
 };
 
 mirror! {
@@ -26,6 +26,8 @@ struct GroupForm {
     name: GroupName,
     #[serde(with = "form")]
     backend: BackendName,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    seat: Option<NodeId>,
     #[serde(default, skip_serializing_if = "empty")]
     generation: u32,
     #[serde(with = "form")]

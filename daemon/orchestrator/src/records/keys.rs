@@ -48,6 +48,8 @@ pub const TOMBSTONES: &str = "t/";
 pub const BACKENDS: &str = "b/";
 /// All nodes.
 pub const NODES: &str = "h/";
+/// All that was given back while shared records were away. In a node's own copy of them alone.
+pub const OWED: &str = "o/";
 /// All volumes with an unfinished wish.
 pub const WORK_VOLUMES: &str = "w/v/";
 /// All snapshots with an unfinished wish.
@@ -102,6 +104,11 @@ pub fn lost_mount(volume: VolumeId, node: &NodeId) -> Key {
 #[must_use]
 pub fn publication(volume: VolumeId, node: &NodeId, holder: &HolderId) -> Key {
     format!("v/{volume}/p/{}/{}", segment(node.as_str()), holder_segment(holder))
+}
+
+/// What a holder still has after it gave back while the records were away, as a publication.
+pub(crate) fn owed(volume: VolumeId, holder: &HolderId) -> Key {
+    format!("o/{volume}/{}", holder_segment(holder))
 }
 
 /// All publications of a volume on a node, as a prefix.

@@ -26,8 +26,8 @@ pub use self::json::{from_json, to_json};
 use crate::{
     error::Error,
     model::{
-        Attachment, BackendRecord, ClusterId, Group, GroupId, LostMount, Mount, Node, Publication, Snapshot,
-        SnapshotId, Tombstone, Volume, VolumeId,
+        Attachment, BackendRecord, ClusterId, Group, GroupId, LostMount, Mount, Node, NodeId, Publication,
+        Snapshot, SnapshotId, Tombstone, Volume, VolumeId,
     },
     ports::store::Entry,
 };
@@ -43,9 +43,12 @@ pub trait Record: Stored {
     const TAG: u8;
 }
 
-/// An index entry that says no more than that it is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Marker;
+/// An index entry that says little more than that it is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marker {
+    /// Whose driver looks after it, where it stands for work.
+    pub by: Option<NodeId>,
+}
 
 macro_rules! kinds {
     ($($tag:literal $kind:literal $record:ident),* $(,)?) => {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::form::{self, empty, mirror};
 use crate::model::{
-    BackendName, Bytes, ClassName, Filesystem, Handle, Intent, Place, Snapshot, SnapshotId, SnapshotName,
-    SnapshotState, Timestamp, Token, VolumeId, VolumeName,
+    BackendName, Bytes, ClassName, Filesystem, Handle, Intent, NodeId, Place, Snapshot, SnapshotId,
+    SnapshotName, SnapshotState, Timestamp, Token, VolumeId, VolumeName,
 };
 
 mirror! {
@@ -35,6 +35,8 @@ struct SnapshotForm {
     class: ClassName,
     #[serde(with = "form")]
     backend: BackendName,
+    #[serde(default, skip_serializing_if = "empty", with = "form")]
+    seat: Option<NodeId>,
     #[serde(default, skip_serializing_if = "empty")]
     generation: u32,
     #[serde(default, skip_serializing_if = "empty", with = "form")]

@@ -51,6 +51,7 @@ fn connections() -> Vec<Connection> {
             snapshot: Some(text("s")),
         },
         Connection::Iscsi {
+            backend: text("cloud"),
             portals: vec![text("10.0.0.2:3260")],
             iqn: text("iqn.x"),
             lun: 7,
@@ -166,6 +167,7 @@ fn full_snapshot() -> Snapshot {
         volume_handle: Some(Handle::parse("vol-1").unwrap()),
         class: ClassName::parse("fast").unwrap(),
         backend: BackendName::parse("ebs").unwrap(),
+        seat: Some(NodeId::parse("n1").unwrap()),
         generation: 1,
         made_as: Some(Token::parse("kato-y").unwrap()),
         group: Some(Place { group: GroupId(8), name: "#00".into(), index: 1, of: 2 }),
@@ -194,6 +196,7 @@ fn full_group() -> Group {
         id: GroupId(8),
         name: GroupName::parse("nightly 🦀").unwrap(),
         backend: BackendName::parse("ebs").unwrap(),
+        seat: Some(NodeId::parse("n1").unwrap()),
         generation: 2,
         members: vec![member(1, Some(Handle::parse("snap-1").unwrap())), member(2, None)],
         state: GroupState::Creating,
@@ -285,7 +288,8 @@ fn full_node() -> Node {
         session: 3,
         topology: map(&[("zone", "a")]),
         names: BTreeMap::from([(BackendName::parse("ebs").unwrap(), "i-1".to_owned())]),
-        state: NodeState::Fencing,
+        state: NodeState::Away(Timestamp(9)),
+        drained: true,
         schema: 1,
         seen: Timestamp(8),
     }
@@ -325,7 +329,7 @@ fn one_of_each() -> Vec<(String, Vec<u8>)> {
         of(keys::cluster(), &ClusterId(77)),
         of(keys::volume_name(&VolumeName::parse("db").unwrap()), &VolumeId(1)),
         of(keys::snapshot_name(&SnapshotName::parse("db").unwrap()), &SnapshotId(1)),
-        of(keys::work_volume(VolumeId(1)), &Marker),
+        of(keys::work_volume(VolumeId(1)), &Marker { by: Some(NodeId::parse("n1").unwrap()) }),
         of(keys::group(GroupId(8)), &full_group()),
         of(keys::group_name("nightly"), &GroupId(8)),
         of(keys::place(&full_snapshot().group.unwrap()), &SnapshotId(9)),
@@ -378,8 +382,8 @@ fn every_record_comes_back_as_it_was_written() {
     }
     round_trip(full_publication());
     round_trip(full_tombstone());
-    for state in [NodeState::Live, NodeState::Fencing, NodeState::Fenced] {
-        round_trip(Node { state, ..full_node() });
+    for state in [NodeState::Live, NodeState::Away(Timestamp(7)), NodeState::Down] {
+        round_trip(Node { state, drained: false, ..full_node() });
     }
     round_trip(full_backend());
     round_trip(ClusterId(u128::MAX));
@@ -389,7 +393,8 @@ fn every_record_comes_back_as_it_was_written() {
         round_trip(Group { state, ..full_group() });
     }
     round_trip(GroupId(7));
-    round_trip(Marker);
+    round_trip(Marker::default());
+    round_trip(Marker { by: Some(NodeId::parse("n/1").unwrap()) });
 }
 
 #[test]

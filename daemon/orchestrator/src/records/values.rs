@@ -97,6 +97,8 @@ enum ConnectionForm {
         snapshot: Option<String>,
     },
     Iscsi {
+        #[serde(default, skip_serializing_if = "empty")]
+        backend: String,
         portals: Vec<String>,
         iqn: String,
         lun: u32,

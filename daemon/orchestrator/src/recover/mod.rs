@@ -60,6 +60,9 @@ pub(crate) async fn recover(
     wish: &RecoverRecords,
     tell: Tell<'_>,
 ) -> Result<Vec<Finding>, Error> {
+    if let Some(news) = house.believe(wish.dry_run).await? {
+        tell(news);
+    }
     tell("looking at what is mounted here".to_owned());
     let survey = house.ports.host.survey().await?;
     tell("reading the records that there are".to_owned());

@@ -10,7 +10,7 @@ use crate::{
     mark::is_class,
     model::{
         BackendName, CapacityRange, Class, ClassName, Connection, DataRoot, Filesystem, FsState, FsType,
-        Intent, Snapshot, SnapshotName, SnapshotState, Volume, VolumeName, VolumeState, Wanted,
+        Intent, NodeId, Snapshot, SnapshotName, SnapshotState, Volume, VolumeName, VolumeState, Wanted,
     },
     ports::backend::{Made, Shot},
 };
@@ -82,6 +82,12 @@ impl Sources<'_> {
         }
     }
 
+    /// The node that what this backend has lies on.
+    fn seat(&self) -> Option<NodeId> {
+        let backend = self.catalog.backends.get(self.backend)?;
+        backend.describe().abilities.node_bound.then(|| self.house.node().clone())
+    }
+
     /// A snapshot's record. `of` is what its volume is called, if that is still there.
     pub(crate) fn snapshot(
         &self,
@@ -112,6 +118,7 @@ impl Sources<'_> {
                 |snapshot| snapshot.class.clone(),
             ),
             backend: self.backend.clone(),
+            seat: self.seat(),
             generation: mark.generation,
             // The token of a snapshot that was cut with others comes of the group's name, which is not known.
             made_as: shot.token.clone().filter(|_| mark.group.is_some()),

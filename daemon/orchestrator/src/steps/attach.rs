@@ -28,9 +28,11 @@ async fn node_facts(
     let known = house.journal.record::<Node>(keys::node(node)).await?.value;
     let name = known.and_then(|known| known.names.get(&volume.backend).cloned());
     let client = family.attachments.get(node).and_then(|attachment| attachment.client.clone());
+    // What another node is called so is that node's to say, and it does not come this far.
+    let own = house.identities.iter().filter(|_| node == house.node()).cloned();
     Ok(NodeFacts {
         name: name.unwrap_or_else(|| node.as_str().to_owned()),
-        identities: client.into_iter().map(|client| ("client".to_owned(), client)).collect(),
+        identities: own.chain(client.map(|client| ("client".to_owned(), client))).collect(),
         used_devices: used.into_iter().collect(),
         ..NodeFacts::default()
     })

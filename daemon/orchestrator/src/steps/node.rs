@@ -45,6 +45,7 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
         // Another node, or this one in an earlier life, has begun with it since whoever lent it looked.
         return set_filesystem(house, volume, FsState::Formatted).await;
     }
+    is_still_ours(house, volume, &connection, false).await?;
     if !resumed {
         if backend.attachments().is_some() {
             // What is far away takes as long to reach as to mark.
@@ -75,6 +76,47 @@ async fn make_filesystem(house: &Arc<House>, family: &Family, volume: &Volume) -
         return Err(error);
     }
     set_filesystem(house, volume, FsState::Formatted).await
+}
+
+/// Between connecting and the first write: whether this node still has the volume, where others may have taken it for gone
+/// and taken it away. Who it is to the backend is recorded with the answer.
+///
+/// Whoever takes a volume away records that first, and then looks who is connected. So either this node's answer comes before
+/// that record, and then it is seen to be connected, and is cut off; or it comes after it, and then nothing is written.
+async fn is_still_ours(
+    house: &Arc<House>,
+    volume: &Volume,
+    connection: &Connection,
+    read_only: bool,
+) -> Result<(), Error> {
+    if house.fellows.is_none() || volume.seat().is_some() {
+        return Ok(());
+    }
+    let (host, node) = (&house.ports.host, house.node());
+    let device = match host.connect(volume.id, connection, read_only).await {
+        Ok(device) => device,
+        Err(error) if error.kind == Kind::NotFound => return Err(missing(house, volume, error).await),
+        Err(error) => return Err(error),
+    };
+    let (_, ours) = house
+        .journal
+        .edit_family(volume.id, Durability::Durable, |family, change| {
+            let ours = family.mounts.contains_key(node) && !family.lost.contains_key(node);
+            let attachment =
+                family.attachments.get_mut(node).filter(|one| one.state == AttachmentState::Attached);
+            let (Some(attachment), true) = (attachment, ours) else { return Ok(false) };
+            if device.client.is_some() {
+                attachment.client.clone_from(&device.client);
+            }
+            change.insist();
+            Ok(true)
+        })
+        .await?;
+    if ours {
+        return Ok(());
+    }
+    host.disconnect(volume.id, connection).await?;
+    Err(Error::busy("it was taken from this node while this node connected to it: try again"))
 }
 
 /// An error says that a device is smaller than its volume: it is not here yet, or it is another disk.
@@ -139,6 +181,7 @@ pub(super) async fn mount(house: &Arc<House>, family: &Family, volume: &Volume) 
         root: volume.filesystem.root.clone(),
         size: volume.actual.unwrap_or_default(),
     };
+    is_still_ours(house, volume, &wish.connection, wish.read_only).await?;
     let mounted = match house.ports.host.mount(&wish).await {
         Ok(mounted) => mounted,
         Err(error) if error.kind == Kind::NotFound => return Err(missing(house, volume, error).await),
@@ -187,6 +230,7 @@ async fn open_raw(house: &Arc<House>, family: &Family, volume: &Volume) -> Resul
         Err(error) => return Err(error),
     };
     require_size(volume, &device)?;
+    is_still_ours(house, volume, &connection, read_only).await?;
     house
         .journal
         .edit_family(volume.id, Durability::Durable, |family, _| {

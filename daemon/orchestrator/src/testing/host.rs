@@ -243,15 +243,15 @@ impl FakeHost {
             }
             world.connected.get(&volume).cloned().unwrap_or_default()
         };
-        let backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
-        if backend.reach.is_cut_off(&handle, self.node) {
-            return Err(Error::unavailable("the fake backend takes no write of this machine any more"));
-        }
-        drop(backend);
+        self.write_as_myself(&handle)?;
         self.bytes(&handle, |bytes| {
             bytes.extend_from_slice(text.as_bytes());
             Ok(())
         })
+    }
+
+    fn write_as_myself(&self, handle: &str) -> Result<(), Error> {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner).reach.write(handle, self.node)
     }
 
     /// Gives containers a volume, each in a mount namespace of its own, or takes it away from them.
@@ -313,6 +313,7 @@ impl Filesystems for FakeHost {
     async fn format(&self, volume: VolumeId, connection: &Connection, how: &Prepare) -> Result<(), Error> {
         self.connect(volume, connection, false).await?;
         self.require_size(volume, how.size)?;
+        self.write_as_myself(&handle(connection)?)?;
         self.bytes(&handle(connection)?, |bytes| {
             if !bytes.is_empty() && (bytes.starts_with(b"FS:") && bytes.len() > 3 || !how.resumed) {
                 return Err(Error::precondition("the volume is not blank"));
@@ -321,6 +322,7 @@ impl Filesystems for FakeHost {
             Ok(())
         })?;
         self.fuse.pass().await;
+        self.write_as_myself(&handle(connection)?)?;
         self.bytes(&handle(connection)?, |bytes| {
             *bytes = b"FS:".to_vec();
             Ok(())
@@ -332,6 +334,7 @@ impl Filesystems for FakeHost {
     async fn mount(&self, wish: &MountWish) -> Result<MountedAt, Error> {
         let device = self.connect(wish.volume, &wish.connection, wish.read_only).await?;
         self.require_size(wish.volume, wish.size)?;
+        self.write_as_myself(&handle(&wish.connection)?)?;
         self.bytes(&handle(&wish.connection)?, |bytes| match bytes.starts_with(b"FS:") {
             true => Ok(()),
             false => Err(Error::precondition("there is no filesystem")),
@@ -434,6 +437,7 @@ impl Observations for FakeHost {
         Ok(Facts {
             boot_id: format!("boot-{}", self.world().boot),
             hostname: "fake".into(),
+            identities: Vec::new(),
             connectors: Vec::new(),
         })
     }

@@ -28,6 +28,13 @@ impl FakeBackend {
         self
     }
 
+    /// The same, and it lets nobody have a volume while somebody else uses it, let in or not, and not cut off.
+    #[must_use]
+    pub fn looking(self) -> Self {
+        self.world().reach.looks = true;
+        self
+    }
+
     /// The same, and it does not tell where snapshots hold data.
     #[must_use]
     pub fn without_extents(mut self) -> Self {

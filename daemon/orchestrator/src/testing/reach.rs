@@ -1,5 +1,6 @@
 //! Who reaches the volumes of the backend in memory: the nodes that it let in, and those that use a volume now, let in or
-//! not. A node that is still there when the next one comes is a second writer, and never forgotten.
+//! not. A node that is still there when the next one comes is a second writer, and never forgotten. Where whoever is let in
+//! is looked at, a node may come late and see that it has come too late: there it is one as soon as it writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +19,12 @@ pub(super) struct Reach {
     attached: BTreeMap<Token, BTreeSet<String>>,
     /// Whether several nodes may have a volume at once.
     pub(super) shared: bool,
+    /// Whether whoever is let in comes after all others have left, or were cut off.
+    pub(super) looks: bool,
     /// Who uses what, by handle.
     users: BTreeSet<(String, String)>,
+    /// Who has written to what, or has it mounted.
+    writers: BTreeSet<(String, String)>,
     /// Who was cut off from what, and still has it.
     cut_off: BTreeSet<(String, String)>,
     /// Who was cut off, in order.
@@ -33,21 +38,35 @@ impl Reach {
     /// A node begins to use a volume, as a client that nobody knew before.
     pub(super) fn enter(&mut self, handle: &str, node: &str) {
         let other = self.users.iter().find(|(of, by)| of == handle && by != node);
-        if let Some((_, other)) = other.filter(|_| !self.shared) {
+        if let Some((_, other)) = other.filter(|_| !self.shared && !self.looks) {
             self.trespasses.push(format!("{node} uses {handle} while {other} does"));
         }
         self.cut_off.remove(&pair(handle, node));
         self.users.insert(pair(handle, node));
     }
 
+    /// A node that uses a volume writes to it, or is about to. One that was cut off is refused.
+    pub(super) fn write(&mut self, handle: &str, node: &str) -> Result<(), Error> {
+        if self.is_cut_off(handle, node) {
+            return Err(Error::unavailable("the fake backend takes no write of this machine any more"));
+        }
+        let other = self.writers.iter().find(|(of, by)| of == handle && by != node);
+        if let Some((_, other)) = other.filter(|_| !self.shared) {
+            self.trespasses.push(format!("{node} writes to {handle} while {other} does"));
+        }
+        self.writers.insert(pair(handle, node));
+        Ok(())
+    }
+
     /// A node ends that.
     pub(super) fn leave(&mut self, handle: &str, node: &str) {
         self.users.remove(&pair(handle, node));
+        self.writers.remove(&pair(handle, node));
         self.cut_off.remove(&pair(handle, node));
     }
 
     /// Whether a node that uses a volume was cut off from it.
-    pub(super) fn is_cut_off(&self, handle: &str, node: &str) -> bool {
+    fn is_cut_off(&self, handle: &str, node: &str) -> bool {
         self.cut_off.contains(&pair(handle, node))
     }
 
@@ -55,6 +74,7 @@ impl Reach {
         if self.users.remove(&pair(handle, node)) {
             self.cut_off.insert(pair(handle, node));
         }
+        self.writers.remove(&pair(handle, node));
         self.fenced.push(node.to_owned());
     }
 }
@@ -78,6 +98,7 @@ impl BackendWorld {
     /// Stops a machine: it uses nothing any more.
     pub fn stop(&mut self, node: &str) {
         self.reach.users.retain(|(_, by)| by != node);
+        self.reach.writers.retain(|(_, by)| by != node);
         self.reach.cut_off.retain(|(_, by)| by != node);
     }
 
@@ -112,6 +133,10 @@ impl Attachments for FakeBackend {
         self.effect(Verb::Attach, resume, move |world| {
             let handle = world.handle(&which.token)?;
             let shared = world.reach.shared;
+            let user = world.reach.users.iter().find(|(of, by)| of == handle.as_str() && *by != node.name);
+            if let Some((_, user)) = user.filter(|_| world.reach.looks && !shared) {
+                return Err(Error::in_use(format!("{user} uses it")).pending());
+            }
             let attached = world.reach.attached.entry(which.token).or_default();
             if let Some(other) = attached.iter().find(|other| !shared && **other != node.name) {
                 return Err(Error::in_use(format!("attached to {other}")));
