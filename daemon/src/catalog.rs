@@ -9,12 +9,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use kato_node::{Accounts, Chap, Secret};
 use kato_orchestrator::{Catalog, Error, model::BackendName, ports};
-use kato_plugin_host::{BackendSpec, PluginHost, Power, inspect};
+use kato_plugin_host::{BackendSpec, ChapGrant, PluginHost, Power, SecretSource, inspect};
 use tokio::task::JoinSet;
 
 use crate::{
-    config::{Backend, Config, Plugin},
+    config::{Backend, Config, Plugin, environment},
     plugins::Plugins,
 };
 
@@ -184,16 +185,47 @@ pub(crate) fn granted(config: &Config) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Who this node is in the Ceph clusters that its backends were granted.
-pub(crate) fn ceph(config: &Config) -> BTreeMap<String, kato_node::Ceph> {
-    let granted =
-        config.backends.iter().filter_map(|(name, backend)| Some((name, backend.grants.ceph.as_ref()?)));
-    granted
-        .map(|(name, grant)| {
+/// Who this node is at the backends that its configuration has.
+pub(crate) fn accounts(config: &Config) -> Accounts {
+    let mut accounts = Accounts::default();
+    for (name, backend) in &config.backends {
+        if let Some(grant) = &backend.grants.ceph {
             let (conf, keyring, user) = (grant.conf.clone(), grant.keyring.clone(), grant.user.clone());
-            (name.to_string(), kato_node::Ceph { conf, keyring, user })
-        })
-        .collect()
+            accounts.ceph.insert(name.to_string(), kato_node::Ceph { conf, keyring, user });
+        }
+        if let Some(grant) = &backend.grants.connections.iscsi {
+            accounts.iscsi.insert(name.to_string(), grant.chap.as_ref().map(chap));
+        }
+    }
+    accounts
+}
+
+fn chap(grant: &ChapGrant) -> Chap {
+    Chap {
+        user: grant.user.clone(),
+        secret: secret(&grant.secret),
+        mutual: grant.mutual.as_deref().map(|mutual| Box::new(chap(mutual))),
+    }
+}
+
+/// Where the node finds a secret that the daemon was told of.
+fn secret(source: &SecretSource) -> Secret {
+    let handed_over = || environment::secret("CREDENTIALS_DIRECTORY");
+    match source {
+        SecretSource::File(path) => Secret::File(path.clone()),
+        SecretSource::Env(name) => environment::secret(name).map_or_else(
+            || Secret::Nowhere(format!("the secret's variable {name} is not set for the daemon")),
+            Secret::Text,
+        ),
+        SecretSource::Credential(name) => handed_over().map_or_else(
+            || {
+                Secret::Nowhere(format!(
+                    "systemd hands over no credentials here: add LoadCredential={name}:PATH to the unit"
+                ))
+            },
+            |folder| Secret::File(Path::new(&folder).join(name)),
+        ),
+    }
 }
 
 #[cfg(test)]

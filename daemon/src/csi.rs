@@ -5,23 +5,19 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use kato_csi::SealKey;
 use kato_orchestrator::{Error, ports::Ids};
-use kato_plugin_host::SecretSource;
 
-use crate::{
-    clock,
-    config::{Config, environment},
-};
+use crate::{clock, config::Config, secrets};
 
 /// What the door is told.
 pub(crate) fn door(config: &Config, data: &Path, ids: &dyn Ids) -> Result<kato_csi::Config, Error> {
     let csi = &config.csi;
     let key = match &csi.seal {
-        Some(source) => read(source).and_then(SealKey::new),
+        Some(source) => secrets::read(source).and_then(SealKey::new),
         None => own(data, ids).and_then(SealKey::new),
     };
     Ok(kato_csi::Config {
@@ -34,34 +30,6 @@ pub(crate) fn door(config: &Config, data: &Path, ids: &dyn Ids) -> Result<kato_c
         calls: csi.calls,
         ..kato_csi::Config::new(key.map_err(|error| error.about("csi.seal"))?)
     })
-}
-
-/// The configured key.
-fn read(source: &SecretSource) -> Result<Vec<u8>, Error> {
-    let from = |path: PathBuf| {
-        fs::read(&path).map_err(|error| {
-            Error::precondition(format!("{} cannot be read: {error}", path.display())).caused_by(error)
-        })
-    };
-    let mut key = match source {
-        SecretSource::File(path) => from(path.clone())?,
-        SecretSource::Env(name) => environment::secret(name)
-            .ok_or_else(|| Error::precondition(format!("the variable {name} is not set for the daemon")))?
-            .into_bytes(),
-        SecretSource::Credential(name) => {
-            let folder = environment::secret("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                Error::precondition(format!(
-                    "systemd hands over no credentials here: add LoadCredential={name}:PATH to the unit"
-                ))
-            })?;
-            from(Path::new(&folder).join(name))?
-        }
-    };
-    // A person's editor, or `echo`, ends the file with a line break; the key is the line.
-    if key.ends_with(b"\n") {
-        key.pop();
-    }
-    Ok(key)
 }
 
 /// This daemon's own key, made once.
@@ -111,14 +79,5 @@ mod tests {
         assert_eq!(own(folder.path(), &ids).unwrap(), first);
         let mode = fs::metadata(folder.path().join("seal")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_configured_key_is_a_line_of_a_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("key");
-        fs::write(&path, format!("{}\n", "k".repeat(32))).unwrap();
-        assert_eq!(read(&SecretSource::File(path)).unwrap(), "k".repeat(32).into_bytes());
-        assert!(read(&SecretSource::File(folder.path().join("none"))).is_err());
     }
 }

@@ -1,9 +1,9 @@
-//! The records as a whole: opening them as configured, and writing all of them down, once a day without being
+//! The records as a whole: opening them as configured, moving them from one kind of store to the other, and writing all of them down, once a day without being
 //! asked. Everything else about them is the hall's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
+    fs::{self, File},
     io::BufReader,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,15 +14,18 @@ use kato_orchestrator::{
     Error,
     ops::Dump,
     ports::{
-        Clock, Store,
+        Clock, Members, Store,
         store::{Entry, Key},
     },
     records::keys,
 };
-use kato_store::{MemoryStore, SledStore};
+use kato_store::{EtcdConfig, EtcdStore, Hidden, MemoryStore, SledStore, Tls, User};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, StoreKind};
+use crate::{
+    config::{Config, StoreKind},
+    secrets,
+};
 
 /// How old the newest dump becomes.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -36,6 +39,8 @@ const AGAIN: Duration = Duration::from_secs(300);
 /// The journal of this daemon.
 pub(crate) struct Journal {
     pub(crate) store: Arc<dyn Store>,
+    /// Who shares it, where hosts do, and where this one keeps what it remembers of it.
+    pub(crate) shared: Option<(Arc<dyn Members>, Arc<dyn Store>)>,
     folder: Option<PathBuf>,
     keep: usize,
 }
@@ -51,19 +56,68 @@ pub(crate) fn place(config: &Config) -> kato_store::Config {
     kato_store::Config::at(config.folders.data.join("store"))
 }
 
+/// Where the records in etcd are, with what proves who we are.
+pub(crate) fn etcd(config: &Config) -> Result<EtcdConfig, Error> {
+    let written = config.store.etcd.as_ref().ok_or_else(|| {
+        Error::precondition(
+            "the configuration names no etcd: write store.etcd.endpoints, the members of etcd",
+        )
+    })?;
+    let file = |path: &Path| {
+        fs::read_to_string(path).map_err(|error| {
+            Error::precondition(format!("{} cannot be read: {error}", path.display())).caused_by(error)
+        })
+    };
+    let tls = match &written.ca {
+        Some(ca) => {
+            let identity = match &written.identity {
+                Some((cert, key)) => Some((file(cert)?, Hidden(file(key)?))),
+                None => None,
+            };
+            Some(Tls { ca: file(ca)?, identity })
+        }
+        None => None,
+    };
+    let user = match &written.user {
+        Some((name, password)) => {
+            let password = secrets::read(password).map_err(|error| error.about("store.etcd.password"))?;
+            let password = String::from_utf8(password)
+                .map_err(|_| Error::precondition("it is no text").about("store.etcd.password"))?;
+            Some(User { name: name.clone(), password: Hidden(password) })
+        }
+        None => None,
+    };
+    Ok(EtcdConfig {
+        endpoints: written.endpoints.clone(),
+        prefix: written.prefix.clone(),
+        tls,
+        user,
+        node: config.node.id.to_string(),
+        mark: place(config).path.join("etcd"),
+        keep_history: written.keep_history,
+        patience: written.patience,
+    })
+}
+
 impl Journal {
-    /// Opens it. Blocks.
-    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+    /// Opens it.
+    pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
         let keep = config.store.dumps;
         Ok(match config.store.kind {
             StoreKind::Memory => {
                 tracing::warn!("the records are kept in memory and end with this process");
-                Self { store: Arc::new(MemoryStore::new()), folder: None, keep: 0 }
+                Self { store: Arc::new(MemoryStore::new()), shared: None, folder: None, keep: 0 }
             }
             StoreKind::Sled => {
                 let place = place(config);
                 let folder = Some(place.path.clone());
-                Self { store: Arc::new(SledStore::open(place)?), folder, keep }
+                Self { store: local(place).await?, shared: None, folder, keep }
+            }
+            StoreKind::Etcd => {
+                let folder = Some(place(config).path);
+                let replica = local(kato_store::Config::at(config.folders.data.join("replica"))).await?;
+                let store = Arc::new(EtcdStore::open_in_time(etcd(config)?).await?);
+                Self { store: store.clone(), shared: Some((store, replica)), folder, keep }
             }
         })
     }
@@ -120,6 +174,14 @@ impl Journal {
     }
 }
 
+/// Records on this host's disk.
+async fn local(place: kato_store::Config) -> Result<Arc<dyn Store>, Error> {
+    let opened = tokio::task::spawn_blocking(move || SledStore::open(place)).await;
+    let opened =
+        opened.map_err(|error| Error::internal("opening the records was cut short").caused_by(error))?;
+    Ok(Arc::new(opened?))
+}
+
 /// All dumps beside the store. Of a record that several have only the newest is kept.
 fn kept(folder: &Path) -> Result<(Vec<Dump>, Vec<String>), Error> {
     let (mut dumps, mut notes) = (Vec::new(), Vec::new());
@@ -148,7 +210,7 @@ fn remembered(name: String, records: BTreeMap<Key, Vec<u8>>) -> Dump {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path, sync::Mutex};
+    use std::{path::Path, sync::Mutex};
 
     use kato_orchestrator::model::Timestamp;
 
@@ -195,6 +257,10 @@ mod tests {
         }
     }
 
+    fn journal(folder: &Path, keep: usize) -> Journal {
+        Journal { store: Arc::new(MemoryStore::new()), shared: None, folder: Some(folder.to_owned()), keep }
+    }
+
     /// Lets a daemon that starts at this moment sleep so often, and tells when each sleep was to end, in seconds,
     /// and how many dumps there were before it.
     async fn run(folder: &Path, start: Timestamp, mended: usize, sleeps: usize) -> Vec<(u64, usize)> {
@@ -207,8 +273,7 @@ mod tests {
             sleeps,
             shutdown: shutdown.clone(),
         };
-        let journal =
-            Journal { store: Arc::new(MemoryStore::new()), folder: Some(folder.to_owned()), keep: 3 };
+        let journal = journal(folder, 3);
         journal.keep_dumps(&sleeper, &shutdown).await;
         sleeper.slept.into_inner().unwrap()
     }
@@ -254,8 +319,7 @@ mod tests {
     #[tokio::test]
     async fn no_dumps_are_written_where_none_are_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let journal =
-            Journal { store: Arc::new(MemoryStore::new()), folder: Some(folder.path().to_owned()), keep: 0 };
+        let journal = journal(folder.path(), 0);
         journal.keep_dumps(&crate::clock::SystemClock, &CancellationToken::new()).await;
         assert_eq!(dumps(folder.path()), 0);
     }

@@ -24,7 +24,7 @@ pub(crate) struct Reloader {
     loader: Loader,
     hall: Arc<Orchestrator>,
     now: Mutex<Config>,
-    /// Has to know who it is in clusters that are granted later.
+    /// Has to know who it is at backends that are granted later.
     node: Arc<LinuxHost>,
     /// What the CSI door was told; nothing while it is closed.
     csi: Option<kato_csi::Config>,
@@ -60,7 +60,7 @@ impl Reloader {
         if let Some(door) = &self.csi {
             tell_claims(&Claims::of(door, &self.hall.catalog()), &Claims::of(door, &catalog));
         }
-        self.node.know(crate::catalog::ceph(&new));
+        self.node.know(crate::catalog::accounts(&new));
         self.hall.set_catalog(catalog);
         for key in &applied {
             tracing::info!(%key, "the configuration was changed");

@@ -9,7 +9,7 @@ use std::{ffi::OsString, io, sync::Arc, time::Duration};
 
 use kato_node::LinuxHost;
 use kato_orchestrator::{
-    Error, Orchestrator, Ports,
+    Error, Orchestrator, Ports, Sharing,
     model::ClusterId,
     ports::{Clock, Ids},
 };
@@ -25,10 +25,11 @@ use crate::{
     catalog::{self, Loader},
     cli::{Exit, Failure},
     clock::{RandomIds, SystemClock},
-    config::{Config, Csi, Layout, Sources, environment, environment::Service, load},
+    config::{Config, Csi, Layout, Sources, StoreKind, environment, environment::Service, load},
     csi,
     folder::Folder,
     journal::Journal,
+    lease::LeaseFile,
     plugins::Plugins,
     reload::Reloader,
     systemd::Notifier,
@@ -94,11 +95,7 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
     let doorway = Doorway::bind(&config.admin, &service.passed).await?;
 
     notifier.say("STATUS=Opening the records");
-    let opened = config.clone();
-    let journal = tokio::task::spawn_blocking(move || Journal::open(&opened))
-        .await
-        .map_err(|error| Error::internal("opening the records was cut short").caused_by(error))?;
-    let journal = Arc::new(journal?);
+    let journal = Arc::new(Journal::open(&config).await?);
 
     notifier.say("STATUS=Loading the plugins");
     let plugins = Arc::new(Plugins::in_folder(&folder.path));
@@ -114,7 +111,8 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
     let knows = Arc::clone(&host);
 
     notifier.say("STATUS=Taking up what was unfinished");
-    let ports = Ports { store: Arc::clone(&journal.store), host, clock: Arc::clone(&clock), ids };
+    let sharing = sharing(&config, &journal, &folder);
+    let ports = Ports { store: Arc::clone(&journal.store), host, clock: Arc::clone(&clock), ids, sharing };
     let hall = Orchestrator::open(ports, catalog, hall(&config, &folder)).await?;
 
     hall.refill().await?;
@@ -173,6 +171,7 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
         // A request may wait for a backend that is away, for as long as its caller does. It is told, not waited
         // for; what is about to end may end.
         let told = tokio::time::timeout(LAST_MOMENT, doors.wait()).await;
+        hall.say_away().await;
         hall.stop(STEP_PATIENCE).await;
         if told.is_err() {
             doors.wait().await;
@@ -188,13 +187,29 @@ async fn serve(sources: Sources, config: Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// How the records are shared, where they are.
+fn sharing(config: &Config, journal: &Journal, folder: &Folder) -> Option<Sharing> {
+    let ((members, replica), etcd) = (journal.shared.clone()?, config.store.etcd.as_ref()?);
+    Some(Sharing {
+        members,
+        replica,
+        keepsake: Arc::new(LeaseFile::beneath(&folder.path)),
+        ttl: etcd.lease,
+        away: etcd.away,
+    })
+}
+
 /// What the hall is told.
 fn hall(config: &Config, folder: &Folder) -> kato_orchestrator::Config {
     kato_orchestrator::Config {
         node: config.node.id.clone(),
         role: role(&config.csi),
-        // What is written wins: a controller and its nodes are one cluster, and each has a folder of its own.
-        cluster: Some(config.cluster.unwrap_or(ClusterId(folder.id))),
+        // What is written wins: a controller and its nodes are one cluster, and each has a folder of its own. Hosts that
+        // share their records find there which one they are.
+        cluster: match config.store.kind {
+            StoreKind::Etcd => config.cluster,
+            StoreKind::Sled | StoreKind::Memory => Some(config.cluster.unwrap_or(ClusterId(folder.id))),
+        },
         topology: config.node.topology.clone(),
         names: config.node.names.clone(),
         idle_grace: config.node.idle_grace,
@@ -230,8 +245,13 @@ fn node(config: &Config) -> Result<kato_node::Config, Error> {
     };
     node.granted = catalog::granted(config).into_iter().collect();
     node.roots.clone_from(&config.csi.roots);
-    node.ceph = catalog::ceph(config);
+    node.accounts = catalog::accounts(config);
     node.rbd.clone_from(&config.node.rbd);
+    node.iscsi.clone_from(&config.node.iscsi);
+    node.initiator = match &config.node.initiator {
+        Some(name) => name.clone(),
+        None => kato_node::initiator_of(config.node.id.as_str())?,
+    };
     node.dev.clone_from(&config.node.dev);
     node.sys.clone_from(&config.node.sys);
     node.servers_anywhere = config.node.servers_here;

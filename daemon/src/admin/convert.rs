@@ -11,11 +11,12 @@ use kato_orchestrator::{
     BackendView, Consultation, Error, Finding, Gauges,
     model::{
         Attachment, AttachmentState, Bytes, CapacityRange, Class, ClassName, Connection, DataRoot, Dependant,
-        Fence, FsState, FsType, Intent, Keeping, LostMount, Mount, MountState, NodeId, Publication,
-        PublicationState, SnapshotName, Source, Target, VolumeName,
+        Fence, FsState, FsType, Intent, Keeping, LostMount, Mount, MountState, NodeId, NodeState,
+        Publication, PublicationState, SnapshotName, Source, Target, VolumeName,
     },
     ops::{
-        CreateVolume, GrowVolume, ModifyVolume, Reach, RecoverRecords, RootWish, SourceName, VolumeView, Why,
+        CreateVolume, GrowVolume, ModifyVolume, NodeView, Reach, RecoverRecords, RootWish, SourceName,
+        VolumeView, Why,
     },
     ports::{
         backend::{Abilities, Blankness, Description, Growing, Health},
@@ -561,6 +562,27 @@ pub(crate) fn node_to_wire(
         "oldest_intent_ms": millis(gauges.oldest_intent),
         "tombstones": gauges.tombstones,
     })
+}
+
+/// A node of the cluster, and who holds what there.
+pub(crate) fn node_view_to_wire(view: &NodeView) -> Json {
+    let mut wire = json!({
+        "name": view.node.id.as_str(),
+        "state": view.presence,
+        "drained": view.node.drained,
+        "session": view.node.session,
+        "topology": view.node.topology,
+        "names": view.node.names.iter().map(|(backend, name)| (backend.as_str(), name)).collect::<BTreeMap<_, _>>(),
+        "schema": view.node.schema,
+        "since_ms": view.node.seen.0,
+        "mounts": view.mounts,
+        "mounts_lost": view.lost,
+        "holders": view.holders,
+    });
+    if let (NodeState::Away(until), Some(map)) = (view.node.state, wire.as_object_mut()) {
+        map.insert("away_until_ms".to_owned(), json!(until.0));
+    }
+    wire
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use axum::{
 use futures_util::stream;
 use kato_orchestrator::{
     Error, Outcome,
-    model::{BackendName, ClassName, GroupName, GroupRef, SnapshotName, VolumeName},
+    model::{BackendName, ClassName, GroupName, GroupRef, NodeId, SnapshotName, VolumeName},
     ops::{
         Context, DeleteGroup, DeleteSnapshot, DeleteVolume, ExamineHouse, ListPage, ReadSnapshot,
         RepairVolume,
@@ -78,6 +78,9 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/plugins/{name}", get(plugin))
         .route("/v1/plugins/{name}", delete(remove_plugin))
         .route("/v1/node", get(node))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{name}/drain", post(drain).delete(undrain))
+        .route("/v1/nodes/{name}/confirm-down", post(confirm_down))
         .route("/v1/doctor", get(doctor).post(doctor_fix))
         .route("/v1/recover", post(recover).layer(DefaultBodyLimit::max(DUMP_LIMIT)))
         .route("/v1/store/dump", get(dump))
@@ -425,6 +428,23 @@ async fn node(State(door): State<Arc<Door>>) -> Answer {
     let facts = door.hall.host().facts().await?;
     let gauges = door.hall.gauges().await?;
     ok(&convert::node_to_wire(door.hall.node(), &door.topology, &facts, &gauges))
+}
+
+async fn nodes(State(door): State<Arc<Door>>) -> Answer {
+    let views = door.hall.node_views().await?;
+    page(views.iter().map(convert::node_view_to_wire).collect(), None)
+}
+
+async fn drain(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    made(map(door.hall.drain(&NodeId::parse(&name)?, true).await?, |view| convert::node_view_to_wire(&view)))
+}
+
+async fn undrain(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    made(map(door.hall.drain(&NodeId::parse(&name)?, false).await?, |view| convert::node_view_to_wire(&view)))
+}
+
+async fn confirm_down(State(door): State<Arc<Door>>, Path(name): Path<String>) -> Answer {
+    made(map(door.hall.confirm_down(&NodeId::parse(&name)?).await?, |view| convert::node_view_to_wire(&view)))
 }
 
 async fn doctor(State(door): State<Arc<Door>>) -> Answer {

@@ -1,5 +1,6 @@
 //! Completion in the shell. The shell runs this program with the words so far, and gets the words that may
 //! follow; names of volumes, snapshots, groups, classes, backends and plugins are asked of the daemon, which has half a second.
+//! The same script serves this program by its other name, dvdcli.
 
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
@@ -10,7 +11,7 @@ use clap_complete::{
 };
 use serde_json::Value as Json;
 
-use super::{Cli, Exit, Failure, Global, client::Client, output::word};
+use super::{Cli, Exit, Failure, Global, client::Client, dvdcli, output::word};
 use crate::config::{Sources, load};
 
 /// The variable by which the shell's script says that it wants words, not work.
@@ -45,7 +46,9 @@ impl Completion {
             .completer(name)
             .ok_or_else(|| Failure::new(Exit::Failure, format!("there is no completion for {name}")))?;
         let mut script = Vec::new();
-        shell.write_registration(VARIABLE, "kato", "kato", "kato", &mut script)?;
+        for name in ["kato", "dvdcli"] {
+            shell.write_registration(VARIABLE, name, name, name, &mut script)?;
+        }
         global.out().bytes(&script)?;
         Ok(Exit::Ok)
     }
@@ -55,7 +58,8 @@ impl Completion {
 pub(super) fn answered() -> Result<bool, Failure> {
     let words = std::env::args_os();
     let here = std::env::current_dir().ok();
-    CompleteEnv::with_factory(Cli::command)
+    let factory = if dvdcli::is_meant() { dvdcli::Alone::command } else { Cli::command };
+    CompleteEnv::with_factory(factory)
         .var(VARIABLE)
         .try_complete(words, here.as_deref())
         .map_err(|error| Failure::usage(error.to_string()))
@@ -75,6 +79,10 @@ pub(super) fn groups(typed: &OsStr) -> Vec<CompletionCandidate> {
 
 pub(super) fn classes(typed: &OsStr) -> Vec<CompletionCandidate> {
     names("/v1/classes", typed)
+}
+
+pub(super) fn nodes(typed: &OsStr) -> Vec<CompletionCandidate> {
+    names("/v1/nodes", typed)
 }
 
 pub(super) fn backends(typed: &OsStr) -> Vec<CompletionCandidate> {

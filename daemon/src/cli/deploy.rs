@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 use super::{Exit, Failure, Global, output::Format};
 use crate::{
     clock::SystemClock,
-    config::load,
+    config::{Config, load},
     deploy::{
         File, Site,
         kubernetes::{
@@ -151,9 +151,7 @@ impl Verb {
 
 impl Choice {
     fn site(&self, global: &Global) -> Result<Site, Failure> {
-        let config =
-            load(&global.sources()).map_err(|mistakes| Failure::new(Exit::Config, mistakes.to_string()))?;
-        Site::of(&config, &self.backend)
+        Site::of(&configured(global)?, &self.backend)
     }
 }
 
@@ -257,8 +255,11 @@ impl Nomad {
 
 impl Mesos {
     fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let wish = mesos::Wish { socket: self.csi_socket, targets: self.targets };
-        let pages = mesos::pages(&self.choice.site(global)?, &wish)?;
+        let config = configured(global)?;
+        let driver = config.docker.socket.file_stem().filter(|_| config.docker.enabled);
+        let driver = driver.map(|stem| stem.to_string_lossy().into_owned());
+        let wish = mesos::Wish { socket: self.csi_socket, targets: self.targets, driver };
+        let pages = mesos::pages(&Site::of(&config, &self.choice.backend)?, &wish)?;
         let out = global.out();
         let all = [("agent.json", pages.agent), ("marathon.json", pages.marathon)];
         match (&self.folder, out.format) {
@@ -275,6 +276,10 @@ impl Mesos {
         tell("besides:", &pages.needs)?;
         Ok(Exit::Ok)
     }
+}
+
+fn configured(global: &Global) -> Result<Config, Failure> {
+    load(&global.sources()).map_err(|mistakes| Failure::new(Exit::Config, mistakes.to_string()))
 }
 
 fn pretty(page: &Json) -> String {

@@ -1,6 +1,6 @@
 //! The command line: nouns, then verbs, as docker and kubectl have them. One file for each noun; `client.rs`
 //! reaches the daemon, `output.rs` prints, `exit.rs` says how a command ends. What a verb means is decided by
-//! the daemon; here words are only carried there and back.
+//! the daemon; here words are only carried there and back. `dvdcli/` speaks another program's command line.
 
 mod backend;
 mod class;
@@ -10,6 +10,7 @@ mod config;
 mod copy;
 mod deploy;
 mod doctor;
+mod dvdcli;
 mod exit;
 mod export;
 mod filter;
@@ -135,6 +136,8 @@ enum Command {
     /// What Kubernetes, Nomad and Mesos have to be told
     #[command(subcommand)]
     Deploy(deploy::Verb),
+    /// Be dvdcli: ask any of Docker's volume drivers, as Mesos agents do
+    Dvdcli(dvdcli::Dvdcli),
     /// Print a script that completes commands and names: source it from your shell's start-up file
     Completion(complete::Completion),
     /// Explain a command, or `exit-codes`
@@ -163,6 +166,9 @@ pub(crate) fn run() -> Task {
         Ok(false) => {}
         Ok(true) => return Task::Done(Exit::Ok),
         Err(failure) => return Task::Done(told(&failure)),
+    }
+    if dvdcli::is_meant() {
+        return Task::Done(dvdcli::Alone::run());
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -195,6 +201,7 @@ pub(crate) fn run() -> Task {
         Command::Recover(verb) => verb.run(&global),
         Command::Config(verb) => verb.run(&global),
         Command::Deploy(verb) => verb.run(&global),
+        Command::Dvdcli(dvdcli) => dvdcli.run(&global.sources()),
         Command::Completion(verb) => verb.run(&global),
         Command::Help { topic } => help(&global, &topic),
     };

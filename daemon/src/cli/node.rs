@@ -1,10 +1,14 @@
-//! `kato node`: what this host is, what it can connect to, and how much it has to do.
+//! `kato node`: which hosts share the records and what they hold, what this one can connect to, and what a person decides
+//! about a host: that nothing new goes there, or that it is surely down.
 
 use clap::Subcommand;
-use serde_json::Value as Json;
+use clap_complete::ArgValueCompleter;
+use serde_json::{Value as Json, json};
 
 use super::{
     Exit, Failure, Global,
+    client::encode,
+    complete,
     output::{Column, column, wide, word},
 };
 
@@ -16,34 +20,78 @@ pub(super) enum Verb {
     /// Tell everything about this host
     #[command(alias = "get")]
     Inspect,
+    /// Mount nothing new on a host, and tell what still holds it
+    Drain {
+        /// Which
+        #[arg(add = ArgValueCompleter::new(complete::nodes))]
+        name: String,
+    },
+    /// Let a host have new mounts again
+    Undrain {
+        /// Which
+        #[arg(add = ArgValueCompleter::new(complete::nodes))]
+        name: String,
+    },
+    /// Say that a host is down, after making sure: what it has is mounted elsewhere, where nobody could cut it off
+    ConfirmDown {
+        /// Which
+        #[arg(add = ArgValueCompleter::new(complete::nodes))]
+        name: String,
+    },
 }
 
 const COLUMNS: &[Column] = &[
     column("NAME", |node| word(node, "name")),
-    column("HOSTNAME", |node| word(node, "hostname")),
-    column("VERSION", |node| word(node, "version")),
-    column("VOLUMES", |node| word(node, "volumes")),
+    column("STATE", |node| match word(node, "drained") == "true" {
+        true => format!("{}, drained", word(node, "state")),
+        false => word(node, "state"),
+    }),
     column("MOUNTS", |node| word(node, "mounts")),
-    column("AT WORK", |node| word(node, "intents")),
-    wide("CONNECTS", |node| {
-        let connectors = node.get("connectors").and_then(Json::as_array).into_iter().flatten();
-        let works = connectors.filter(|one| word(one, "works") == "true").map(|one| word(one, "name"));
-        works.collect::<Vec<_>>().join(",")
+    column("LOST", |node| word(node, "mounts_lost")),
+    column("HOLDERS", |node| words(node, "holders", "; ")),
+    wide("SESSION", |node| word(node, "session")),
+    wide("PLACE", |node| {
+        let place = node.get("topology").and_then(Json::as_object).into_iter().flatten();
+        let shown = place.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+        shown.collect::<Vec<_>>().join(",")
     }),
 ];
 
+fn words(node: &Json, key: &str, between: &str) -> String {
+    let all = node.get(key).and_then(Json::as_array).into_iter().flatten();
+    all.filter_map(Json::as_str).collect::<Vec<_>>().join(between)
+}
+
 impl Verb {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let mut node = global.client()?.get("/v1/node")?;
-        if let Some(map) = node.as_object_mut()
-            && let Some(id) = map.get("id").cloned()
-        {
-            map.insert("name".to_owned(), id);
-        }
-        match self {
-            Self::Ls => global.out().list(&[node], COLUMNS)?,
-            Self::Inspect => global.out().things(vec![node])?,
-        }
+        let client = global.client()?;
+        let place = |name: &str, verb: &str| format!("/v1/nodes/{}/{verb}", encode(name));
+        let node = match self {
+            Self::Ls => {
+                global.out().list(&client.list("/v1/nodes")?, COLUMNS)?;
+                return Ok(Exit::Ok);
+            }
+            Self::Inspect => {
+                let mut node = client.get("/v1/node")?;
+                if let Some(map) = node.as_object_mut()
+                    && let Some(id) = map.get("id").cloned()
+                {
+                    map.insert("name".to_owned(), id);
+                }
+                global.out().things(vec![node])?;
+                return Ok(Exit::Ok);
+            }
+            Self::Drain { name } => client.post(&place(&name, "drain"), &json!({}))?,
+            Self::Undrain { name } => client.delete(&place(&name, "drain"))?,
+            Self::ConfirmDown { name } => {
+                let what = format!(
+                    "Everything that node {name} has may be mounted elsewhere from now on. If it still writes, data is lost."
+                );
+                global.confirm(&what, &name)?;
+                client.post(&place(&name, "confirm-down"), &json!({}))?
+            }
+        };
+        global.out().list(&[node], COLUMNS)?;
         Ok(Exit::Ok)
     }
 }

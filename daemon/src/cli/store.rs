@@ -1,5 +1,8 @@
-//! `kato store`: all records as lines of JSON, out and in. A running daemon is asked for them; a stopped one's
-//! are read from its folder, under the same lock that the daemon takes.
+//! `kato store`: all records as lines of JSON, out and in, and from one kind of store to the other. A running daemon is
+//! asked for them; a stopped one's are read from where they are, under the same lock that the daemon takes.
+//!
+//! Records that have moved stay where they were, set aside so that no daemon takes them for the present: a store on sled
+//! under another name, one in etcd with a word in it that says so.
 
 use std::{
     fs::File,
@@ -7,8 +10,17 @@ use std::{
     path::PathBuf,
 };
 
-use clap::Subcommand;
-use kato_orchestrator::{Kind, model::ClusterId, records::keys};
+use clap::{Subcommand, ValueEnum};
+use kato_orchestrator::{
+    Error, Kind,
+    model::ClusterId,
+    ports::{
+        Members as _, Store as _,
+        store::{Durability, Entry},
+    },
+    records::{self, keys},
+};
+use kato_store::{EtcdStore, MemoryStore, SledStore};
 use serde_json::Value as Json;
 
 use super::{Exit, Failure, Global};
@@ -32,6 +44,27 @@ pub(super) enum Verb {
         /// The dump, - for standard input
         file: PathBuf,
     },
+    /// Move the records of stopped daemons from this host's disk into etcd, or back
+    Migrate {
+        /// Where they are
+        #[arg(long)]
+        from: Place,
+        /// Where they are to be
+        #[arg(long)]
+        to: Place,
+        /// Throw away what an earlier try left in etcd, or what had moved out of it
+        #[arg(long)]
+        anew: bool,
+    },
+}
+
+/// A kind of store that outlives its daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Place {
+    /// On this host's disk
+    Sled,
+    /// In etcd, as store.etcd says
+    Etcd,
 }
 
 impl Verb {
@@ -49,6 +82,7 @@ impl Verb {
                     None => global.out().bytes(&lines)?,
                 }
             }
+            Self::Migrate { from, to, anew } => migrate(global, from, to, anew)?,
             Self::Load { file } => {
                 let config = config(global)?;
                 let input: Box<dyn Read> = if file.as_os_str() == "-" {
@@ -58,11 +92,17 @@ impl Verb {
                 };
                 let mut lines = Noticing { input: BufReader::new(input), cluster: None, line: Vec::new() };
                 let mut folder = take(&config)?;
-                let count = kato_store::load(&journal::place(&config), &mut lines)?;
-                // The records say whose they are, and the folder that they live in says the same.
-                if let Some(cluster) = lines.cluster {
-                    folder.adopt(cluster.0)?;
-                }
+                let count = match config.store.kind {
+                    StoreKind::Etcd => runtime()?.block_on(into_etcd(&config, &mut lines))?,
+                    StoreKind::Sled | StoreKind::Memory => {
+                        let count = kato_store::load(&journal::place(&config), &mut lines)?;
+                        // The records say whose they are, and the folder that they live in says the same.
+                        if let Some(cluster) = lines.cluster {
+                            folder.adopt(cluster.0)?;
+                        }
+                        count
+                    }
+                };
                 writeln!(
                     io::stderr().lock(),
                     "{count} records were loaded; start the daemon, then try `kato doctor`"
@@ -90,7 +130,7 @@ fn dump(global: &Global) -> Result<Vec<u8>, Failure> {
         Err(failure) => return Err(failure),
     }
     let config = config(global)?;
-    if !config.folders.data.join("store").exists() {
+    if config.store.kind == StoreKind::Sled && !config.folders.data.join("store").exists() {
         return Err(Failure::new(
             Exit::NotFound,
             format!("there are no records in {}", config.folders.data.display()),
@@ -98,8 +138,109 @@ fn dump(global: &Global) -> Result<Vec<u8>, Failure> {
         .next("name the daemon's configuration with --config"));
     }
     let _folder = take(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Journal::open(&config)?.dump().await }).map_err(Failure::from)
+    runtime()?.block_on(async { Journal::open(&config).await?.dump().await }).map_err(Failure::from)
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Puts what a dump holds into an etcd that has nothing.
+async fn into_etcd(config: &Config, lines: impl BufRead) -> Result<u64, Error> {
+    let dump = MemoryStore::new();
+    for (key, value) in kato_store::read_dump(lines)? {
+        let batch = kato_orchestrator::ports::store::Batch { puts: vec![(key, value)], ..Default::default() };
+        dump.commit(batch, Durability::Lazy).await?;
+    }
+    kato_store::into_etcd(&dump, journal::etcd(config)?, false).await
+}
+
+fn migrate(global: &Global, from: Place, to: Place, anew: bool) -> Result<(), Failure> {
+    let config =
+        load(&global.sources()).map_err(|mistakes| Failure::new(Exit::Config, mistakes.to_string()))?;
+    if from == to {
+        return Err(Failure::usage(
+            "records move from sled to etcd, or from etcd to sled: --from and --to are the same",
+        ));
+    }
+    let mut folder = take(&config)?;
+    let etcd = journal::etcd(&config)?;
+    let place = journal::place(&config);
+    let (count, next) = match to {
+        Place::Etcd => {
+            if !place.path.join("sled").exists() {
+                return Err(Failure::new(
+                    Exit::NotFound,
+                    format!("there are no records in {}", place.path.display()),
+                )
+                .next("name the daemon's configuration with --config"));
+            }
+            let count = runtime()?.block_on(async {
+                let opened = SledStore::open(place.clone())?;
+                kato_store::into_etcd(&opened, etcd, anew).await
+            })?;
+            let aside = set_aside(&place.path)?;
+            let next = format!(
+                "{} is what they were; write store.kind = \"etcd\" and start the daemon, then try `kato doctor`",
+                aside.display()
+            );
+            (count, next)
+        }
+        Place::Sled => {
+            let cluster = runtime()?.block_on(async {
+                let opened = EtcdStore::open(etcd).await?;
+                let moved = out_of_etcd(&opened, &place).await;
+                opened.close().await;
+                moved
+            })?;
+            if let (_, Some(cluster)) = cluster {
+                folder.adopt(cluster.0)?;
+            }
+            let next = "etcd still has what they were, and says that they left; write store.kind = \"sled\" and start the \
+                        daemon, then try `kato doctor`";
+            (cluster.0, next.to_owned())
+        }
+    };
+    writeln!(io::stderr().lock(), "{count} records were moved and compared; {next}")?;
+    Ok(())
+}
+
+/// Moves everything out of etcd, when nobody uses it.
+async fn out_of_etcd(
+    from: &EtcdStore,
+    place: &kato_store::Config,
+) -> Result<(u64, Option<ClusterId>), Error> {
+    let present = from.present().await?;
+    if !present.members.is_empty() {
+        let names: Vec<_> = present.members.iter().map(|member| member.node.to_string()).collect();
+        return Err(Error::in_use(format!(
+            "the daemons of {} use these records: stop them all, and wait until their leases have run out",
+            names.join(", ")
+        )));
+    }
+    let count = kato_store::into_sled(from, place).await?;
+    from.left().await?;
+    let cluster: Option<Entry> = from.load(&keys::cluster()).await?;
+    Ok((count, cluster.map(|entry| records::decode(&entry)).transpose()?))
+}
+
+/// Puts a store that is history where no daemon looks for one. Its dumps stay.
+fn set_aside(store: &std::path::Path) -> Result<PathBuf, Failure> {
+    // What was set aside before stays too.
+    let mut names = std::iter::once("sled.moved".to_owned()).chain((2..).map(|n| format!("sled.moved-{n}")));
+    let aside = names.find(|name| !store.join(name).exists()).unwrap_or_default();
+    let aside = store.join(aside);
+    // Without its mark a missing engine would be taken for a lost one.
+    for name in ["mark", "seal"] {
+        match std::fs::remove_file(store.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(named(&store.join(name), &error));
+            }
+            _ => {}
+        }
+    }
+    std::fs::rename(store.join("sled"), &aside).map_err(|error| named(&aside, &error))?;
+    Ok(aside)
 }
 
 /// A dump on its way in, which notices whose records they are.

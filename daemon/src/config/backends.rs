@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use kato_plugin_host::{
-    Addresses, Authoriser, AwsEndpoints, AwsGrant, AwsSigv4, CephGrant, CommandGrant, ConnectionGrants,
-    Grants, HttpGrant, IscsiGrant, Limits, ProxyGrant, SecretSource, embedded,
+    Addresses, Authoriser, AwsEndpoints, AwsGrant, AwsSigv4, CephGrant, ChapGrant, CommandGrant,
+    ConnectionGrants, Grants, HttpGrant, IscsiGrant, Limits, ProxyGrant, SecretSource, embedded,
 };
 
 use super::{
@@ -203,20 +203,47 @@ fn ceph(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<CephGrant> {
 }
 
 fn connections(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> ConnectionGrants {
-    let iscsi = scope.section("iscsi");
-    let prefix = iscsi.text("iqn-prefix").unwrap_or_default();
-    let portals = iscsi.texts("portals");
-    if !prefix.is_empty() && portals.is_empty() {
-        mistakes.push(iscsi.mistake("portals", "this has to be written"));
-    }
     ConnectionGrants {
         directory: scope.flag("directory"),
         file: scope.flag("file"),
         device: scope.texts("device"),
-        iscsi: (!portals.is_empty()).then_some(IscsiGrant { portals, iqn_prefix: prefix }),
+        iscsi: iscsi(&scope.section("iscsi"), mistakes),
         nbd: scope.texts("nbd"),
         nfs: scope.texts("nfs"),
     }
+}
+
+/// The targets that are granted, if there are any.
+fn iscsi(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<IscsiGrant> {
+    let iqn_prefix = scope.text("iqn-prefix").unwrap_or_default();
+    let portals = scope.texts("portals");
+    let chap = chap(&scope.section("chap"), mistakes);
+    if portals.is_empty() {
+        if !iqn_prefix.is_empty() || chap.is_some() {
+            mistakes.push(scope.mistake("portals", "this has to be written"));
+        }
+        return None;
+    }
+    Some(IscsiGrant { portals, iqn_prefix, chap })
+}
+
+fn chap(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<ChapGrant> {
+    let is_written = |scope: &Scope<'_>| ["user", "secret"].iter().any(|word| scope.node(word).is_some());
+    let mutual = scope.section("mutual");
+    if !is_written(scope) {
+        if is_written(&mutual) {
+            mistakes.push(
+                scope.mistake("user", "a target proves itself to whom it knows: this has to be written"),
+            );
+        }
+        return None;
+    }
+    let (user, secret) = (scope.required("user", mistakes), secret(&scope.section("secret"), mistakes));
+    let mutual = match is_written(&mutual) {
+        true => Some(Box::new(chap(&mutual, mistakes)?)),
+        false => None,
+    };
+    Some(ChapGrant { user: user?, secret: secret?, mutual })
 }
 
 fn plugin(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Plugin> {
@@ -264,7 +291,7 @@ fn digest(scope: &Scope<'_>, word: &str, text: &str, mistakes: &mut Vec<Mistake>
 mod tests {
     use std::collections::BTreeMap;
 
-    use kato_plugin_host::{Addresses, Authoriser, Grants};
+    use kato_plugin_host::{Addresses, Authoriser, Grants, SecretSource};
 
     use crate::config::{Sources, load};
 
@@ -296,6 +323,26 @@ mod tests {
         assert!(grants("").unwrap().aws.is_none());
         let told = grants("[backend.x.grants.aws]\nprofile = \"kato\"\n").unwrap_err();
         assert!(told.contains("grants.aws.region: this has to be written"), "{told}");
+    }
+
+    #[test]
+    fn targets_are_granted_with_the_account_that_opens_them() {
+        let text = "[backend.x.grants.connections.iscsi]\nportals = [\"10.144.0.0/16:3260\"]\niqn-prefix = \"iqn.x\"\n";
+        let plain = grants(text).unwrap().connections.iscsi.unwrap();
+        assert_eq!((plain.iqn_prefix.as_str(), plain.chap), ("iqn.x", None));
+        let with = format!(
+            "{text}chap = {{ user = \"u\", secret = {{ file = \"/s\" }}, mutual = {{ user = \"t\", secret = {{ env = \"T\" }} }} }}\n"
+        );
+        let chap = grants(&with).unwrap().connections.iscsi.unwrap().chap.unwrap();
+        assert_eq!((chap.user.as_str(), chap.secret), ("u", SecretSource::File("/s".into())));
+        assert_eq!(chap.mutual.unwrap().user, "t");
+        let nowhere = grants(&format!("{text}chap = {{ user = \"u\" }}\n")).unwrap_err();
+        assert!(nowhere.contains("chap.secret.file: the secret is nowhere"), "{nowhere}");
+        let alone =
+            "[backend.x.grants.connections.iscsi]\nchap = { user = \"u\", secret = { env = \"S\" } }\n";
+        let told = grants(alone).unwrap_err();
+        assert!(told.contains("iscsi.portals: this has to be written"), "{told}");
+        assert!(grants("").unwrap().connections.iscsi.is_none());
     }
 
     #[test]

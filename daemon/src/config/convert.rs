@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use kato_node::RbdDriver;
+use kato_node::{IscsiDriver, RbdDriver};
 use kato_orchestrator::{
     Error,
     model::{BackendName, Class, ClassName, DataRoot, FsType, NodeId},
@@ -18,7 +18,7 @@ use kato_orchestrator::{
 
 use super::{
     Admin, Config, Docker, Folders, Layout, Limits, Log, LogFormat, NodeConfig, Store, StoreKind, Tcp,
-    backends, csi,
+    backends, csi, etcd,
     mistakes::{Mistake, nearest},
     scope::Scope,
     tree::{self, Node, Origin, Value},
@@ -83,7 +83,7 @@ pub(crate) fn config(written: Node, mistakes: &mut Vec<Mistake>) -> Option<Confi
     let cluster = csi::cluster(&root, mistakes);
     let csi = csi::csi(&root, backends.keys(), mistakes);
     Some(Config {
-        store: store?,
+        store,
         node: node?,
         cluster,
         docker,
@@ -146,20 +146,20 @@ fn folders(root: &Scope<'_>) -> Folders {
     }
 }
 
-fn store(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<Store> {
+fn store(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Store {
     let scope = root.section("store");
     let kind = match scope.text("kind").as_deref() {
         Some("memory") => StoreKind::Memory,
-        Some("etcd") => {
-            mistakes.push(scope.mistake(
-                "kind",
-                "\"etcd\", records shared by several hosts, is not part of this release: use \"sled\"",
-            ));
-            return None;
-        }
+        Some("etcd") => StoreKind::Etcd,
         _ => StoreKind::Sled,
     };
-    Some(Store { kind, dumps: usize::try_from(scope.count("dumps").unwrap_or(0)).unwrap_or(0) })
+    let etcd = etcd::etcd(&scope.section("etcd"), mistakes);
+    if kind == StoreKind::Etcd && etcd.is_none() {
+        let reason =
+            "\"etcd\" needs store.etcd.endpoints, the members of etcd, such as [\"http://127.0.0.1:2379\"]";
+        mistakes.push(scope.mistake("kind", reason));
+    }
+    Store { kind, dumps: usize::try_from(scope.count("dumps").unwrap_or(0)).unwrap_or(0), etcd }
 }
 
 fn node(root: &Scope<'_>, folders: &Folders, mistakes: &mut Vec<Mistake>) -> Option<NodeConfig> {
@@ -196,6 +196,8 @@ fn node(root: &Scope<'_>, folders: &Folders, mistakes: &mut Vec<Mistake>) -> Opt
         idle_grace: scope.span("idle-grace"),
         freeze_limit: scope.span("freeze-limit"),
         rbd: rbd(&scope, mistakes),
+        iscsi: iscsi(&scope, mistakes),
+        initiator: initiator(&scope, mistakes),
         servers_here: scope.text("servers").as_deref() == Some("here"),
         dev: scope.path("dev").unwrap_or_default(),
         sys: scope.path("sys").unwrap_or_default(),
@@ -214,6 +216,30 @@ fn rbd(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Vec<RbdDriver> {
     written.iter().filter_map(known).collect()
 }
 
+fn iscsi(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Vec<IscsiDriver> {
+    let written = scope.texts("iscsi");
+    let known = |word: &String| IscsiDriver::ALL.into_iter().find(|driver| driver.name() == word);
+    for word in written.iter().filter(|word| known(word).is_none()) {
+        let reason = format!(
+            "\"{word}\" is no way to connect a unit: write open-iscsi and qemu in the order of trying"
+        );
+        mistakes.push(scope.mistake("iscsi", reason));
+    }
+    written.iter().filter_map(known).collect()
+}
+
+fn initiator(scope: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Option<String> {
+    let written = scope.text("initiator").filter(|name| !name.is_empty())?;
+    if !kato_node::is_initiator(&written) {
+        let reason = format!(
+            "\"{written}\" is no initiator's name: one looks like iqn.2026-01.com.example:host, in small letters, digits, \
+             dots, dashes and colons, of 223 bytes at most"
+        );
+        mistakes.push(scope.mistake("initiator", reason));
+    }
+    Some(written)
+}
+
 fn docker(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Docker {
     let scope = root.section("docker");
     let socket = scope.path("socket").unwrap_or_default();
@@ -224,7 +250,12 @@ fn docker(root: &Scope<'_>, mistakes: &mut Vec<Mistake>) -> Docker {
     Docker {
         enabled: scope.flag("enabled"),
         socket,
-        global: scope.text("scope").as_deref() == Some("global"),
+        global: match scope.text("scope").as_deref() {
+            Some("global") => true,
+            Some("local") => false,
+            // Whoever shares records has the same volumes on every host.
+            _ => root.section("store").text("kind").as_deref() == Some("etcd"),
+        },
         implicit: scope.flag("implicit"),
         engine: scope.path("engine").unwrap_or_default(),
     }
@@ -424,12 +455,13 @@ mod tests {
         let expected = [
             "c.toml:2: node.idd: there is no such key; did you mean \"id\"?",
             "c.toml:3: node.reap-after: this has to be a time with its unit as text, for example \"30s\", not an integer",
-            "c.toml:6: docker.scope: \"globl\" is none of local, global; did you mean \"global\"?",
+            "c.toml:6: docker.scope: \"globl\" is none of auto, local, global; did you mean \"global\"?",
             "c.toml:7: docker.anonymous: there is no class \"xsf\", and it is not \"deny\"; did you mean \"xfs\"?",
             "c.toml:10: class.fast.backend: there is no backend \"lcal\"; did you mean \"local\"?",
             "c.toml:11: class.fast.default-size: the default, 5GiB, is larger than the largest allowed, 1GiB",
             "c.toml:15: csi.role: \"nod\" is none of all, controller, node; did you mean \"node\"?",
-            "c.toml:18: store.kind: \"etcd\", records shared by several hosts, is not part of this release: use \"sled\"",
+            "c.toml:18: store.kind: \"etcd\" needs store.etcd.endpoints, the members of etcd, such as \
+             [\"http://127.0.0.1:2379\"]",
         ];
         for line in expected {
             assert!(told.iter().any(|mistake| mistake == line), "{line} is not in {told:#?}");

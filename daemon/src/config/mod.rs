@@ -9,6 +9,7 @@ mod check;
 mod convert;
 mod csi;
 pub(crate) mod environment;
+mod etcd;
 mod keys;
 mod mistakes;
 pub(crate) mod print;
@@ -64,12 +65,32 @@ pub(crate) struct Folders {
 pub(crate) struct Store {
     pub(crate) kind: StoreKind,
     pub(crate) dumps: usize,
+    /// Where records in etcd are, if that is written: also records on their way may need it.
+    pub(crate) etcd: Option<Etcd>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoreKind {
     Sled,
     Memory,
+    Etcd,
+}
+
+/// Records in etcd, and where to find what proves who we are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Etcd {
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) prefix: String,
+    pub(crate) ca: Option<PathBuf>,
+    /// The certificate and its key.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) user: Option<(String, kato_plugin_host::SecretSource)>,
+    pub(crate) keep_history: Duration,
+    pub(crate) patience: Duration,
+    /// How long a host is believed to live that is not heard.
+    pub(crate) lease: Duration,
+    /// How long a host that stops on purpose may take to come back.
+    pub(crate) away: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +104,9 @@ pub(crate) struct NodeConfig {
     pub(crate) idle_grace: Duration,
     pub(crate) freeze_limit: Duration,
     pub(crate) rbd: Vec<kato_node::RbdDriver>,
+    pub(crate) iscsi: Vec<kato_node::IscsiDriver>,
+    /// Nothing for the name that the host has, or gets.
+    pub(crate) initiator: Option<String>,
     pub(crate) servers_here: bool,
     pub(crate) dev: PathBuf,
     pub(crate) sys: PathBuf,

@@ -48,6 +48,7 @@ const LEFT_BEHIND: &[&[&str]] = &[
     &["docker"],
     &["admin"],
     &["node", "id"],
+    &["node", "initiator"],
     &["csi", "enabled"],
     &["csi", "socket"],
     &["csi", "role"],

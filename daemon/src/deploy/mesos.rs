@@ -14,6 +14,8 @@ pub(crate) struct Wish {
     pub(crate) socket: String,
     /// Beneath which folder the agent has volumes published.
     pub(crate) targets: String,
+    /// What the daemon is called as a volume driver of Docker's; nothing where it is none.
+    pub(crate) driver: Option<String>,
 }
 
 /// What goes where.
@@ -86,9 +88,20 @@ pub(crate) fn pages(site: &Site, wish: &Wish) -> Result<Pages, Failure> {
         "A volume that is there before the task: `kato volume create NAME`; `kato volume inspect NAME` tells its handle, \
          which takes HANDLE's place."
             .to_owned(),
-        "For Docker's way of volumes instead (dvdcli, any Mesos since 1.0), nothing has to be written: see the README."
-            .to_owned(),
+        by_dvdcli(wish.driver.as_deref()),
     ];
     needs.extend(site.notes.iter().map(|note| format!("Note that {note}.")));
     Ok(Pages { agent, marathon, needs })
+}
+
+/// What Docker's way of volumes takes: no file, but another name of this program.
+fn by_dvdcli(driver: Option<&str>) -> String {
+    let door = if driver.is_some() { "" } else { "docker.enabled = true in the daemon's configuration; " };
+    let driver = driver.unwrap_or("kato");
+    format!(
+        "For Docker's way of volumes instead (any Mesos since 1.0), nothing has to be written: {door}`ln -s kato \
+         /usr/bin/dvdcli` on each agent's host before the agent starts; --isolation=filesystem/linux,docker/volume \
+         for the agents, --enable_features=external_volumes for Marathon, and for a volume the provider \"dvdi\" with \
+         the options {{\"dvdi/driver\": \"{driver}\"}}."
+    )
 }
