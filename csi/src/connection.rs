@@ -37,7 +37,8 @@ pub(crate) fn to_wire(connection: &Connection) -> Words {
             word("image", image);
             word("snapshot", snapshot.as_deref().unwrap_or_default());
         }
-        Connection::Iscsi { portals, iqn, lun, multipath, initiator } => {
+        Connection::Iscsi { backend, portals, iqn, lun, multipath, initiator } => {
+            word("backend", backend);
             word("portals", &joined(portals));
             word("iqn", iqn);
             word("lun", &lun.to_string());
@@ -75,6 +76,7 @@ pub(crate) fn from_wire(words: &Words) -> Result<Connection, Error> {
             snapshot: maybe("snapshot"),
         },
         "iscsi" => Connection::Iscsi {
+            backend: word("backend"),
             portals: list("portals"),
             iqn: word("iqn"),
             lun: word("lun").parse().map_err(|_| newer("a unit"))?,
@@ -118,6 +120,7 @@ mod tests {
                 snapshot: None,
             },
             Connection::Iscsi {
+                backend: text("cloud"),
                 portals: vec![text("10.0.0.2:3260")],
                 iqn: text("iqn.x"),
                 lun: 0,

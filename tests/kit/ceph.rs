@@ -26,12 +26,9 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read as _, Write as _},
-    os::unix::{
-        net::UnixStream,
-        process::{CommandExt as _, ExitStatusExt as _},
-    },
+    os::unix::{net::UnixStream, process::ExitStatusExt as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -41,7 +38,7 @@ use serde_json::Value;
 use self::site::Site;
 use crate::{
     dockerd::told,
-    machine::{Machine, Process, until},
+    machine::{Leash, Machine, Process, until},
 };
 
 /// The pool that everybody means who names none.
@@ -121,9 +118,20 @@ impl<'m> Cluster<'m> {
         Self::with(Some(machine), site::BYTES)
     }
 
+    /// The same at [`Machine::ADDRESS`], for machines that are linked to this one.
+    #[must_use]
+    pub fn start_in_the_middle(machine: &'m Machine) -> Self {
+        Self::at(Machine::ADDRESS, Some(machine), site::BYTES)
+    }
+
     fn with(machine: Option<&'m Machine>, bytes: u64) -> Self {
+        Self::at("127.0.0.1", machine, bytes)
+    }
+
+    fn at(address: &'static str, machine: Option<&'m Machine>, bytes: u64) -> Self {
         let leash = machine.is_none().then(Leash::hold);
-        let this = Self { machine, servers: Mutex::default(), leash, site: Site::choose(machine.is_some()) };
+        let site = Site::choose(address, machine.is_some());
+        let this = Self { machine, servers: Mutex::default(), leash, site };
         this.site.furnish(bytes, || this.key());
         this.make();
         this
@@ -306,7 +314,7 @@ impl<'m> Cluster<'m> {
     /// Lets what is started outlive no test. In a machine it does not anyway.
     fn bind(&self, command: &mut Command) {
         if let Some(leash) = &self.leash {
-            command.process_group(leash.group());
+            leash.bind(command);
         }
     }
 
@@ -417,30 +425,6 @@ impl Client<'_> {
             ));
         }
         told(&answer)
-    }
-}
-
-/// A shell that leads a process group, and ends all of it when we are gone, however that came about.
-#[derive(Debug)]
-struct Leash(Child);
-
-impl Leash {
-    fn hold() -> Self {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "read -r _; kill -KILL 0"]).stdin(Stdio::piped());
-        shell.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        Self(shell.spawn().expect("a shell"))
-    }
-
-    fn group(&self) -> i32 {
-        i32::try_from(self.0.id()).unwrap()
-    }
-}
-
-impl Drop for Leash {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
     }
 }
 

@@ -22,6 +22,8 @@ const DOCKER_SOCKET: &str = "/run/docker/plugins/kato.sock";
 #[derive(Debug)]
 pub struct Daemon<'m> {
     machine: &'m Machine,
+    /// What its node is called.
+    node: String,
     /// What it finds in its environment besides.
     environment: Vec<(String, String)>,
     process: Process,
@@ -43,13 +45,23 @@ impl<'m> Daemon<'m> {
     /// The same with these variables in its environment, as long as it is started by this.
     #[must_use]
     pub fn start_in(machine: &'m Machine, sections: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_at(machine, "here", sections, environment)
+    }
+
+    /// Starts one whose node is called so, among others that share its records.
+    #[must_use]
+    pub fn start_called(machine: &'m Machine, node: &str, sections: &str) -> Self {
+        Self::start_at(machine, node, sections, &[])
+    }
+
+    fn start_at(machine: &'m Machine, node: &str, sections: &str, environment: &[(&str, &str)]) -> Self {
         let folder = machine.folder().display();
         let config = format!("[folders]\ndata = \"{folder}/kato\"\nrun = \"/run/kato\"\n{sections}");
         fs::write(config_file(machine), config).expect("a configuration");
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let process = launch(machine, &environment);
-        let mut this = Self { machine, environment, process };
+        let process = launch(machine, node, &environment);
+        let mut this = Self { machine, node: node.to_owned(), environment, process };
         this.wait_until_ready();
         this
     }
@@ -92,7 +104,7 @@ impl<'m> Daemon<'m> {
     /// Starts it again over the same data, and waits until it serves.
     pub fn start_again(&mut self) {
         assert!(!self.process.runs(), "it has to end before it is started again");
-        self.process = launch(self.machine, &self.environment);
+        self.process = launch(self.machine, &self.node, &self.environment);
         self.wait_until_ready();
     }
 
@@ -114,10 +126,10 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-fn launch(machine: &Machine, environment: &[(String, String)]) -> Process {
+fn launch(machine: &Machine, node: &str, environment: &[(String, String)]) -> Process {
     machine.spawn(binary(), "kato.log", |command| {
         command.envs(environment.iter().map(|(name, value)| (name, value)));
-        command.args(["serve", "--set", "node.id=here", "--config"]).arg(config_file(machine));
+        command.args(["serve", "--set", &format!("node.id={node}"), "--config"]).arg(config_file(machine));
     })
 }
 

@@ -17,6 +17,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
@@ -79,6 +80,43 @@ impl Machine {
         });
         let pid = child_of(first.id()).expect("the machine's first process");
         Self { folder, first, pid }
+    }
+
+    /// Where servers are that are to be reached from linked machines: a machine has it from its first link on.
+    pub const ADDRESS: &'static str = "10.98.0.1";
+
+    /// Links another machine, which has a network of its own, to this one's by a cable. What listens here on
+    /// [`Machine::ADDRESS`] is reached from there. A machine has one cable of each number.
+    #[must_use]
+    pub fn link(&self, there: &Self, number: u8) -> Cable {
+        let (here, net) = (format!("cable{number}"), format!("10.99.{number}"));
+        let run = |machine: &Self, line: &str| {
+            let output = machine.shell(line);
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        // The other end is handed over by the number of a process that all machines' networks can be named by.
+        let made = Command::new("nsenter")
+            .args(["--target", &self.pid.to_string(), "--net", "--", "ip", "link", "add", &here])
+            .args(["type", "veth", "peer", "name", "cable", "netns", &there.pid.to_string()])
+            .output()
+            .expect("nsenter starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        run(self, &format!("ip addr replace {}/32 dev lo", Self::ADDRESS));
+        run(self, &format!("ip addr add {net}.1/24 dev {here} && ip link set {here} up"));
+        run(
+            there,
+            &format!(
+                "ip addr add {net}.2/24 dev cable && ip link set cable up && ip route add {} via {net}.1",
+                Self::ADDRESS
+            ),
+        );
+        Cable { pid: self.pid, name: here }
+    }
+
+    /// The network, as a file that whatever is started outside can be put into.
+    #[must_use]
+    pub(crate) fn network(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.pid))
     }
 
     /// A folder that has the same path inside and outside. What is mounted in it is seen inside only.
@@ -150,6 +188,34 @@ impl Drop for Machine {
     }
 }
 
+/// What links two machines.
+#[derive(Debug)]
+pub struct Cable {
+    pid: u32,
+    name: String,
+}
+
+impl Cable {
+    /// Pulls it out: nothing passes in either direction, and nobody is told.
+    pub fn pull(&self) {
+        self.set("down");
+    }
+
+    /// Plugs it in again.
+    pub fn plug(&self) {
+        self.set("up");
+    }
+
+    fn set(&self, state: &str) {
+        let set = Command::new("nsenter")
+            .args(["--target", &self.pid.to_string(), "--net", "--"])
+            .args(["ip", "link", "set", &self.name, state])
+            .output()
+            .expect("nsenter starts");
+        assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+    }
+}
+
 /// A program that runs inside of a machine, or beside the test.
 #[derive(Debug)]
 pub struct Process {
@@ -215,6 +281,31 @@ impl Process {
     }
 }
 
+/// A shell that leads a process group, and ends all of it when we are gone, however that came about.
+#[derive(Debug)]
+pub(crate) struct Leash(Child);
+
+impl Leash {
+    pub(crate) fn hold() -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "read -r _; kill -KILL 0"]).stdin(Stdio::piped());
+        shell.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        Self(shell.spawn().expect("a shell"))
+    }
+
+    /// Lets what is started by this command be in the group.
+    pub(crate) fn bind(&self, command: &mut Command) {
+        command.process_group(i32::try_from(self.0.id()).unwrap());
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 /// Waits for something that has to come, for a minute and a half at most.
 pub fn until<T>(what: &str, mut come: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
@@ -227,7 +318,7 @@ pub fn until<T>(what: &str, mut come: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         // One that is gone already is what was wanted.
         kill_process(pid, signal).ok();

@@ -7,7 +7,7 @@ mod backend;
 mod copies;
 mod docker;
 mod faults;
-mod ground;
+pub(crate) mod ground;
 mod kills;
 mod servers;
 mod zeroes;

@@ -78,6 +78,7 @@ async fn hall_of(scene: &Scene, change: impl FnOnce(FakeBackend) -> FakeBackend)
         host: Arc::new(host.called(scene.node)),
         clock: Arc::new(FakeClock::default()),
         ids: Arc::clone(&scene.ids) as _,
+        sharing: None,
     };
     let config = kato_orchestrator::Config {
         node: NodeId::parse(scene.node).unwrap(),

@@ -1,9 +1,11 @@
 //! The Docker door: what dockerd is like (`peer`), what the door answers to bytes (`door`) and before a slow
 //! world (`inside`), and the two together, from `docker volume create` to a crash of either (`volumes`, `restarts`,
-//! `managed`, `neighbours`), what takes minutes (`patience`), and those who speak to it besides dockerd (`callers`).
+//! `managed`, `neighbours`), what takes minutes (`patience`), those who speak to it besides dockerd (`callers`), and our own
+//! program in the place of one of them (`dvdcli`).
 
 mod callers;
 mod door;
+mod dvdcli;
 mod inside;
 mod managed;
 mod neighbours;

@@ -24,7 +24,13 @@ mod hall;
 #[cfg(test)]
 mod host;
 #[cfg(test)]
+mod hosts;
+#[cfg(test)]
+mod packet;
+#[cfg(test)]
 mod sandbox;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod store;
 #[cfg(test)]

@@ -113,7 +113,7 @@ mod tests {
             fs::read_to_string(shell.path(".config/nextest.toml")).map_err(|error| error.to_string())?;
         assert!(
             nextest.contains(
-                "test(/^(docker|host|cli|backend|csi|ceph|copies|ebs)::|^crash::kills|^deploy::image/)"
+                "test(/^(docker|host|cli|backend|csi|ceph|copies|ebs|packet|hosts)::|^crash::kills|^deploy::image/)"
             ),
             "{nextest}"
         );
@@ -126,6 +126,8 @@ mod tests {
             "ceph::",
             "copies::",
             "ebs::",
+            "packet::",
+            "hosts::",
             "crash::kills",
             "deploy::image",
         ];

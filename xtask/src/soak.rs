@@ -10,22 +10,24 @@ use crate::{
 
 /// What is killed: what to type, where its tests are, and how many kills are many. Over a cluster what was killed is
 /// waited for, so each takes longer there. What counts requests takes the number as well, for how many it counts.
-const KILLED: [(&str, &str, u32); 5] = [
+const KILLED: [(&str, &str, u32); 7] = [
     ("crash", "crash::", 500),
     ("csi", "csi::kills::", 500),
     ("ceph", "ceph::kills::", 100),
     ("ebs", "ebs::kills::", 100),
     ("ebs", "ebs::calls::", 100),
+    ("packet", "packet::kills::", 100),
+    ("hosts", "hosts::failover::", 100),
 ];
 
 /// The arguments of `soak`.
 #[derive(Debug, Args)]
 pub(crate) struct Soak {
-    /// How many times to kill in each story [default: 500, with ceph and ebs 100]
+    /// How many times to kill in each story [default: 500, with ceph, ebs, packet and hosts 100]
     #[arg(long)]
     kills: Option<u32>,
     /// What is killed; all of them when none is named
-    #[arg(value_parser = ["crash", "csi", "ceph", "ebs"])]
+    #[arg(value_parser = ["crash", "csi", "ceph", "ebs", "packet", "hosts"])]
     part: Option<String>,
 }
 
@@ -80,7 +82,8 @@ mod tests {
     #[test]
     fn what_is_killed_equally_often_is_one_run() {
         let of = |kills, part: Option<&str>| Soak { kills, part: part.map(str::to_owned) }.runs();
-        let clouds = vec!["ceph::kills::", "ebs::kills::", "ebs::calls::"];
+        let clouds =
+            vec!["ceph::kills::", "ebs::kills::", "ebs::calls::", "packet::kills::", "hosts::failover::"];
         assert_eq!(of(None, None), [(500, vec!["crash::", "csi::kills::"]), (100, clouds.clone())]);
         assert_eq!(of(Some(7), None), [(7, [vec!["crash::", "csi::kills::"], clouds].concat())]);
         assert_eq!(of(None, Some("ceph")), [(100, vec!["ceph::kills::"])]);

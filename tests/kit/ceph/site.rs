@@ -48,6 +48,7 @@ const ENTITIES: [(&str, &[(&str, &str)]); 5] = [
 pub(super) struct Site {
     folder: TempDir,
     ports: Ports,
+    address: &'static str,
     pub(super) fsid: String,
     pub(super) osd_uuid: String,
     pub(super) conf: PathBuf,
@@ -57,13 +58,14 @@ pub(super) struct Site {
 
 impl Site {
     /// A new folder, and ports that nobody has. In a machine nobody else has any.
-    pub(super) fn choose(in_machine: bool) -> Self {
+    pub(super) fn choose(address: &'static str, in_machine: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("kato-ceph-").tempdir().expect("a folder");
         // Whoever is to read the key has to get there.
         open_to(folder.path(), 0o755);
         let path = |name: &str| folder.path().join(name);
         Self {
             ports: if in_machine { Ports { first: FIRST, _held: None } } else { Ports::take() },
+            address,
             fsid: uuid(),
             osd_uuid: uuid(),
             conf: path("ceph.conf"),
@@ -84,8 +86,8 @@ impl Site {
 
     /// Where the monitor listens, in both of its protocols.
     pub(super) fn monitors(&self) -> String {
-        let first = self.ports.first;
-        format!("[v2:127.0.0.1:{first},v1:127.0.0.1:{}]", first + 1)
+        let (first, address) = (self.ports.first, self.address);
+        format!("[v2:{address}:{first},v1:{address}:{}]", first + 1)
     }
 
     /// Writes all files, with keys from where they are made.
@@ -117,10 +119,10 @@ impl Site {
     /// a test held still for minutes must not take that for a fault of its own, and end.
     fn of_servers(&self, bytes: u64) -> String {
         let folder = self.folder.path().display();
-        let Ports { first, .. } = self.ports;
+        let (Ports { first, .. }, address) = (&self.ports, self.address);
         format!(
-            "public_addr = 127.0.0.1
-cluster_addr = 127.0.0.1
+            "public_addr = {address}
+cluster_addr = {address}
 ms_bind_port_min = {}
 ms_bind_port_max = {}
 auth_allow_insecure_global_id_reclaim = false

@@ -1,7 +1,7 @@
 //! Zeroes that the kernel wishes for. A filesystem believes that a place is zero once it has punched it out, and writes
 //! nothing there before somebody reads it.
 
-use std::{fs, io::Write as _};
+use std::{fs, io::Write as _, path::Path};
 
 use kato_tests::{ceph::Cluster, machine::Machine};
 use serde_json::json;
@@ -20,7 +20,8 @@ fn what_is_wished_to_be_zero_is_zero_however_small_it_is() {
     let data = node.take("db", "one");
     let mut file = fs::File::create(data.join("rows")).unwrap();
     file.write_all(&vec![0xAA; 16 << 20]).and_then(|()| file.sync_all()).unwrap();
-    let mut at = place(&node.run(&format!("filefrag -v -b4096 {}", data.join("rows").display())));
+    let inside = Path::new("/").join(data.strip_prefix(machine.path("/")).unwrap());
+    let mut at = place(&node.run(&format!("filefrag -v -b4096 {}/rows", inside.display())));
 
     // Less than an object of the cluster, several, and what begins and ends within one.
     let (device, _) = node.device();
@@ -39,6 +40,7 @@ fn what_is_wished_to_be_zero_is_zero_however_small_it_is() {
         at += length + MIB;
     }
 
+    drop(file);
     node.give("db", "one");
     node.remove("db");
     node.has_let_go();

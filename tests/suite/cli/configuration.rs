@@ -26,11 +26,11 @@ fn every_mistake_is_told_at_once_with_its_file_and_line() {
     let (main, piece) = (text(&file), text(&piece));
     for line in [
         format!("{main}:2: node.idd: there is no such key; did you mean \"id\"?"),
-        format!("{main}:5: docker.scope: \"globl\" is none of local, global; did you mean \"global\"?"),
+        format!("{main}:5: docker.scope: \"globl\" is none of auto, local, global; did you mean \"global\"?"),
         format!("{main}:6: docker.implicit: this has to be true or false, not text"),
         format!("{piece}:2: class.fast.backend: there is no backend \"locl\"; did you mean \"local\"?"),
         format!("{piece}:5: csi.x: there is no such key"),
-        "environment KATO__STORE__KIND: store.kind: \"etcd\"".to_owned(),
+        "store.kind: \"etcd\" needs store.etcd.endpoints".to_owned(),
         "command line --set log.level=loud: log.level".to_owned(),
     ] {
         assert!(told.contains(&line), "{line}\nis not in\n{told}");

@@ -171,6 +171,7 @@ impl<'g> Plan<'g> {
             host: Arc::new(host),
             clock: Arc::new(FakeClock::default()),
             ids: Arc::new(Fresh),
+            sharing: None,
         };
         let hall_config = Config {
             node: NodeId::parse(self.node).unwrap(),

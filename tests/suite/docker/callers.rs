@@ -1,10 +1,6 @@
-//! Those who speak the protocol besides dockerd next door: podman, dvdcli, and a dockerd that comes by TLS.
+//! Those who speak the protocol besides dockerd next door: podman, and a dockerd that comes by TLS.
 
-use std::{
-    fs,
-    io::{BufReader, Write as _},
-    path::Path,
-};
+use std::fs;
 
 use kato_tests::{
     daemon::Daemon,
@@ -14,10 +10,7 @@ use kato_tests::{
 };
 use serde_json::{Value, json};
 
-use super::{
-    holders,
-    wire::{self, Wire},
-};
+use super::holders;
 
 #[test]
 fn podman_makes_uses_and_removes_volumes() {
@@ -60,85 +53,6 @@ fn podman_makes_uses_and_removes_volumes() {
     podman.podman(&["volume", "rm", "db"]).unwrap();
     assert_eq!(podman.podman(&["volume", "ls", "-q"]).as_deref(), Ok(""));
     assert_eq!(wire.done("List", json!({}))["Volumes"], json!([]));
-}
-
-/// dvdcli cannot be had any more; this speaks as its source does. It brings the client of Docker 1.11, which knows
-/// no IDs, and each of its commands is a process that shakes hands first.
-struct Dvdcli<'w>(&'w Wire);
-
-impl Dvdcli<'_> {
-    /// `dvdcli mount --volumedriver=kato --volumename=NAME --volumeopts=…`: prints where.
-    fn mount(&self, name: &str, options: Value) -> Result<String, String> {
-        let steps = [
-            ("/Plugin.Activate", Value::Null),
-            ("/VolumeDriver.Get", json!({"Name": name})),
-            ("/VolumeDriver.Create", json!({"Name": name, "Opts": options})),
-            ("/VolumeDriver.Mount", json!({"Name": name})),
-        ];
-        let mut there = false;
-        for (path, body) in steps {
-            if path == "/VolumeDriver.Create" && there {
-                continue;
-            }
-            let answer = self.ask(path, &body);
-            let error = answer["Err"].as_str().unwrap_or_default();
-            match path {
-                "/VolumeDriver.Get" => there = error.is_empty(),
-                _ if !error.is_empty() => return Err(error.to_owned()),
-                "/VolumeDriver.Mount" => return Ok(answer["Mountpoint"].as_str().unwrap().to_owned()),
-                _ => {}
-            }
-        }
-        unreachable!("the last step answers")
-    }
-
-    /// `dvdcli unmount`, `dvdcli remove`, `dvdcli path`.
-    fn simply(&self, operation: &str, name: &str) -> Value {
-        assert_eq!(self.ask("/Plugin.Activate", &Value::Null)["Implements"], json!(["VolumeDriver"]));
-        self.ask(&format!("/VolumeDriver.{operation}"), &json!({"Name": name}))
-    }
-
-    fn ask(&self, path: &str, body: &Value) -> Value {
-        let body = if body.is_null() { String::new() } else { format!("{body}\n") };
-        let mut stream = self.0.connect().unwrap();
-        write!(
-            stream,
-            "POST {path} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {}\r\n\
-             Accept: application/vnd.docker.plugins.v1.2+json\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        wire::read(&mut BufReader::new(stream)).unwrap().unwrap().json()
-    }
-}
-
-#[test]
-fn dvdcli_mounts_at_every_start_of_a_task_and_unmounts_once() {
-    let machine = Machine::start();
-    let daemon = Daemon::start(&machine);
-    let wire = super::wire(&daemon);
-    let dvdcli = Dvdcli(&wire);
-    let path = dvdcli.mount("cluster-mongodb", json!({"size": "1", "newFsType": "ext4"})).unwrap();
-    assert!(Path::new(&path).is_absolute() && machine.path(&path).is_dir(), "{path}");
-    fs::write(machine.path(&path).join("file"), "bytes").unwrap();
-    for _ in 0..3 {
-        assert_eq!(dvdcli.mount("cluster-mongodb", Value::Null).as_deref(), Ok(path.as_str()));
-    }
-    assert_eq!(holders(&wire, "cluster-mongodb").iter().map(|(_, count)| *count).collect::<Vec<_>>(), [1]);
-    assert_eq!(dvdcli.simply("Path", "cluster-mongodb")["Mountpoint"], path);
-    // A task of Mesos never pulls the disk from under a container of Docker.
-    wire.done("Mount", json!({"Name": "cluster-mongodb", "ID": "c0ffee"}));
-    assert_eq!(dvdcli.simply("Unmount", "cluster-mongodb")["Err"], "");
-    assert_eq!(holders(&wire, "cluster-mongodb"), [("c0ffee".to_owned(), 1)]);
-    assert!(machine.path(&path).join("file").exists());
-    wire.done("Unmount", json!({"Name": "cluster-mongodb", "ID": "c0ffee"}));
-    // The agent counts on an unmount of what is not mounted, or not there, to succeed.
-    for name in ["cluster-mongodb", "never-seen"] {
-        assert_eq!(dvdcli.simply("Unmount", name)["Err"], "", "{name}");
-    }
-    let refused = dvdcli.mount("other", json!({"size": "lots"})).unwrap_err();
-    assert!(refused.contains("10GiB"), "{refused}");
-    assert_eq!(dvdcli.simply("Remove", "cluster-mongodb")["Err"], "");
 }
 
 #[test]

@@ -101,6 +101,7 @@ impl House {
             )),
             clock: Arc::new(FakeClock::default()),
             ids: Arc::new(FakeIds::default()),
+            sharing: None,
         };
         let fake = FakeBackend::new(Arc::clone(&backend), fuse, true, Duration::from_secs(60));
         let hall = kato_orchestrator::Config {
