@@ -8,7 +8,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -65,6 +68,8 @@ pub trait Keepsake: Send + Sync + 'static {
 pub(crate) struct Fellows {
     sharing: Sharing,
     present: watch::Sender<Present>,
+    /// Whether this node has begun to take up what its last life left. Before that nothing is done here.
+    begun: AtomicBool,
     /// Nothing before this node has taken its place.
     lease: Mutex<Option<Arc<dyn Lease>>>,
 }
@@ -88,7 +93,12 @@ impl Fellows {
     /// Before anything is known of them.
     pub(crate) fn unknown(sharing: &Sharing) -> Self {
         let nobody = Present { members: Vec::new(), revision: 0 };
-        Self { sharing: sharing.clone(), present: watch::Sender::new(nobody), lease: Mutex::default() }
+        Self {
+            sharing: sharing.clone(),
+            present: watch::Sender::new(nobody),
+            begun: AtomicBool::new(false),
+            lease: Mutex::default(),
+        }
     }
 
     fn lease(&self) -> Option<Arc<dyn Lease>> {
@@ -98,6 +108,11 @@ impl Fellows {
     /// Has records believed that were set back.
     pub(crate) async fn believe(&self, remembered: Vec<Entry>) -> Result<bool, Error> {
         self.sharing.members.believe(remembered).await
+    }
+
+    /// Whether this node has begun to take up what its last life left.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     fn have(&self, lease: Arc<dyn Lease>) {
@@ -159,6 +174,16 @@ impl House {
         }
     }
 
+    /// Refuses what is new as long as this node has not taken up what its last life left here.
+    pub(crate) fn require_arrival(&self) -> Result<(), Error> {
+        match &self.fellows {
+            Some(fellows) if fellows.lease().is_none() => Err(Error::unavailable(
+                "this node has not taken its place among those that share its records yet: try again in a moment",
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether a family's next step is led by this node.
     pub(crate) fn leads_family(&self, mark: Option<&Marker>, family: &Family) -> bool {
         self.fellows.is_none() || self.leads(mark, family.seat().as_ref())
@@ -213,6 +238,7 @@ impl House {
             let session = reconcile::next_session(&self.journal, self.node()).await?;
             place = Some(attend(&fellows.sharing, self.node(), session, last).await?);
             fellows.present.send_replace(fellows.sharing.members.present().await?);
+            fellows.begun.store(true, Ordering::Relaxed);
         }
         handles::fill(&self.journal).await?;
         reconcile::start(self).await?;

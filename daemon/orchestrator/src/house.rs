@@ -94,7 +94,8 @@ impl House {
 
     /// Wakes a subject's driver, and starts it if it sleeps.
     pub(crate) fn ring(self: &Arc<Self>, subject: Subject, hurry: bool) {
-        if self.stopping.is_cancelled() {
+        let has_begun = self.fellows.as_ref().is_none_or(Fellows::has_begun);
+        if self.stopping.is_cancelled() || !has_begun {
             return;
         }
         if let Some(driver) = self.drivers.ring(subject, hurry) {

@@ -42,6 +42,7 @@ impl House {
         wish: &MountVolume,
     ) -> Result<Outcome<MountedVolume>, Error> {
         let about = |error: Error| error.about(format!("volume {}", wish.volume));
+        self.require_arrival()?;
         self.pay().await?;
         let restarted = self.is_restarted(wish).await?;
         for _ in 0..64 {

@@ -184,6 +184,9 @@ impl Mark {
 
     /// Writes it, whole or not at all.
     pub(crate) fn keep(&self, path: &Path) -> Result<(), Error> {
+        /// A store that is being closed and the next one may keep theirs at the same time.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut value = json!({
             "cluster": format!("{:016x}", self.cluster), "house": self.house, "revision": self.revision,
         });
