@@ -64,7 +64,7 @@ async fn renew(house: &House) {
 /// Has it remember what happened.
 async fn remember(house: &House, events: &[(Key, Option<Entry>)]) {
     let Some(replica) = &house.replica else { return };
-    if let Err(error) = replica.follow(events).await {
+    if let Err(error) = replica.follow(events, &*house.ports.store).await {
         warn!(error = %error, "could not copy a change of the records to this node's disk");
     }
 }

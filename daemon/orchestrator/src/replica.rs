@@ -34,6 +34,9 @@ const SOON: Duration = Duration::from_secs(2);
 /// How many records are compared at once.
 const PAGE: usize = 500;
 
+/// Stands in a copy that is whole.
+const WHOLE: &str = "copy/whole";
+
 /// A copy of shared records, and whether those can be reached.
 pub(crate) struct Replica {
     journal: Journal,
@@ -76,8 +79,22 @@ impl Replica {
         self.away.load(Ordering::Relaxed)
     }
 
+    /// Whether nothing is missing in the copy but what happened a moment ago. One that was cut off in the middle is none
+    /// to mend anything from.
+    pub(crate) async fn is_whole(&self) -> Result<bool, Error> {
+        Ok(self.store.load(WHOLE).await?.is_some())
+    }
+
+    async fn set_whole(&self, whole: bool) -> Result<(), Error> {
+        match whole {
+            true => self.write(vec![(WHOLE.to_owned(), Vec::new())], Vec::new()).await,
+            false => self.write(Vec::new(), vec![WHOLE.to_owned()]).await,
+        }
+    }
+
     /// Makes the copy what the records are now.
     pub(crate) async fn renew(&self, records: &dyn Store) -> Result<(), Error> {
+        self.set_whole(false).await?;
         let mut after: Option<Key> = None;
         loop {
             let page = records.scan("", after.as_deref(), PAGE).await?;
@@ -94,7 +111,7 @@ impl Replica {
             }
             self.write(now.into_iter().collect(), gone).await?;
             if end.is_none() {
-                return Ok(());
+                return self.set_whole(true).await;
             }
             after = end;
         }
@@ -112,14 +129,29 @@ impl Replica {
             let within = |entry: &Entry| end.is_none_or(|end| entry.key.as_str() <= end);
             found.extend(page.into_iter().take_while(within));
             if !full || found.len() < before {
-                found.retain(|entry| !entry.key.starts_with(keys::OWED));
+                found.retain(|entry| !entry.key.starts_with(keys::OWED) && entry.key != WHOLE);
                 return Ok(found);
             }
         }
     }
 
-    /// Does what happened to the records to the copy.
-    pub(crate) async fn follow(&self, events: &[(Key, Option<Entry>)]) -> Result<(), Error> {
+    /// Does what happened to the records to the copy; one that missed something before is made anew.
+    pub(crate) async fn follow(
+        &self,
+        events: &[(Key, Option<Entry>)],
+        records: &dyn Store,
+    ) -> Result<(), Error> {
+        if !self.is_whole().await? {
+            return self.renew(records).await;
+        }
+        let followed = self.apply(events).await;
+        if followed.is_err() {
+            self.set_whole(false).await?;
+        }
+        followed
+    }
+
+    async fn apply(&self, events: &[(Key, Option<Entry>)]) -> Result<(), Error> {
         let mut last = BTreeMap::new();
         last.extend(events.iter().map(|(key, entry)| (key.clone(), entry.as_ref())));
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
@@ -135,8 +167,10 @@ impl Replica {
     async fn write(&self, mut puts: Vec<(Key, Vec<u8>)>, deletes: Vec<Key>) -> Result<(), Error> {
         /// What fits into a batch, whatever the values are.
         const MOST: usize = 4;
-        if !deletes.is_empty() {
-            let batch = Batch { deletes, frees_space: true, ..Batch::default() };
+        /// And however long the keys are.
+        const MOST_KEYS: usize = 100;
+        for deletes in deletes.chunks(MOST_KEYS) {
+            let batch = Batch { deletes: deletes.to_vec(), frees_space: true, ..Batch::default() };
             self.store.commit(batch, Durability::Lazy).await?;
         }
         while !puts.is_empty() {
@@ -276,10 +310,14 @@ impl House {
             Err(refusal) if refusal.kind == Kind::Precondition => {}
             known => return known.map(|_| None),
         }
-        let remembered = replica.all().await?;
+        let whole = replica.is_whole().await?;
+        let remembered = if whole { replica.all().await? } else { Vec::new() };
         let count = remembered.len();
         Ok(Some(if fellows.believe(remembered).await? {
-            format!("etcd was made what this node remembers: {count} records")
+            match whole {
+                true => format!("etcd was made what this node remembers: {count} records"),
+                false => "what this node remembers is not whole, so etcd is taken as it is".to_owned(),
+            }
         } else {
             "another node has made etcd what it remembers; this one joins it".to_owned()
         }))

@@ -13,7 +13,7 @@
 //!
 //! The file may be behind by a moment ([`Mark::keep`] is called once a second), the memory never is. Whoever is
 //! found out stays refused, by this process and the next ones, until `kato recover --scan` has looked at what is
-//! really there ([`EtcdStore::begin_anew`](super::EtcdStore::begin_anew)).
+//! really there ([`EtcdStore::accept`](super::EtcdStore::accept)).
 
 use std::{
     fs::{self, File},
